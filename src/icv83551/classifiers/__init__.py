@@ -1,0 +1,1 @@
+"""Models under the course's path."""

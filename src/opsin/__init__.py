@@ -1,0 +1,29 @@
+"""opsin: train, evaluate, run and look at vision models, from Python or from the command line.
+
+The names in `__all__` are loaded on first use, so that `import opsin` is instant and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opsin.classification.inference import Classifier
+
+__version__ = "0.1.0"
+__all__ = ["Classifier", "__version__"]
+
+_HOMES = {"Classifier": "opsin.classification.inference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'opsin' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,251 @@
+"""Files that hold models: pretrained directories, training states, and the atomic writes under both.
+
+A pretrained directory is `config.json`, `model.safetensors` and `README.md`. A training state is one `.pt` file.
+Nothing here ever unpickles code: tensors come from safetensors or `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from opsin import config as config_files
+from opsin.errors import CheckpointError, ConfigError, OfflineError
+from opsin.runtime import is_offline
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+ZOO_DIRECTORY = Path(__file__).parent / "zoo"
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` in one step when the block ends without an error.
+
+    Whoever reads `path`, at any instant and after any crash, finds either the old content or the new one.
+    Raises CheckpointError when the file cannot be written, for example on a full disk; `path` is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written ({error.strerror or error}); what it held before is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    with atomic_write(path) as file:
+        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+# ---------------------------------------------------------------------------------------- training states
+
+
+def save_training_state(path: Path | str, state: Mapping[str, Any]) -> None:
+    """Write tensors, numbers, strings and containers of them to one file, atomically."""
+    import torch
+
+    content = {"format_version": FORMAT_VERSION, **state}
+    with atomic_write(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch reports a failing write (a full disk) as RuntimeError
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+
+def load_training_state(path: Path | str) -> dict[str, Any]:
+    """Read what `save_training_state` wrote, onto the CPU, without unpickling code.
+
+    Raises CheckpointError when the file is absent, truncated, holds anything but plain data, or is newer than
+    this version of opsin.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no training state at {path}; nothing to resume") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} was refused: it is damaged, or holds code instead of plain tensors") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: it is truncated or is no training state") from error
+    if not isinstance(state, dict) or "format_version" not in state:
+        raise CheckpointError(f"{path} is not a training state of opsin")
+    _refuse_newer(state.pop("format_version"), path)
+    return state
+
+
+# ---------------------------------------------------------------------------------- pretrained directories
+
+
+def save_pretrained(
+    directory: Path | str, *, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str
+) -> Path:
+    """Write a model directory and put it in place in one step; returns its path.
+
+    `kind` says which system can load it (`vit-classifier`), `config` everything needed to build it (JSON types),
+    `tensors` is its state dict, `card` the text of README.md.
+    """
+    from safetensors.torch import save
+
+    directory = Path(directory)
+    content = {"format_version": FORMAT_VERSION, "kind": kind, **config}
+    staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with atomic_write(staging / "model.safetensors") as file:
+            file.write(save(contiguous, metadata={"format": "pt"}))
+        write_json(staging / "config.json", content)
+        with atomic_write(staging / "README.md") as file:
+            file.write(card.encode("utf-8"))
+        _swap_directory(staging, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return directory
+
+
+def load_pretrained(ref: Path | str, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and tensors of the model directory that `ref` names (see `resolve_model`).
+
+    Raises CheckpointError when it is absent, truncated, of another kind of model, or newer than this opsin.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    directory = resolve_model(ref)
+    content = read_model_config(directory)
+    found = content.pop("kind")
+    if found != kind:
+        raise CheckpointError(f"{directory} holds a model of kind {found!r}; this command needs {kind!r}")
+    weights = directory / "model.safetensors"
+    try:
+        tensors = load_file(weights)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{weights} is missing; the model directory is incomplete") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} cannot be read: it is truncated or no safetensors file") from error
+    return content, tensors
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """The checked `config.json` of a model directory, with its `kind` but without its format version."""
+    try:
+        content = config_files.load_json(directory / "config.json")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+    if "kind" not in content or "format_version" not in content:
+        raise CheckpointError(f"{directory / 'config.json'} does not describe a model of opsin (no kind, no format_version)")
+    _refuse_newer(content.pop("format_version"), directory / "config.json")
+    return content
+
+
+def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load strictly; CheckpointError names the first tensors that do not fit."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wrong := [name for name in sorted(expected.keys() | given.keys()) if expected.get(name) != given.get(name)]:
+        examples = "; ".join(f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3])
+        raise CheckpointError(f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})")
+    model.load_state_dict(tensors)
+
+
+def resolve_model(ref: Path | str) -> Path:
+    """The model directory behind a reference: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`."""
+    text = str(ref)
+    if text.startswith("hf-hub:"):
+        return _from_hub(text.removeprefix("hf-hub:"))
+    path = Path(ref)
+    places = (path / "model", path / "model.old", path, Path(f"{path}.old"), ZOO_DIRECTORY / text)
+    for candidate in places:
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    if (path / "checkpoints").is_dir():
+        raise CheckpointError(f"the run {path} has not written a model yet; continue it with --resume")
+    if path.exists():
+        raise CheckpointError(f"{path} is not a model directory: it has no config.json with a model.safetensors beside it")
+    zoo = zoo_names()
+    near = config_files.nearest_name(text, zoo)
+    hint = f"did you mean {near!r}?" if near else f"models that ship with opsin: {', '.join(zoo) or 'none'}"
+    raise CheckpointError(f"there is no model {text!r}, neither as a directory nor by that name; {hint}")
+
+
+def zoo_names() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in ZOO_DIRECTORY.glob("*/config.json"))
+
+
+def push_to_hub(directory: Path | str, repo_id: str, *, private: bool = False) -> str:
+    """Upload a model directory to the Hugging Face Hub; returns the address of the repository."""
+    from huggingface_hub import HfApi
+
+    if is_offline():
+        raise OfflineError(f"{repo_id} cannot be uploaded: this run is offline (OPSIN_OFFLINE or HF_HUB_OFFLINE is set)")
+    api = HfApi()
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    api.upload_folder(repo_id=repo_id, folder_path=str(directory))
+    return str(url)
+
+
+def _from_hub(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["config.json", "model.safetensors", "README.md"]
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=is_offline()))
+    except HFValidationError as error:
+        raise CheckpointError(f"hf-hub:{repo_id} is not of the form hf-hub:ORG/NAME") from error
+    except LocalEntryNotFoundError as error:
+        raise OfflineError(
+            f"the model {repo_id} is not in the local cache and cannot be downloaded now; download it where there is a network "
+            f"(`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with opsin: "
+            f"{', '.join(zoo_names()) or 'none yet'}"
+        ) from error
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"the Hub has no readable model {repo_id}: {str(error).splitlines()[0]}") from error
+
+
+def _refuse_newer(version: Any, path: Path | str) -> None:
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}; this opsin reads up to {FORMAT_VERSION}. Update opsin to use it."
+        )
+
+
+def _swap_directory(new: Path, target: Path) -> None:
+    """Rename `new` to `target`. A crash between the two renames leaves `target.old`, which readers accept."""
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(target, old)
+    os.rename(new, target)
+    _sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename durable: on POSIX that needs an fsync of the directory; Windows has no such call."""
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,74 @@
+"""Settings of a classification run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opsin.errors import ConfigError
+from opsin.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Shape of the Vision Transformer; see `opsin.nn.vision_transformer`."""
+
+    patch_size: int = 4
+    embed_dim: int = 192
+    num_layers: int = 6
+    num_heads: int = 4
+    dim_feedforward: int = 384
+    dropout: float = 0.0
+    norm: Literal["post", "pre"] = "pre"
+    pool: Literal["mean", "class_token"] = "mean"
+    positions: Literal["sinusoidal", "learned"] = "learned"
+    stem: Literal["linear", "conv"] = "conv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What is done to training images, drawn per sample; see `opsin.data.augment`."""
+
+    flip: bool = True
+    """Mirror half of the images. Switch it off where left and right matter (digits, text)."""
+    shift: int = 4
+    """Largest shift in pixels."""
+    augment_ops: int = 0
+    """RandAugment-style operations per image."""
+    augment_magnitude: float = 0.5
+    """Their largest strength, 0 to 1."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0 is off."""
+    label_smoothing: float = 0.0
+    """Probability spread evenly over all classes in the targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig:
+    """A whole run: data, model, augmentation, training."""
+
+    data: str = "emoji"
+    """A data source with labels: emoji, cifar10, cifar10:DIR, a directory of class folders, or FILE.parquet."""
+    image_size: int = 32
+    """Side of the square images that the model sees, in pixels."""
+    val_fraction: float = 0.1
+    """Share of the training images held out to validate on, when the source has no validation split of its own."""
+    max_train: int | None = None
+    """Train on the first so many images of a fixed random order only."""
+    model: ViTConfig = ViTConfig()
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig(max_minutes=5)
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.model.patch_size != 0:
+            raise ConfigError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.model.patch_size})"
+            )
+        if self.model.embed_dim % self.model.num_heads != 0:
+            raise ConfigError(
+                f"embed_dim ({self.model.embed_dim}) must be divisible by num_heads ({self.model.num_heads})"
+            )
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")

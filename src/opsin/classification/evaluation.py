@@ -1,0 +1,79 @@
+"""Judging a trained classifier on a labelled source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from opsin.classification.inference import Classifier
+from opsin.classification.metrics import ClassificationMetrics, classification_metrics
+from opsin.classification.task import evaluate_dataset
+from opsin.classification.train import open_labelled
+from opsin.data.datasets import image_dataset
+from opsin.data.sources import ImageSource, Skipped
+from opsin.data.splits import split_rows
+from opsin.errors import DataError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics with their protocol: which source, which split, how many images were left out as broken."""
+
+    data: str
+    split: str
+    metrics: ClassificationMetrics
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def evaluate_classifier(classifier: Classifier, data: str | None = None, split: str | None = None) -> Evaluation:
+    """Evaluate on a split of a source; both default to what the model was trained on.
+
+    Without `split`: of the training source the test split, or else the images that were held out; of another source
+    its test split, or else all of it. Classes are matched by name. Raises DataError when the model does not know a
+    class of the source, or when the split is empty.
+    """
+    own_data = str(classifier.training.get("data", ""))
+    ref = data or own_data
+    if not ref:
+        raise DataError("this model does not say what it was trained on; name a source with --data")
+    source = open_labelled(ref) if data is None else _match_classes(open_labelled(ref), classifier.class_names)
+    source, split = _choose(source, split, classifier, foreign=ref != own_data)
+    dataset = image_dataset(source, classifier.preprocessing.image_size)
+    if len(dataset) == 0:
+        raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
+    scores, labels = evaluate_dataset(classifier, dataset)
+    metrics = classification_metrics(scores, labels)
+    return Evaluation(ref, split, metrics, classifier.class_names, tuple(dataset.skipped))
+
+
+def _choose(source: ImageSource, split: str | None, classifier: Classifier, *, foreign: bool) -> tuple[ImageSource, str]:
+    if foreign:
+        if split is None:
+            has_test = source.splits is not None and bool((source.splits == "test").any())
+            return (source.split("test"), "test") if has_test else (source, "all")
+        return (source, "all") if split == "all" else (source.split(split), split)
+    training = classifier.training
+    seed = int(training.get("training", {}).get("seed", 0))
+    rows = split_rows(source, float(training.get("val_fraction", 0.0)), 0.0, seed)
+    if split is None:
+        split = "test" if len(rows["test"]) else "val"
+    if split not in rows or len(rows[split]) == 0:
+        usable = ", ".join(name for name, indices in rows.items() if len(indices))
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
+    return source.select(rows[split]), split
+
+
+def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
+    """The source with its labels renumbered to the model's classes."""
+    assert source.class_names is not None and source.labels is not None
+    known = {name: index for index, name in enumerate(class_names)}
+    used = [source.class_names[index] for index in np.unique(source.labels)]
+    if unknown := [name for name in used if name not in known]:
+        raise DataError(
+            f"the model does not know the class {unknown[0]!r} of {source.name!r} ({len(unknown)} unknown in all); "
+            f"it knows {', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}"
+        )
+    renumber = np.array([known.get(name, -1) for name in source.class_names], dtype=np.int64)
+    return source.relabel(renumber[source.labels], class_names)

@@ -1,0 +1,87 @@
+"""Recipes: whole configs with what they reach. Scores are of the runs described; see docs/guides/classification.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
+from opsin.training.config import TrainingConfig
+
+
+
+def default() -> ClassificationConfig:
+    """A small network for a folder of one's own: five minutes, weights chosen by validation."""
+    return ClassificationConfig(
+        image_size=64,
+        model=ViTConfig(patch_size=8),
+        augment=AugmentConfig(shift=6, augment_ops=1, label_smoothing=0.1),
+        training=TrainingConfig(max_minutes=5, batch_size=64),
+    )
+
+
+def emoji_groups() -> ClassificationConfig:
+    """The Unicode groups of the embedded emoji, in two drawing styles."""
+    return ClassificationConfig(
+        data="emoji",
+        image_size=32,
+        model=ViTConfig(patch_size=4, embed_dim=128, num_layers=6, num_heads=4, dim_feedforward=256),
+        augment=AugmentConfig(shift=3, augment_ops=2, label_smoothing=0.1),
+        training=TrainingConfig(max_minutes=8, batch_size=64, learning_rate=1e-3),
+    )
+
+
+def overfit_batch() -> ClassificationConfig:
+    """The course's first check: 64 images of CIFAR-10, 100 epochs, no augmentation, until they are known by heart."""
+    return ClassificationConfig(
+        data="cifar10",
+        image_size=32,
+        val_fraction=0.0,
+        max_train=64,
+        model=ViTConfig(
+            patch_size=8,
+            embed_dim=128,
+            num_layers=6,
+            num_heads=4,
+            dim_feedforward=256,
+            norm="post",
+            positions="sinusoidal",
+            stem="linear",
+        ),
+        augment=AugmentConfig(flip=False, shift=0),
+        training=TrainingConfig(
+            epochs=100, batch_size=64, learning_rate=1e-3, weight_decay=0.0, export="last", log_every=10
+        ),
+    )
+
+
+def cifar10_2ep() -> ClassificationConfig:
+    """CIFAR-10 in exactly two epochs from scratch, for the two-epoch test of the course."""
+    return ClassificationConfig(
+        data="cifar10",
+        image_size=32,
+        val_fraction=0.0,
+        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=6, num_heads=4, dim_feedforward=384),
+        augment=AugmentConfig(shift=2),
+        training=TrainingConfig(epochs=2, batch_size=64, learning_rate=1e-3, warmup=0.1, export="last"),
+    )
+
+
+def cifar10() -> ClassificationConfig:
+    """CIFAR-10, the best that one hour on two CPU cores gives."""
+    return ClassificationConfig(
+        data="cifar10",
+        image_size=32,
+        val_fraction=0.02,
+        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=6, num_heads=4, dim_feedforward=384),
+        augment=AugmentConfig(shift=4, augment_ops=1, augment_magnitude=0.4, label_smoothing=0.1),
+        training=TrainingConfig(max_minutes=60, batch_size=64, learning_rate=1e-3, ema_decay=0.999),
+    )
+
+
+RECIPES: dict[str, Callable[[], ClassificationConfig]] = {
+    "default": default,
+    "emoji-groups": emoji_groups,
+    "overfit-batch": overfit_batch,
+    "cifar10-2ep": cifar10_2ep,
+    "cifar10": cifar10,
+}

@@ -1,0 +1,95 @@
+"""Training a classifier: the loss of one augmented batch, and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from opsin.classification.config import AugmentConfig, ViTConfig
+from opsin.classification.inference import Classifier
+from opsin.classification.metrics import classification_metrics
+from opsin.data.augment import mix, random_augment, random_flip, random_shift
+from opsin.data.datasets import ImageDataset, batches_of
+from opsin.data.preprocessing import Preprocessing
+from opsin.nn.vision_transformer import VisionTransformer
+from opsin.training.task import Batch, StepOutput, Task
+
+
+class ClassificationTask(Task):
+    """Cross-entropy on augmented, possibly mixed images."""
+
+    monitor = "val_accuracy"
+    higher_is_better = True
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        config: ViTConfig,
+        augment: AugmentConfig,
+        class_names: tuple[str, ...],
+        preprocessing: Preprocessing,
+        validation: ImageDataset | None,
+        training: Mapping[str, Any],
+    ) -> None:
+        """`validation` is labelled data or None; `training` is the resolved run config, for the model directory."""
+        super().__init__(model)
+        self.config = config
+        self.augment = augment
+        self.class_names = class_names
+        self.preprocessing = preprocessing
+        self.validation = validation
+        self.training_config = training
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        labels = batch["label"]
+        images = self._augmented(batch["image"].float() / 255, generator)
+        targets = F.one_hot(labels, len(self.class_names)).float()
+        images, targets = mix(images, targets, self.augment.mixup, self.augment.cutmix, generator)
+        scores = self.model(self.preprocessing.normalize(images))
+        loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.augment.label_smoothing)
+        accuracy = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
+        return StepOutput(loss, {"accuracy": accuracy.detach()})
+
+    def _augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        if self.augment.flip:
+            images = random_flip(images, generator)
+        if self.augment.shift:
+            images = random_shift(images, self.augment.shift, generator)
+        if self.augment.augment_ops:
+            images = random_augment(images, self.augment.augment_ops, self.augment.augment_magnitude, generator)
+        return images
+
+    def evaluate(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        scores, labels = evaluate_dataset(self.classifier(), self.validation)
+        metrics = classification_metrics(scores, labels)
+        return {"val_accuracy": metrics.accuracy, "val_loss": metrics.loss}
+
+    def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
+        self.classifier(metrics).save_pretrained(directory)
+
+    def classifier(self, metrics: Mapping[str, float] | None = None) -> Classifier:
+        """The model in its present state, ready for use."""
+        assert isinstance(self.model, VisionTransformer)
+        return Classifier(
+            self.model,
+            self.config,
+            self.class_names,
+            self.preprocessing,
+            metrics=metrics,
+            training=self.training_config,
+        )
+
+
+def evaluate_dataset(classifier: Classifier, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU."""
+    scores, labels = [], []
+    for batch in batches_of(dataset, 500):
+        scores.append(classifier.predict_pixels(batch["image"]))
+        labels.append(batch["label"])
+    return torch.cat(scores), torch.cat(labels)

@@ -1,0 +1,104 @@
+"""One classification run from its config to a model directory with measured scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from opsin.classification.config import ClassificationConfig
+from opsin.classification.inference import Classifier, build_model
+from opsin.classification.metrics import classification_metrics
+from opsin.classification.task import ClassificationTask, evaluate_dataset
+from opsin.config import to_dict
+from opsin.data.datasets import ImageDataset, PixelDataset, image_dataset
+from opsin.data.preprocessing import Preprocessing, channel_statistics
+from opsin.data.sources import ImageSource, Skipped, open_source
+from opsin.data.splits import split_rows
+from opsin.errors import DataError
+from opsin.runtime import derive_seed
+from opsin.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
+
+    model: Path
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    num_train: int
+    skipped: tuple[Skipped, ...]
+
+
+def train_classifier(
+    config: ClassificationConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
+) -> TrainReport:
+    """Train as `config` says into the run directory, or go on with the run that is there.
+
+    The test split of the source, where it has one, is looked at once, after training. Raises DataError when the data
+    cannot be used for this, and what `Trainer.fit` raises.
+    """
+    source = open_labelled(config.data)
+    rows = split_rows(source, config.val_fraction, 0.0, config.training.seed)
+    train_rows = rows["train"]
+    if config.max_train is not None:
+        order = np.random.default_rng(derive_seed(config.training.seed, "max_train")).permutation(len(train_rows))
+        train_rows = train_rows[np.sort(order[: config.max_train])]
+    train_data = image_dataset(source.select(train_rows), config.image_size)
+    validation = image_dataset(source.select(rows["val"]), config.image_size) if len(rows["val"]) else None
+
+    task = build_task(config, source, train_data, validation)
+    trainer = Trainer(config.training, directory, quiet=quiet)
+    result = trainer.fit(task, train_data, to_dict(config), resume=resume)
+    metrics, skipped = dict(result.metrics), [*train_data.skipped, *(validation.skipped if validation else [])]
+    if trainer.fabric.is_global_zero and len(rows["test"]):
+        test_data = image_dataset(source.select(rows["test"]), config.image_size)
+        metrics |= _add_test_metrics(trainer.run.model, test_data)
+        skipped += test_data.skipped
+    return TrainReport(
+        trainer.run.model, metrics, result.steps, result.seconds, len(train_data), tuple(dict.fromkeys(skipped))
+    )
+
+
+def open_labelled(ref: str) -> ImageSource:
+    """Open a source for classification; DataError unless it has labels of at least two classes."""
+    source = open_source(ref)
+    if source.labels is None or source.class_names is None:
+        raise DataError(f"the source {ref!r} has no labels; classification needs class folders, or a column `label`")
+    present = np.unique(source.labels)
+    if len(present) < 2:
+        name = source.class_names[int(present[0])] if len(present) else "none"
+        raise DataError(f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two")
+    return source
+
+
+def build_task(
+    config: ClassificationConfig, source: ImageSource, train_data: ImageDataset, validation: ImageDataset | None
+) -> ClassificationTask:
+    """The task of a run, with a model initialised from the run's seed."""
+    assert source.class_names is not None
+    if isinstance(train_data, PixelDataset) and len(train_data):
+        mean, std = channel_statistics(train_data.pixels.numpy())
+        preprocessing = Preprocessing(image_size=config.image_size, mean=mean, std=std)
+    else:
+        preprocessing = Preprocessing(image_size=config.image_size)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+        model = build_model(config.model, config.image_size, len(source.class_names))
+    return ClassificationTask(
+        model, config.model, config.augment, source.class_names, preprocessing, validation, to_dict(config)
+    )
+
+
+def _add_test_metrics(model_directory: Path, test_data: ImageDataset) -> dict[str, float]:
+    """Measure the exported model on the test split and write the result into its directory."""
+    classifier = Classifier.from_pretrained(model_directory)
+    measured = classification_metrics(*evaluate_dataset(classifier, test_data))
+    added = {"test_accuracy": measured.accuracy, "test_top5_accuracy": measured.top5_accuracy, "test_loss": measured.loss}
+    classifier.metrics |= added
+    classifier.save_pretrained(model_directory)
+    return added

@@ -1,0 +1,97 @@
+"""`opsin evaluate RUN`: score a trained model, with the protocol beside the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from opsin.cli.options import SharedOptions, parse
+from opsin.cli.output import note, print_json, print_table
+from opsin.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(SharedOptions):
+    """Options of `opsin evaluate`."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    data: str | None = None
+    """A data source; by default the one that the model was trained on."""
+    split: str | None = None
+    """train, val, test or all; by default test where there is one, else the images held out from training."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    picture: Path | None = None
+    """Also draw the confusion matrix into this PNG file."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin evaluate`; returns the exit code."""
+    options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
+    from opsin.checkpoint import read_model_config, resolve_model
+
+    kind = str(read_model_config(resolve_model(options.run))["kind"])
+    evaluate = EVALUATORS.get(kind)
+    if evaluate is None:
+        raise CheckpointError(f"{options.run} is a model of kind {kind!r}, which this verb cannot judge")
+    return evaluate(options)
+
+
+def _evaluate_classifier(options: EvaluateOptions) -> int:
+    from opsin.classification.evaluation import evaluate_classifier
+    from opsin.classification.inference import Classifier
+
+    classifier = Classifier.from_pretrained(options.run, device=options.device)
+    evaluation = evaluate_classifier(classifier, options.data, options.split)
+    metrics, names = evaluation.metrics, evaluation.class_names
+    if options.picture is not None:
+        from opsin.classification.pictures import confusion_figure, save_figure
+
+        save_figure(confusion_figure(metrics.confusion, names), options.picture)
+    protocol = f"{metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}, one centre crop"
+    if options.json:
+        document: dict[str, Any] = {
+            "protocol": protocol,
+            "accuracy": metrics.accuracy,
+            "top5_accuracy": metrics.top5_accuracy,
+            "loss": metrics.loss,
+            "count": metrics.count,
+            "class_names": names,
+            "confusion": metrics.confusion.tolist(),
+            "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
+        }
+        print_json(document)
+        return 0
+    print_table(
+        ("metric", "value"),
+        [("accuracy", metrics.accuracy), ("top-5 accuracy", metrics.top5_accuracy), ("loss", metrics.loss)],
+        title=protocol,
+    )
+    _print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
+    if evaluation.skipped:
+        note(f"{len(evaluation.skipped)} images could not be used; the first: {evaluation.skipped[0].id}")
+    return 0
+
+
+def _print_confusion(confusion: Any, names: tuple[str, ...], accuracy: Any) -> None:
+    """The whole matrix up to 12 classes; beyond that accuracy and the most frequent mistake of each class."""
+    if len(names) <= 12:
+        rows = [(name, *map(int, row)) for name, row in zip(names, confusion, strict=True)]
+        print_table(("true \\ predicted", *names), rows, title="confusion")
+        return
+    rows = []
+    for index, name in enumerate(names):
+        mistakes = confusion[index].copy()
+        mistakes[index] = 0
+        worst = names[int(mistakes.argmax())] if mistakes.any() else None
+        share = float(accuracy[index])
+        rows.append((name, int(confusion[index].sum()), share if share == share else None, worst))
+    print_table(("class", "images", "accuracy", "most often taken for"), rows, title="per class")
+
+
+EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {"vit-classifier": _evaluate_classifier}

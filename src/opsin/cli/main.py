@@ -1,0 +1,122 @@
+"""The `opsin` command: finds the verb, imports it only then, and turns errors into exit codes.
+
+Exit codes: 0 done, 1 failed for the reason that is printed, 2 wrong usage, 130 and 143 interrupted by SIGINT
+and SIGTERM, 141 when the reader of stdout went away.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import NamedTuple
+
+from opsin import __version__
+from opsin.cli.options import UsageError
+from opsin.errors import OpsinError
+
+
+class Verb(NamedTuple):
+    """The module whose `main(argv) -> int` runs the verb, and what `opsin --help` says about it."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
+    "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
+    "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
+    "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
+    "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
+    "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),
+    "tour": Verb("opsin.cli.tour", "train a small model and write an illustrated report"),
+}
+
+
+def entry_point() -> None:
+    """What the installed `opsin` script calls."""
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command, `argv` being the arguments without the program name; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return _guarded_print(_help_text())
+    if arguments[0] in ("-V", "--version"):
+        return _guarded_print(f"opsin {__version__}")
+    verb = VERBS.get(arguments[0])
+    if verb is None:
+        return _complain(_unknown_verb(arguments[0]), 2)
+    try:
+        code = int(import_module(verb.module).main(arguments[1:]))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _abandon_stdout()
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        return _exit_code(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    """Say on stderr what went wrong, in one line, and return the code to exit with."""
+    if isinstance(error, SystemExit):
+        return _exit_code_of_parser(error)
+    if os.environ.get("OPSIN_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, UsageError):
+        return _complain(str(error), 2)
+    if isinstance(error, OpsinError):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return _complain("interrupted", 130)
+    reason = " ".join(str(error).split())
+    hint = "this is a bug in opsin or in a library under it; OPSIN_DEBUG=1 shows the traceback"
+    return _complain(f"unexpected {type(error).__name__}: {reason[:500]} ({hint})", 1)
+
+
+def _exit_code_of_parser(error: SystemExit) -> int:
+    """tyro leaves by SystemExit: 0 after printing help, 2 after printing what is wrong with the arguments."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    return _complain(str(error.code), 2)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"opsin: {message}", file=sys.stderr)
+    return code
+
+
+def _guarded_print(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return _abandon_stdout()
+    return 0
+
+
+def _abandon_stdout() -> int:
+    """The reader (`| head`) is gone: point stdout elsewhere, or Python complains again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def _unknown_verb(name: str) -> str:
+    near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(VERBS)}."
+    return f"unknown verb {name!r}; {hint} 'opsin --help' says what each does."
+
+
+def _help_text() -> str:
+    lines = ["usage: opsin VERB [ARGUMENTS]", "", "verbs:"]
+    lines += [f"  {name:<10}{verb.summary}" for name, verb in VERBS.items()]
+    lines += [
+        "",
+        "'opsin VERB --help' lists the options of a verb; 'opsin --version' prints the version.",
+        "Shared options: --json (one JSON document), --quiet, --offline (no network).",
+        "A first look: 'opsin tour' trains a small model and writes a report with pictures.",
+    ]
+    return "\n".join(lines)

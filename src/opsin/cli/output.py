@@ -1,0 +1,60 @@
+"""How verbs print: results on stdout as tables or one JSON document, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """Print a table on stdout; columns of numbers are aligned on the right, None is shown as a dash."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for position, name in enumerate(header):
+        values = [row[position] for row in rows if row[position] is not None]
+        numeric = bool(values) and all(isinstance(value, int | float) for value in values)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(value)) for value in row))
+    # A pipe has no width: give it room, so that no value is folded for readers such as grep.
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """Print a remark for people, such as the next useful command, on stderr; nothing when `quiet`."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+def human_bytes(count: int) -> str:
+    """A size in bytes with a decimal unit: 1500 is `1.5 kB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return (
+        f"{value:,.4g}"
+        if isinstance(value, float)
+        else f"{value:,}"
+        if isinstance(value, int)
+        else str(value)
+    )

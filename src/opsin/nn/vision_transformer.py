@@ -1,0 +1,87 @@
+"""Vision Transformer ("An Image is Worth 16x16 Words", Dosovitskiy et al. 2021).
+
+Deviations from the paper, which are the defaults here: post-normalisation without a final norm, fixed sinusoidal
+positions, and the mean over patch tokens instead of a class token. The paper's own choices (`norm="pre"`,
+`positions="learned"`, `pool="class_token"`) and a convolutional stem are options.
+
+Dimensions: N batch, C channels, P patches, T tokens (P, or P + 1 with a class token), H heads, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from opsin.nn.embeddings import ConvStem, LearnedPositions, PatchEmbedding, PositionalEncoding
+from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
+
+Norm = Literal["post", "pre"]
+Pool = Literal["mean", "class_token"]
+Positions = Literal["sinusoidal", "learned"]
+Stem = Literal["linear", "conv"]
+
+
+class VisionTransformer(nn.Module):
+    """Image classifier; `num_classes=0` leaves the head out and returns features."""
+
+    def __init__(
+        self,
+        img_size: int = 32,
+        patch_size: int = 8,
+        in_channels: int = 3,
+        embed_dim: int = 128,
+        num_layers: int = 6,
+        num_heads: int = 4,
+        dim_feedforward: int = 256,
+        num_classes: int = 10,
+        dropout: float = 0.1,
+        *,
+        norm: Norm = "post",
+        pool: Pool = "mean",
+        positions: Positions = "sinusoidal",
+        stem: Stem = "linear",
+    ) -> None:
+        super().__init__()
+        self.pool = pool
+        stem_class = ConvStem if stem == "conv" else PatchEmbedding
+        self.patch_embed = stem_class(img_size, patch_size, in_channels, embed_dim)
+        self.grid_size = self.patch_embed.grid_size
+        num_tokens = self.grid_size**2 + (pool == "class_token")
+        self.positional_encoding: nn.Module
+        if positions == "learned":
+            self.positional_encoding = LearnedPositions(embed_dim, num_tokens, dropout)
+        else:
+            self.positional_encoding = PositionalEncoding(embed_dim, dropout)
+        layer = TransformerEncoderLayer(embed_dim, num_heads, dim_feedforward, dropout, pre_norm=norm == "pre")
+        self.transformer = TransformerEncoder(layer, num_layers)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "class_token" else None
+        self.norm = nn.LayerNorm(embed_dim) if norm == "pre" else nn.Identity()
+        self.head = nn.Linear(embed_dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.apply(initialize_transformer_weights)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, C, img_size, img_size) to scores (N, K), or to features (N, D) without a head."""
+        tokens = self.forward_features(images)
+        return self.head(tokens[:, 0] if self.class_token is not None else tokens.mean(dim=1))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images (N, C, img_size, img_size) to the final tokens (N, T, D), the class token first if there is one."""
+        return self.norm(self.transformer(self._embed(images)))
+
+    @torch.no_grad()
+    def attention_weights(self, images: Tensor) -> Tensor:
+        """Self-attention weights of every layer, (N, num_layers, H, T, T); rows are queries and sum to one."""
+        tokens = self._embed(images)
+        weights = []
+        for layer in self.transformer.layers:
+            weights.append(layer.attention_weights(tokens))
+            tokens = layer(tokens)
+        return torch.stack(weights, dim=1)
+
+    def _embed(self, images: Tensor) -> Tensor:
+        tokens = self.patch_embed(images)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        return self.positional_encoding(tokens)

@@ -1,0 +1,131 @@
+"""Where and how code runs: device, precision, seeds, memory format, caches, network policy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import platformdirs
+
+from opsin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("auto", "32", "bf16", "16")
+
+
+def cache_dir() -> Path:
+    """Directory of everything that can be built or downloaded again: `$OPSIN_CACHE` or the user's cache folder."""
+    configured = os.environ.get("OPSIN_CACHE")
+    return Path(configured).expanduser() if configured else Path(platformdirs.user_cache_dir("opsin", appauthor=False))
+
+
+def is_offline() -> bool:
+    """True when `OPSIN_OFFLINE` or `HF_HUB_OFFLINE` is set: then no socket may be opened."""
+    values = (os.environ.get(name, "") for name in ("OPSIN_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in values)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU; any other name is a torch device string.
+
+    Raises ConfigError when the device does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps") from error
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
+        usable = ", ".join(kind for kind, present in available.items() if present)
+        raise ConfigError(f"device {name!r} is not available on this machine; available: {usable}")
+    return device
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """True where bfloat16 matrix products run in hardware, so that bf16 is faster than float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+    return False
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is `bf16` where it is native and `32` elsewhere; ConfigError for an unknown name."""
+    if name not in PRECISIONS:
+        raise ConfigError(f"unknown precision {name!r}: use one of {', '.join(PRECISIONS)}")
+    if name == "auto":
+        return "bf16" if has_native_bf16(device) else "32"
+    return name
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """The autocast context for inference at a precision of `resolve_precision`."""
+    import torch
+
+    resolved = resolve_precision(precision, device)
+    dtype = torch.float16 if resolved == "16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=resolved != "32")
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, the same in every process and on every machine."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def make_generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by `derive_seed(*parts)`."""
+    import torch
+
+    return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+def describe_environment() -> dict[str, object]:
+    """What a result depends on besides the config: versions, hardware, threads. JSON types only."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in ("opsin", "torch", "torchvision", "lightning-fabric", "numpy")},
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cpu_threads": torch.get_num_threads(),
+        "native_bf16": has_native_bf16(torch.device("cuda" if gpus else "cpu")),
+        "gpus": gpus,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    import platform
+
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

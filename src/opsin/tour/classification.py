@@ -1,0 +1,91 @@
+"""The tour's section on classification: a Vision Transformer learns the groups of the emoji."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from opsin.classification.inference import Classifier
+from opsin.classification.metrics import ClassificationMetrics, classification_metrics
+from opsin.classification.pictures import attention_grid, confusion_figure, predictions_figure
+from opsin.classification.recipes import emoji_groups
+from opsin.classification.task import evaluate_dataset
+from opsin.classification.train import open_labelled, train_classifier
+from opsin.data.datasets import image_dataset
+from opsin.data.sources import ImageSource
+from opsin.data.splits import split_rows
+from opsin.tour.curves import learning_curves
+from opsin.tour.report import Picture, Section, Table
+
+
+def classification_section(directory: Path, minutes: float, quiet: bool) -> Section:
+    """Train by time budget, then show curves, confusions, right and wrong predictions, and attention."""
+    shutil.rmtree(directory, ignore_errors=True)
+    recipe = emoji_groups()
+    training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
+    config = dataclasses.replace(recipe, training=training)
+    report = train_classifier(config, directory, quiet=quiet)
+
+    classifier = Classifier.from_pretrained(report.model)
+    source = open_labelled(config.data)
+    test = source.select(split_rows(source, config.val_fraction, 0.0, config.training.seed)["test"])
+    scores, labels = evaluate_dataset(classifier, image_dataset(test, config.image_size))
+    metrics = classification_metrics(scores, labels)
+    most_common = float(np.bincount(labels.numpy()).max() / len(labels))
+    rows = [
+        ("accuracy on test emoji", f"{metrics.accuracy:.1%}", f"{metrics.count} pictures of emoji never trained on, in both styles"),
+        ("always guessing the largest group", f"{most_common:.1%}", "the score to beat"),
+        ("training", f"{report.seconds / 60:.1f} minutes", f"{report.steps} steps, {report.num_train} pictures"),
+        ("network", f"{sum(p.numel() for p in classifier.model.parameters()) / 1e6:.2f} M parameters", "Vision Transformer"),
+    ]
+    return Section(
+        title="Image classification",
+        introduction=(
+            "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. Emoji of one kind never "
+            "appear on both sides of the split, so it has to generalise to drawings of things it has not seen."
+        ),
+        measured=Table(("what", "result", "how"), rows),
+        pictures=_pictures(directory, classifier, test, metrics, scores.argmax(dim=1).numpy()),
+        repeat=[
+            f"opsin train vit --recipe emoji-groups --max-minutes {minutes:g} --out runs/emoji",
+            "opsin evaluate runs/emoji",
+            "opsin classify PICTURES --model runs/emoji --attention pictures/",
+        ],
+        limits=(
+            "A few minutes of training with one seed: expect a point or two of difference between runs and machines. Groups are "
+            "Unicode's, and some are a matter of taste: a heart is a smiley, a chess pawn an activity."
+        ),
+    )
+
+
+def _pictures(
+    directory: Path, classifier: Classifier, test: ImageSource, metrics: ClassificationMetrics, predicted: np.ndarray
+) -> list[Picture]:
+    assert test.labels is not None and test.class_names is not None
+    right = _spread(np.flatnonzero(predicted == test.labels), 6)
+    wrong = _spread(np.flatnonzero(predicted != test.labels), 6)
+    shown = np.concatenate([right, wrong])
+    images = [test.load(int(row)) for row in shown]
+    results = classifier.classify(images, top_k=2)
+    truths = [test.class_names[test.labels[row]] for row in shown]
+    looked = images[: len(right)]
+    return [
+        Picture(learning_curves(directory / "metrics.jsonl", "accuracy", "accuracy"), "Learning curves over the run."),
+        Picture(
+            confusion_figure(metrics.confusion, classifier.class_names),
+            "Which groups are taken for which: rows are the true group, columns the predicted one.",
+        ),
+        Picture(predictions_figure(images, results, truths), "Right (blue) and wrong (orange) predictions on test emoji."),
+        Picture(
+            attention_grid(looked, classifier.attention_maps(looked)),
+            "Where the model looked: attention rollout over all layers; bright patches count more in the decision.",
+        ),
+    ]
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] if len(rows) else rows

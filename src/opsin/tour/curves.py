@@ -1,0 +1,28 @@
+"""Learning curves of a run, from its metrics.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from opsin.training.loggers import read_metrics
+
+TRAIN, VALIDATION = "#0072B2", "#D55E00"
+
+
+def learning_curves(metrics_file: Path, score: str, score_label: str) -> Figure:
+    """Loss on the left and a score on the right, over optimiser steps, for training and validation."""
+    rows = read_metrics(metrics_file)
+    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
+    for axes, name, label in zip(figure.subplots(1, 2), ("loss", score), ("loss (nats)", score_label), strict=True):
+        for part, colour, marker in (("train", TRAIN, ""), ("val", VALIDATION, "o")):
+            points = [(row["step"], row[f"{part}_{name}"]) for row in rows if f"{part}_{name}" in row]
+            if points:
+                text = "training batches (augmented)" if part == "train" else "held-out images"
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.4, label=text)
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return figure

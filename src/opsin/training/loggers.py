@@ -1,0 +1,72 @@
+"""Where metrics go: a JSON Lines file and TensorBoard events always, Weights & Biases when asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from opsin.checkpoint import atomic_write
+from opsin.errors import MissingExtraError
+
+
+class MetricsLog:
+    """Context manager that writes metrics of steps. Opened for a resumed run, it drops what lies after the resumed
+    step, so that the record reads as if the run had never stopped."""
+
+    def __init__(self, directory: Path, *, start_step: int = 0, wandb_project: str | None = None) -> None:
+        self.path = directory / "metrics.jsonl"
+        self.directory = directory
+        self.start_step = start_step
+        self.wandb_project = wandb_project
+
+    def __enter__(self) -> MetricsLog:
+        from torch.utils.tensorboard import SummaryWriter
+
+        kept = [row for row in read_metrics(self.path) if row["step"] <= self.start_step]
+        with atomic_write(self.path) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+        self._wandb = _start_wandb(self.wandb_project, self.directory) if self.wandb_project else None
+        return self
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record metrics after `step` optimiser steps."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._tensorboard.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=0 if error is None else 1)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _start_wandb(project: str, directory: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise MissingExtraError("logging to Weights & Biases needs its package: pip install wandb") from error
+    return wandb.init(project=project, dir=str(directory), resume="allow", id=directory.resolve().name)

@@ -1,0 +1,64 @@
+"""The directory of a training run: what lies where, and that only one process writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from opsin import config as config_files
+from opsin.checkpoint import write_json
+from opsin.errors import CheckpointError, ConfigError
+from opsin.runtime import describe_environment
+
+
+class RunDirectory:
+    """Paths of a run: config.json, environment.json, metrics.jsonl, samples/, checkpoints/{last,best}.pt, model/."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples"
+        self.last = self.path / "checkpoints" / "last.pt"
+        self.best = self.path / "checkpoints" / "best.pt"
+        self.model = self.path / "model"
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config of the run; CheckpointError when the directory holds no run."""
+        try:
+            return config_files.load_json(self.config)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.path} holds no run to continue: {error}") from error
+
+    def start(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Record config and environment of a run that begins; refuse to mix with a run that is already there."""
+        if resume:
+            self.read_config()
+        elif self.config.exists() or self.last.exists():
+            raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
+        write_json(self.config, config)
+        write_json(self.environment, describe_environment())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one writer; ConfigError when another process is training into it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be used as the run directory: {error.strerror}") from error
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise ConfigError(f"another process is training into {self.path}; wait for it, or choose another --out") from error
+        except OSError as error:
+            raise ConfigError(f"{self.path} cannot be written to: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()

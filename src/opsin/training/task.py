@@ -1,0 +1,58 @@
+"""What a system gives the trainer: its model, one training step, its evaluation, and how to write the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]
+
+
+class BatchDataset(Protocol):
+    """Training data that is read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Tensors of the samples at `indices`, stacked along the first axis."""
+        ...
+
+
+class StepOutput(NamedTuple):
+    """Result of one training step: the scalar loss to minimise, and scalar metrics to log (detached)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Task(nn.Module, ABC):
+    """A model together with how it is trained and judged. The trainer sees nothing else of a system."""
+
+    monitor: str = "val_loss"
+    """The metric of `evaluate` that decides which weights are best."""
+    higher_is_better: bool = False
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """The loss of one batch. All randomness comes from `generator` or torch's default one: both are seeded by
+        the trainer for each step, which is what makes a resumed run equal a straight one."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on the validation data, with the model as it is; empty when there is no validation data."""
+
+    @abstractmethod
+    def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
+        """Write the model as a pretrained directory, with its metrics inside."""
+
+    def save_samples(self, directory: Path, step: int) -> None:
+        """Write pictures of what the model does at this step. Nothing by default."""

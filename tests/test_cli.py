@@ -1,0 +1,228 @@
+"""The frame of the command line: help, versions, exit codes, and the verbs `doctor` and `profile`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from opsin import __version__
+from opsin.cli import main as cli
+from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.output import human_bytes, print_table
+from opsin.doctor import EXTRAS
+from opsin.errors import DataError, TrainingInterrupted
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+HEAVY = "{'torch', 'numpy', 'PIL', 'tyro', 'rich', 'lightning_fabric'}"
+
+
+def opsin(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "opsin", *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--version"], ["no-such-verb"]])
+def test_frame_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = f"from opsin.cli.main import main, sys; main({arguments!r}); print({HEAVY} & sys.modules.keys())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
+def test_help_lists_every_verb() -> None:
+    result = opsin("--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert all(f"\n  {verb} " in result.stdout for verb in cli.VERBS)
+    assert opsin().stdout == result.stdout
+
+
+def test_version() -> None:
+    assert opsin("--version").stdout == f"opsin {__version__}\n"
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_a_module_with_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(import_module(cli.VERBS[verb].module).main)
+    assert cli.main([verb, "--help"]) == 0
+    assert f"opsin {verb}" in capsys.readouterr().out
+
+
+def test_unknown_verb_names_the_nearest() -> None:
+    result = opsin("clasify", "photo.png")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "unknown verb 'clasify'; did you mean 'classify'?" in result.stderr
+
+
+def test_unknown_option_is_wrong_usage() -> None:
+    result = opsin("doctor", "--jsn")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "--jsn" in result.stderr
+
+
+@pytest.fixture
+def run_verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], int]], int]:
+    """Run a function as if it were the verb `try`."""
+
+    def run(function: Callable[[list[str]], int]) -> int:
+        module = ModuleType("opsin_test_verb")
+        module.main = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(cli.VERBS, "try", cli.Verb(module.__name__, "a verb of the tests"))
+        return cli.main(["try", "a", "b"])
+
+    return run
+
+
+def raising(error: BaseException) -> Callable[[list[str]], int]:
+    def verb(argv: list[str]) -> int:
+        raise error
+
+    return verb
+
+
+def test_verb_gets_its_arguments_and_gives_its_code(run_verb: Callable[..., int]) -> None:
+    assert run_verb(lambda argv: 7 if argv == ["a", "b"] else 0) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("cat.png is damaged"), 1, "opsin: cat.png is damaged\n"),
+        (UsageError("give --epochs or --max-steps"), 2, "opsin: give --epochs or --max-steps\n"),
+        (TrainingInterrupted("stopped after step 3", signal.SIGTERM), 143, "opsin: stopped after step 3\n"),
+        (TrainingInterrupted("stopped after step 3", signal.SIGINT), 130, "opsin: stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "opsin: interrupted\n"),
+        (SystemExit(2), 2, ""),
+        (SystemExit(None), 0, ""),
+    ],
+)
+def test_errors_become_one_line_and_a_code(
+    run_verb: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    assert run_verb(raising(error)) == code
+    assert capsys.readouterr().err == message
+
+
+def test_unexpected_error_is_one_line_that_says_how_to_see_more(
+    run_verb: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_verb(raising(ValueError("first line\nsecond line"))) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unexpected ValueError: first line second line" in line
+    assert "OPSIN_DEBUG=1" in line
+    monkeypatch.setenv("OPSIN_DEBUG", "1")
+    assert run_verb(raising(ValueError("first line"))) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_reader_that_goes_away_is_no_crash() -> None:
+    command = f"{sys.executable} -m opsin doctor --json --quiet | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NestedOptions:
+    """Settings of a library config."""
+
+    learning_rate: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeOptions(SharedOptions):
+    """Options of a verb of the tests."""
+
+    training: NestedOptions = NestedOptions()
+    resume: bool = False
+
+
+def test_parse_flattens_nested_settings_and_shares_options() -> None:
+    options = parse(SomeOptions, ["--learning-rate", "0.5", "--resume", "--json"], "opsin try", "")
+    assert options == SomeOptions(training=NestedOptions(learning_rate=0.5), resume=True, json=True)
+
+
+def test_offline_option_forbids_the_network_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPSIN_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "0")
+    parse(SomeOptions, [], "opsin try", "")
+    assert os.environ["OPSIN_OFFLINE"] == os.environ["HF_HUB_OFFLINE"] == "0"
+    parse(SomeOptions, ["--offline"], "opsin try", "")
+    assert os.environ["OPSIN_OFFLINE"] == os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_table_is_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(["folder"] * 40)
+    print_table(("name", "count", "share"), [(path, 12345, 0.5), ("[b]", None, None)])
+    printed = capsys.readouterr().out
+    assert path in printed
+    assert "12,345" in printed
+    assert "[b]" in printed
+    assert "–" in printed
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3 * 10**15, "3000.0 TB")],
+)
+def test_human_bytes(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_doctor_as_json_and_as_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("OPSIN_CACHE", str(cache))
+    assert cli.main(["doctor", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["opsin"] == __version__
+    assert document["packages"]["torch"].startswith("2.")
+    assert document["hardware"]["usable_cores"] >= 1
+    assert document["cache_directory"] == str(cache)
+    assert document["cache"] == []
+    assert not cache.exists()
+    (cache / "emoji").mkdir(parents=True)
+    (cache / "emoji" / "pixels").write_bytes(b"x" * 2500)
+    assert cli.main(["doctor", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert any(line.split() == ["cache:", "emoji", "2.5", "kB"] for line in printed.out.splitlines())
+
+
+def test_doctor_knows_the_extras_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {
+        name: tuple(requirement.split(">=")[0].split("[")[0] for requirement in requirements)
+        for name, requirements in project["optional-dependencies"].items()
+        if name not in {"dev", "docs", "bench"}
+    }
+    assert declared == EXTRAS
+
+
+def test_profile_of_a_missing_model_says_so(tmp_path: Path) -> None:
+    result = opsin("profile", str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("opsin: there is no model")
+    assert len(result.stderr.splitlines()) == 1
