@@ -17,10 +17,14 @@ from types import ModuleType
 import pytest
 
 from opsin import __version__
+from opsin.classification.config import ViTConfig
+from opsin.classification.inference import Classifier, build_model
 from opsin.cli import main as cli
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import human_bytes, print_table
-from opsin.doctor import EXTRAS
+from opsin.data import emoji
+from opsin.data.preprocessing import Preprocessing
+from opsin.doctor import EXTRAS, diagnose
 from opsin.errors import DataError, TrainingInterrupted
 
 ROOT = Path(__file__).parents[1]
@@ -201,6 +205,7 @@ def test_doctor_as_json_and_as_table(
     assert document["hardware"]["usable_cores"] >= 1
     assert document["cache_directory"] == str(cache)
     assert document["cache"] == []
+    assert document["emoji_built"] is False
     assert not cache.exists()
     (cache / "emoji").mkdir(parents=True)
     (cache / "emoji" / "pixels").write_bytes(b"x" * 2500)
@@ -218,6 +223,30 @@ def test_doctor_knows_the_extras_of_the_project() -> None:
         if name not in {"dev", "docs", "bench"}
     }
     assert declared == EXTRAS
+
+
+def test_doctor_says_whether_the_emoji_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
+    assert not diagnose().emoji_built
+    emoji.load_emoji()
+    assert diagnose().emoji_built
+
+
+def test_profile_of_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ViTConfig(embed_dim=32, num_layers=2, num_heads=2, dim_feedforward=64, patch_size=8)
+    model = build_model(config, image_size=16, num_classes=2)
+    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(
+        tmp_path / "model"
+    )
+    assert cli.main(["profile", str(tmp_path / "model"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["input"] == [1, 3, 16, 16]
+    assert document["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert [part["name"] for part in document["parts"]] == [name for name, _ in model.named_children()]
+    assert cli.main(["profile", str(tmp_path / "model")]) == 0
+    printed = capsys.readouterr()
+    assert f"{document['macs']:,}" in printed.out
+    assert "GMACs per image" in printed.err
 
 
 def test_profile_of_a_missing_model_says_so(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from opsin import __version__, checkpoint, runtime
+from opsin.data import emoji
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "safetensors", "huggingface-hub", "timm",
@@ -67,6 +68,7 @@ class Diagnosis:
     offline: bool
     cache_directory: str
     cache: tuple[CacheEntry, ...]
+    emoji_built: bool
     free_disk: int
 
 
@@ -84,6 +86,7 @@ def diagnose() -> Diagnosis:
         offline=runtime.is_offline(),
         cache_directory=str(directory),
         cache=_cache_entries(directory),
+        emoji_built=(emoji.cache_directory() / "table.json").is_file(),
         free_disk=shutil.disk_usage(_existing(directory)).free,
     )
 

@@ -56,5 +56,9 @@ def _rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     yield "models in the package", ", ".join(diagnosis.zoo) or "none"
     yield "network", "off (offline)" if diagnosis.offline else "may be used"
     yield "cache", f"{diagnosis.cache_directory}, {human_bytes(diagnosis.free_disk)} free"
+    yield (
+        "emoji source",
+        "built" if diagnosis.emoji_built else "built when first used: opsin data prepare emoji",
+    )
     for entry in diagnosis.cache:
         yield f"cache: {entry.name}", human_bytes(entry.size)

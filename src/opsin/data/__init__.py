@@ -1,0 +1,1 @@
+"""Data sources, image loading, preprocessing and augmentation: the same for every system."""

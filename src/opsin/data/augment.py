@@ -1,0 +1,195 @@
+"""Augmentation of whole batches, with parameters drawn per sample, on whatever device the images are.
+
+Images are float (N, 3, H, W) in [0, 1] before normalisation. The list of operations follows RandAugment (Cubuk et al.
+2020); mixing follows mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+def random_flip(images: Tensor, generator: Generator) -> Tensor:
+    """Mirror each image left to right with probability one half."""
+    flipped = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(-1), images)
+
+
+def random_shift(images: Tensor, padding: int, generator: Generator) -> Tensor:
+    """Shift each image by up to `padding` pixels each way, continuing it by reflection (pad, then random crop)."""
+    N, _, H, W = images.shape
+    padded = F.pad(images, (padding,) * 4, mode="reflect").permute(0, 2, 3, 1)
+    offsets = torch.randint(2 * padding + 1, (2, N), generator=generator, device=images.device)
+    rows = offsets[0, :, None] + torch.arange(H, device=images.device)
+    columns = offsets[1, :, None] + torch.arange(W, device=images.device)
+    samples = torch.arange(N, device=images.device)[:, None, None]
+    return padded[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def random_augment(images: Tensor, num_ops: int, magnitude: float, generator: Generator) -> Tensor:
+    """Apply `num_ops` operations to each image, drawn uniformly with replacement, as RandAugment does.
+
+    `magnitude` in [0, 1] is the largest strength; each image draws its own, of either sign, up to it. Deviation from
+    the paper: strengths are drawn instead of fixed.
+    """
+    images = images.clone()
+    for _ in range(num_ops):
+        choice = torch.randint(len(OPERATIONS), (len(images),), generator=generator, device=images.device)
+        strength = magnitude * (2 * torch.rand(len(images), generator=generator, device=images.device) - 1)
+        for index, operation in enumerate(OPERATIONS):
+            rows = (choice == index).nonzero()[:, 0]
+            if len(rows) > 0:
+                images[rows] = operation(images[rows], strength[rows])
+    return images
+
+
+def mix(
+    images: Tensor, targets: Tensor, mixup_alpha: float, cutmix_alpha: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Mix each image with another one of the batch, and its target (N, K) of class probabilities likewise.
+
+    With both alphas above zero each sample takes mixup or CutMix with equal chance; an alpha of zero switches that one
+    off. The share of the first image is drawn per sample from Beta(alpha, alpha).
+    """
+    if mixup_alpha <= 0 and cutmix_alpha <= 0:
+        return images, targets
+    N, _, H, W = images.shape
+    partner = torch.randperm(N, generator=generator, device=images.device)
+    cutting = torch.rand(N, generator=generator, device=images.device) < 0.5
+    if mixup_alpha <= 0 or cutmix_alpha <= 0:
+        cutting = torch.full_like(cutting, cutmix_alpha > 0)
+    share = torch.where(cutting, _beta(cutmix_alpha, N, generator), _beta(mixup_alpha, N, generator))
+    boxes = _random_boxes(1 - share, H, W, generator)
+    from_first = torch.where(cutting[:, None, None], (~boxes).to(images.dtype), share[:, None, None].to(images.dtype))
+    share = from_first.mean(dim=(1, 2))  # a box cut off by the border covers less than was drawn
+    mixed = from_first[:, None] * images + (1 - from_first[:, None]) * images[partner]
+    return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
+
+
+def _beta(alpha: float, count: int, generator: Generator) -> Tensor:
+    """Draws from Beta(alpha, alpha), by two gamma variables (torch's Beta takes no generator)."""
+    if alpha <= 0:
+        return torch.ones(count, device=generator.device)
+    concentration = torch.full((2, count), alpha, device=generator.device)
+    gammas = torch._standard_gamma(concentration, generator=generator)
+    return gammas[0] / gammas.sum(dim=0).clamp_min(1e-12)
+
+
+def _random_boxes(area: Tensor, height: int, width: int, generator: Generator) -> Tensor:
+    """Boolean (N, H, W): a box of the given share of the area, centred anywhere, cut off at the border."""
+    N = len(area)
+    centre = torch.rand(2, N, generator=generator, device=area.device)
+    half = area.clamp_min(0).sqrt() / 2
+    rows = (torch.arange(height, device=area.device) + 0.5) / height
+    columns = (torch.arange(width, device=area.device) + 0.5) / width
+    inside_rows = (rows[None] - centre[0, :, None]).abs() < half[:, None]
+    inside_columns = (columns[None] - centre[1, :, None]).abs() < half[:, None]
+    return inside_rows[:, :, None] & inside_columns[:, None, :]
+
+
+# ------------------------------------------------- operations: images (n, 3, H, W) and strengths (n,) in [-1, 1]
+
+
+def _blend(images: Tensor, other: Tensor | float, strength: Tensor) -> Tensor:
+    """Move away from `other` for a positive strength, towards it for a negative one, by a factor of 0.1 to 1.9."""
+    factor = (1 + 0.9 * strength)[:, None, None, None]
+    return (other + factor * (images - other)).clamp(0, 1)
+
+
+def luminance(images: Tensor) -> Tensor:
+    """Grey values (N, 1, H, W) by the weights of ITU-R BT.601, as Pillow and torchvision use."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _identity(images: Tensor, strength: Tensor) -> Tensor:
+    return images
+
+
+def _brightness(images: Tensor, strength: Tensor) -> Tensor:
+    return _blend(images, 0.0, strength)
+
+
+def _contrast(images: Tensor, strength: Tensor) -> Tensor:
+    return _blend(images, luminance(images).mean(dim=(1, 2, 3), keepdim=True), strength)
+
+
+def _saturation(images: Tensor, strength: Tensor) -> Tensor:
+    return _blend(images, luminance(images), strength)
+
+
+def _sharpness(images: Tensor, strength: Tensor) -> Tensor:
+    return _blend(images, F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False), strength)
+
+
+def _auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
+    low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
+    return (images - low) / (high - low).clamp_min(1 / 255)
+
+
+def _posterize(images: Tensor, strength: Tensor) -> Tensor:
+    levels = 2 ** (8 - 4 * strength.abs()).round()[:, None, None, None]
+    return (images * 255 / 256 * levels).floor() / levels
+
+
+def _solarize(images: Tensor, strength: Tensor) -> Tensor:
+    return torch.where(images >= (1 - strength.abs())[:, None, None, None], 1 - images, images)
+
+
+def _warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Affine warp (n, 2, 3) in normalised coordinates, continued by reflection."""
+    grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _matrices(a: Tensor | float, b: Tensor | float, tx: Tensor | float, c: Tensor | float, d: Tensor | float, ty: Tensor | float, like: Tensor) -> Tensor:
+    entries = [torch.as_tensor(entry, dtype=like.dtype, device=like.device).expand_as(like) for entry in (a, b, tx, c, d, ty)]
+    return torch.stack(entries, dim=-1).unflatten(-1, (2, 3))
+
+
+def _rotate(images: Tensor, strength: Tensor) -> Tensor:
+    angle = strength * math.radians(30)
+    return _warp(images, _matrices(angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0, strength))
+
+
+def _shear_x(images: Tensor, strength: Tensor) -> Tensor:
+    return _warp(images, _matrices(1.0, 0.3 * strength, 0.0, 0.0, 1.0, 0.0, strength))
+
+
+def _shear_y(images: Tensor, strength: Tensor) -> Tensor:
+    return _warp(images, _matrices(1.0, 0.0, 0.0, 0.3 * strength, 1.0, 0.0, strength))
+
+
+def _translate_x(images: Tensor, strength: Tensor) -> Tensor:
+    return _warp(images, _matrices(1.0, 0.0, 0.6 * strength, 0.0, 1.0, 0.0, strength))
+
+
+def _translate_y(images: Tensor, strength: Tensor) -> Tensor:
+    return _warp(images, _matrices(1.0, 0.0, 0.0, 0.0, 1.0, 0.6 * strength, strength))
+
+
+def _scale(images: Tensor, strength: Tensor) -> Tensor:
+    return _warp(images, _matrices(1 + 0.3 * strength, 0.0, 0.0, 0.0, 1 + 0.3 * strength, 0.0, strength))
+
+
+OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    _identity,
+    _brightness,
+    _contrast,
+    _saturation,
+    _sharpness,
+    _auto_contrast,
+    _posterize,
+    _solarize,
+    _rotate,
+    _shear_x,
+    _shear_y,
+    _translate_x,
+    _translate_y,
+    _scale,
+)

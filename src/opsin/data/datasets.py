@@ -1,0 +1,89 @@
+"""Batches of images and labels: from memory when a source fits, else read from its files as needed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsin.data.pixels import fit_image, load_pixels
+from opsin.data.sources import ImageSource, Skipped
+from opsin.errors import DataError
+
+logger = logging.getLogger(__name__)
+MEMORY_LIMIT = 4 * 2**30
+
+
+class ImageDataset(Protocol):
+    """Batches {"image": uint8 (N, 3, S, S), "label": int64 (N,)}, without "label" when the source has none."""
+
+    skipped: list[Skipped]
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
+
+
+def image_dataset(source: ImageSource, size: int) -> ImageDataset:
+    """The images of a source, resized and cropped to `size`; in memory when they take less than 4 GiB there."""
+    if len(source) * 3 * size * size > MEMORY_LIMIT:
+        return FileDataset(source, size)
+    usable, pixels = load_pixels(source, size)
+    return PixelDataset(pixels, usable.labels, usable.skipped)
+
+
+class PixelDataset:
+    """Images in memory."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray | None, skipped: list[Skipped] | None = None) -> None:
+        """`pixels` uint8 (N, 3, S, S), `labels` int64 (N,) or None."""
+        self.pixels = torch.from_numpy(pixels)
+        self.labels = None if labels is None else torch.from_numpy(labels)
+        self.skipped = list(skipped or [])
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        rows = torch.tensor(indices)
+        batch = {"image": self.pixels[rows]}
+        if self.labels is not None:
+            batch["label"] = self.labels[rows]
+        return batch
+
+
+class FileDataset:
+    """Images read when their batch is asked for; broken ones are left out of the batch and logged."""
+
+    def __init__(self, source: ImageSource, size: int) -> None:
+        self.source = source
+        self.size = size
+        self.skipped = list(source.skipped)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        rows, pixels = [], []
+        for index in indices:
+            try:
+                pixels.append(fit_image(self.source.load(index), self.size))
+                rows.append(index)
+            except DataError as error:
+                logger.warning("left out: %s", error)
+        if not rows:
+            raise DataError(f"none of the {len(indices)} images of a batch can be read, from {self.source.ids[indices[0]]} on")
+        batch = {"image": torch.from_numpy(np.stack(pixels))}
+        if self.source.labels is not None:
+            batch["label"] = torch.from_numpy(self.source.labels[rows])
+        return batch
+
+
+def batches_of(dataset: ImageDataset, batch_size: int) -> Iterator[dict[str, Tensor]]:
+    """All of a dataset in order, in batches."""
+    for start in range(0, len(dataset), batch_size):
+        yield dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))

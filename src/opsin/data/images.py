@@ -1,0 +1,157 @@
+"""Opening images from the real world: whatever comes in, an RGB image in the right orientation comes out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from opsin.errors import DataError
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+MAX_PIXELS = 100_000_000
+"""Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is."""
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split())
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image or folder that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadedImages:
+    """Images that could be read, their names in the same order, and the files that could not."""
+
+    images: list[Image.Image]
+    ids: list[str]
+    skipped: list[Skipped]
+
+
+def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
+    """A decoded RGB image from a path, encoded bytes, a PIL image or an array.
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit and float greys are scaled to 8 bits, of an
+    animation the first frame is taken. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
+    `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged, truncated,
+    no image, or larger than `MAX_PIXELS`.
+    """
+    name = name or (str(image) if isinstance(image, str | Path) else "an image")
+    if isinstance(image, np.ndarray):
+        return _to_rgb(_from_array(image, name))
+    if isinstance(image, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(image))
+    try:
+        if isinstance(image, bytes):
+            return _decode(io.BytesIO(image), name)
+        with open(image, "rb") as file:
+            return _decode(file, name)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {name}") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is not an image that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} was refused: more than {MAX_PIXELS:,} pixels") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        raise DataError(f"{name} is damaged: {str(error)[:150] or type(error).__name__}") from error
+
+
+def find_images(directory: Path) -> list[Path]:
+    """Image files below a directory, sorted, without hidden ones; links to directories are not followed."""
+    return sorted(
+        path
+        for path in directory.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+        and path.is_file()
+    )
+
+
+def load_images(paths: Iterable[str | Path]) -> LoadedImages:
+    """Open files and all images in directories; broken ones are listed, not fatal.
+
+    Raises DataError for a path that does not exist and for a directory without images.
+    """
+    loaded = LoadedImages([], [], [])
+    for path in map(Path, paths):
+        for file in _files_of(path):
+            try:
+                loaded.images.append(open_image(file))
+                loaded.ids.append(str(file))
+            except DataError as error:
+                loaded.skipped.append(Skipped(str(file), str(error)))
+    return loaded
+
+
+def _files_of(path: Path) -> Sequence[Path]:
+    if path.is_dir():
+        files = find_images(path)
+        if not files:
+            raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return files
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    return [path]
+
+
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    image = Image.open(file)
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; make it smaller"
+        )
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: Image.Image) -> np.ndarray:
+    """Greys of more than 8 bits as uint8 (H, W): 16-bit by its full range, float by [0, 1], else by its own range."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:
+        low, high = 0.0, 1.0
+    elif values.min() >= 0 and 255 < values.max() <= 65535:
+        low, high = 0.0, 65535.0
+    elif values.min() >= 0 and values.max() <= 255 and image.mode != "F" and not image.mode.startswith("I;16"):
+        low, high = 0.0, 255.0
+    elif image.mode.startswith("I;16"):
+        low, high = 0.0, 65535.0
+    else:
+        low, high = float(values.min()), float(values.max())
+    return np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+
+
+def _from_array(array: np.ndarray, name: str) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise DataError(f"{name}: an array of shape {array.shape} is no image; use (H, W), (H, W, 3) or (H, W, 4)")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise DataError(f"{name}: float arrays must hold values in [0, 1]")
+        array = np.rint(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError(f"{name}: arrays must be uint8 or float, not {array.dtype}")
+    return Image.fromarray(array)

@@ -1,0 +1,54 @@
+"""Decoding images into arrays of one size."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from opsin.data.images import ImageLike, Skipped, open_image
+from opsin.data.sources import ImageSource
+from opsin.errors import DataError
+
+DECODING_THREADS = 8  # Pillow releases the interpreter lock while it decodes and resizes
+
+
+def fit_image(image: ImageLike, size: int) -> np.ndarray:
+    """uint8 (3, size, size): the shorter side resized to `size` (bicubic, antialiased), the centre cropped."""
+    opened = open_image(image)
+    if opened.size != (size, size):
+        scale = size / min(opened.size)
+        width, height = max(size, round(opened.width * scale)), max(size, round(opened.height * scale))
+        left, top = (width - size) // 2, (height - size) // 2
+        resized = opened.resize((width, height), Image.Resampling.BICUBIC)
+        opened = resized.crop((left, top, left + size, top + size))
+    return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1))
+
+
+def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray]:
+    """All images of a source as uint8 (N, 3, size, size), with the source reduced to the rows that could be read.
+
+    Rows of broken images are left out of both, so that they stay aligned, and are listed in the `skipped` of the
+    returned source. Raises DataError when no image at all can be read.
+    """
+    pixels = np.empty((len(source), 3, size, size), dtype=np.uint8)
+
+    def fill(index: int) -> str | None:
+        try:
+            pixels[index] = fit_image(source.load(index), size)
+            return None
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        problems = list(pool.map(fill, range(len(source)), chunksize=256))
+    good = np.array([problem is None for problem in problems], dtype=bool)
+    if good.all():
+        return source, pixels
+    skipped = [Skipped(source.ids[index], problem) for index, problem in enumerate(problems) if problem is not None]
+    if not good.any():
+        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}")
+    usable = replace(source.select(np.flatnonzero(good)), skipped=[*source.skipped, *skipped])
+    return usable, pixels[good]

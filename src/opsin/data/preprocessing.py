@@ -1,0 +1,50 @@
+"""How images become the input of a model; saved with the model, so that it is applied the same everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Resize the shorter side to `image_size`, crop the centre, scale to [0, 1], subtract `mean`, divide by `std`.
+
+    `mean` and `std` are per channel (red, green, blue), in units of [0, 1].
+    """
+
+    image_size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Float images (N, 3, H, W) in [0, 1] to network input of the same shape."""
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return (images - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """The inverse of `normalize`, clipped to [0, 1]."""
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return (images * std + mean).clamp(0, 1)
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """uint8 images (N, 3, H, W) to network input."""
+        return self.normalize(pixels.float() / 255)
+
+
+def channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel of uint8 (N, 3, H, W), in units of [0, 1], rounded to 4 digits.
+
+    At most 4,096 images, evenly spread, are looked at. A deviation of zero (one flat colour) is returned as one.
+    """
+    sample = pixels[:: max(1, len(pixels) // 4096)].astype(np.float32) / 255
+    mean, std = sample.mean(axis=(0, 2, 3)), sample.std(axis=(0, 2, 3))
+    std = np.where(std < 1e-3, 1.0, std)
+    red, green, blue = (round(float(value), 4) for value in mean)
+    red_std, green_std, blue_std = (round(float(value), 4) for value in std)
+    return (red, green, blue), (red_std, green_std, blue_std)

@@ -1,0 +1,127 @@
+"""Data sources: one string names the data in every command, and one class holds it.
+
+`emoji`, `cifar10`, `cifar10:DIR`, a directory (class folders or flat, with or without captions), `FILE.parquet`, or a
+directory of parquet files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from opsin.config import nearest_name
+from opsin.data.images import Skipped
+from opsin.errors import DataError
+
+__all__ = ["ImageSource", "Skipped", "open_source"]
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Images with what is known about them. All per-row fields have the same length and order.
+
+    Nothing is decoded until `load` is called.
+    """
+
+    name: str
+    ids: Sequence[str]
+    """Unique and stable: a relative path, `train/000123`, `1F600/openmoji`."""
+    loader: Callable[[int], Image.Image]
+    """Decodes the image of a row number of the whole, unselected source."""
+    rows: np.ndarray
+    """Row numbers that `loader` knows, int64 (N,)."""
+    labels: np.ndarray | None = None
+    """Class of each image, int64 (N,), an index into `class_names`."""
+    class_names: tuple[str, ...] | None = None
+    captions: Sequence[tuple[str, ...]] | None = None
+    """Texts of each image, any number of them."""
+    splits: np.ndarray | None = None
+    """`train`, `val` or `test` for each image, where the source itself says so."""
+    groups: np.ndarray | None = None
+    """Images of the same group (drawings of one emoji) must not be on both sides of a split."""
+    metadata: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further columns, each (N,)."""
+    skipped: list[Skipped] = field(default_factory=list)
+    """What has been left out already, and why."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load(self, index: int) -> Image.Image:
+        """The image of row `index` as RGB. Raises DataError, naming the image, when it cannot be read."""
+        return self.loader(int(self.rows[index]))
+
+    def select(self, indices: np.ndarray) -> ImageSource:
+        """The rows at `indices`, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+
+        def taken(values: Any) -> Any:
+            if values is None or isinstance(values, np.ndarray):
+                return None if values is None else values[indices]
+            return [values[index] for index in indices]
+
+        return replace(
+            self,
+            ids=taken(self.ids),
+            rows=taken(self.rows),
+            labels=taken(self.labels),
+            captions=taken(self.captions),
+            splits=taken(self.splits),
+            groups=taken(self.groups),
+            metadata={name: taken(column) for name, column in self.metadata.items()},
+        )
+
+    def split(self, name: str) -> ImageSource:
+        """The rows of one of the source's own splits; DataError when it has none of that name."""
+        present = [] if self.splits is None else [split for split in SPLITS if (self.splits == split).any()]
+        if self.splits is None or name not in present:
+            raise DataError(f"the source {self.name!r} has no split {name!r}; it has {', '.join(present) or 'no splits'}")
+        return self.select(np.flatnonzero(self.splits == name))
+
+    def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
+        """The same images under other classes."""
+        return replace(self, labels=labels, class_names=class_names)
+
+
+def open_source(ref: str | Path) -> ImageSource:
+    """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none."""
+    text = str(ref)
+    kind, _, argument = text.partition(":")
+    if text == "emoji":
+        from opsin.data.emoji import emoji_source
+
+        return emoji_source()
+    if kind == "cifar10":
+        from opsin.data.cifar10 import cifar10_source
+
+        return cifar10_source(Path(argument) if argument else None)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        from opsin.data.folders import folder_source
+        from opsin.data.parquet import find_parquet, parquet_source
+
+        if parquet_files := find_parquet(path):
+            return parquet_source(parquet_files, name=text)
+        return folder_source(path, name=text)
+    if path.is_file():
+        if path.suffix.lower() == ".parquet":
+            from opsin.data.parquet import parquet_source
+
+            return parquet_source({None: [path]}, name=text)
+        raise DataError(f"{path} is a file, but not a .parquet file; a source is a directory, a .parquet file, emoji or cifar10")
+    raise DataError(_no_such_source(text, path))
+
+
+def _no_such_source(text: str, path: Path) -> str:
+    known = ["emoji", "cifar10"]
+    siblings = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = nearest_name(text, known + siblings)
+    hint = f"did you mean {near!r}?" if near else "give a directory, a .parquet file, emoji, or cifar10:DIR"
+    return f"there is no data source {text!r}: no directory, no file and no name of a source; {hint}"
