@@ -40,9 +40,7 @@ def opsin(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["--version"], ["no-such-verb"]])
 def test_frame_imports_nothing_heavy(arguments: list[str]) -> None:
     code = f"from opsin.cli.main import main, sys; main({arguments!r}); print({HEAVY} & sys.modules.keys())"
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "set()"
 
 
@@ -235,9 +233,7 @@ def test_doctor_says_whether_the_emoji_are_built(tmp_path: Path, monkeypatch: py
 def test_profile_of_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ViTConfig(embed_dim=32, num_layers=2, num_heads=2, dim_feedforward=64, patch_size=8)
     model = build_model(config, image_size=16, num_classes=2)
-    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(
-        tmp_path / "model"
-    )
+    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(tmp_path / "model")
     assert cli.main(["profile", str(tmp_path / "model"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["input"] == [1, 3, 16, 16]

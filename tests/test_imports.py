@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LINT_IMPORTS = (
-    "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
-)
+LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 
 
 def lint_imports(project: Path, sources: Path) -> subprocess.CompletedProcess[str]:
@@ -31,9 +29,7 @@ def test_contracts_notice_an_import_in_the_wrong_direction(tmp_path: Path) -> No
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(source.read_bytes())
     errors = tmp_path / "src" / "opsin" / "errors.py"
-    errors.write_text(
-        errors.read_text(encoding="utf-8") + "\nfrom opsin import cli  # noqa\n", encoding="utf-8"
-    )
+    errors.write_text(errors.read_text(encoding="utf-8") + "\nfrom opsin import cli  # noqa\n", encoding="utf-8")
     result = lint_imports(tmp_path, tmp_path / "src")
     assert result.returncode == 1
     assert "opsin.errors is not allowed to import opsin.cli" in " ".join(result.stdout.split())

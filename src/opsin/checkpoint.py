@@ -44,7 +44,9 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise CheckpointError(f"{path} could not be written ({error.strerror or error}); what it held before is kept") from error
+        raise CheckpointError(
+            f"{path} could not be written ({error.strerror or error}); what it held before is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -152,7 +154,9 @@ def read_model_config(directory: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
     if "kind" not in content or "format_version" not in content:
-        raise CheckpointError(f"{directory / 'config.json'} does not describe a model of opsin (no kind, no format_version)")
+        raise CheckpointError(
+            f"{directory / 'config.json'} does not describe a model of opsin (no kind, no format_version)"
+        )
     _refuse_newer(content.pop("format_version"), directory / "config.json")
     return content
 
@@ -162,8 +166,12 @@ def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wrong := [name for name in sorted(expected.keys() | given.keys()) if expected.get(name) != given.get(name)]:
-        examples = "; ".join(f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3])
-        raise CheckpointError(f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})")
+        examples = "; ".join(
+            f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3]
+        )
+        raise CheckpointError(
+            f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})"
+        )
     model.load_state_dict(tensors)
 
 
@@ -180,7 +188,9 @@ def resolve_model(ref: Path | str) -> Path:
     if (path / "checkpoints").is_dir():
         raise CheckpointError(f"the run {path} has not written a model yet; continue it with --resume")
     if path.exists():
-        raise CheckpointError(f"{path} is not a model directory: it has no config.json with a model.safetensors beside it")
+        raise CheckpointError(
+            f"{path} is not a model directory: it has no config.json with a model.safetensors beside it"
+        )
     zoo = zoo_names()
     near = config_files.nearest_name(text, zoo)
     hint = f"did you mean {near!r}?" if near else f"models that ship with opsin: {', '.join(zoo) or 'none'}"
@@ -197,7 +207,9 @@ def push_to_hub(directory: Path | str, repo_id: str, *, private: bool = False) -
     from huggingface_hub import HfApi
 
     if is_offline():
-        raise OfflineError(f"{repo_id} cannot be uploaded: this run is offline (OPSIN_OFFLINE or HF_HUB_OFFLINE is set)")
+        raise OfflineError(
+            f"{repo_id} cannot be uploaded: this run is offline (OPSIN_OFFLINE or HF_HUB_OFFLINE is set)"
+        )
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo_id, folder_path=str(directory))
@@ -215,8 +227,8 @@ def _from_hub(repo_id: str) -> Path:
         raise CheckpointError(f"hf-hub:{repo_id} is not of the form hf-hub:ORG/NAME") from error
     except LocalEntryNotFoundError as error:
         raise OfflineError(
-            f"the model {repo_id} is not in the local cache and cannot be downloaded now; download it where there is a network "
-            f"(`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with opsin: "
+            f"the model {repo_id} is not in the local cache and cannot be downloaded now; download it where there is a "
+            f"network (`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with opsin: "
             f"{', '.join(zoo_names()) or 'none yet'}"
         ) from error
     except HfHubHTTPError as error:

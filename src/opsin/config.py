@@ -35,7 +35,7 @@ def from_dict(config_class: type[ConfigT], mapping: Mapping[str, Any], where: st
     """
     _refuse_unknown_keys(config_class, mapping, where, prefix="")
     try:
-        return dacite.from_dict(config_class, mapping, dacite.Config(cast=[tuple], strict=True))  # type: ignore[type-var]
+        return dacite.from_dict(config_class, mapping, dacite.Config(cast=[tuple], strict=True))
     except dacite.MissingValueError as error:
         raise ConfigError(f"{where}: the setting {error.field_path!r} is missing") from error
     except dacite.DaciteError as error:

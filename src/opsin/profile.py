@@ -46,9 +46,7 @@ def profile_model(model: nn.Module, *example_inputs: Any) -> Profile:
         model(*example_inputs)
     counts = {name: sum(per_operator.values()) for name, per_operator in counter.get_flop_counts().items()}
     root = type(model).__name__
-    parts = tuple(
-        _profile(child, name, counts.get(f"{root}.{name}", 0)) for name, child in model.named_children()
-    )
+    parts = tuple(_profile(child, name, counts.get(f"{root}.{name}", 0)) for name, child in model.named_children())
     return _profile(model, root, counter.get_total_flops(), parts)
 
 

@@ -75,7 +75,9 @@ def toy_config(**options: object) -> TrainingConfig:
     return from_dict(TrainingConfig, {**settings, **options})
 
 
-def train_toy(directory: Path, *, resume: bool = False, task: ToyTask | None = None, **options: object) -> TrainingResult:
+def train_toy(
+    directory: Path, *, resume: bool = False, task: ToyTask | None = None, **options: object
+) -> TrainingResult:
     trainer = Trainer(toy_config(**options), directory, quiet=True)
     return trainer.fit(task or ToyTask(), ToyData(), {"toy": True}, resume=resume)
 

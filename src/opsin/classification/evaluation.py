@@ -48,7 +48,9 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     return Evaluation(ref, split, metrics, classifier.class_names, tuple(dataset.skipped))
 
 
-def _choose(source: ImageSource, split: str | None, classifier: Classifier, *, foreign: bool) -> tuple[ImageSource, str]:
+def _choose(
+    source: ImageSource, split: str | None, classifier: Classifier, *, foreign: bool
+) -> tuple[ImageSource, str]:
     if foreign:
         if split is None:
             has_test = source.splits is not None and bool((source.splits == "test").any())

@@ -34,7 +34,15 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
     if K <= 20:
         for row, column in np.ndindex(K, K):
             colour = "black" if shares[row, column] > 0.6 else "white"
-            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column,
+                row,
+                str(int(confusion[row, column])),
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=8,
+            )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     return figure
 
@@ -42,7 +50,7 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
 def predictions_figure(
     images: Sequence[ImageLike], results: Sequence[Classification], truths: Sequence[str], columns: int = 6
 ) -> Figure:
-    """A grid of images, each titled with its predicted class and probability; the true class is added when it is wrong."""
+    """A grid of images, each titled with its predicted class and probability, and the true class when it is wrong."""
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(2.1 * columns, 2.55 * rows), layout="constrained", dpi=110)
     grid = figure.subplots(rows, columns, squeeze=False)

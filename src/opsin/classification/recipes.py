@@ -8,7 +8,6 @@ from opsin.classification.config import AugmentConfig, ClassificationConfig, ViT
 from opsin.training.config import TrainingConfig
 
 
-
 def default() -> ClassificationConfig:
     """A small network for a folder of one's own: five minutes, weights chosen by validation."""
     return ClassificationConfig(

@@ -54,13 +54,21 @@ def train_classifier(
     task = build_task(config, source, train_data, validation)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, train_data, to_dict(config), resume=resume)
-    metrics, skipped = dict(result.metrics), [*train_data.skipped, *(validation.skipped if validation else [])]
+    metrics, skipped = (
+        dict(result.metrics),
+        [*train_data.skipped, *(validation.skipped if validation else [])],
+    )
     if trainer.fabric.is_global_zero and len(rows["test"]):
         test_data = image_dataset(source.select(rows["test"]), config.image_size)
         metrics |= _add_test_metrics(trainer.run.model, test_data)
         skipped += test_data.skipped
     return TrainReport(
-        trainer.run.model, metrics, result.steps, result.seconds, len(train_data), tuple(dict.fromkeys(skipped))
+        trainer.run.model,
+        metrics,
+        result.steps,
+        result.seconds,
+        len(train_data),
+        tuple(dict.fromkeys(skipped)),
     )
 
 
@@ -77,7 +85,10 @@ def open_labelled(ref: str) -> ImageSource:
 
 
 def build_task(
-    config: ClassificationConfig, source: ImageSource, train_data: ImageDataset, validation: ImageDataset | None
+    config: ClassificationConfig,
+    source: ImageSource,
+    train_data: ImageDataset,
+    validation: ImageDataset | None,
 ) -> ClassificationTask:
     """The task of a run, with a model initialised from the run's seed."""
     assert source.class_names is not None
@@ -98,7 +109,11 @@ def _add_test_metrics(model_directory: Path, test_data: ImageDataset) -> dict[st
     """Measure the exported model on the test split and write the result into its directory."""
     classifier = Classifier.from_pretrained(model_directory)
     measured = classification_metrics(*evaluate_dataset(classifier, test_data))
-    added = {"test_accuracy": measured.accuracy, "test_top5_accuracy": measured.top5_accuracy, "test_loss": measured.loss}
+    added = {
+        "test_accuracy": measured.accuracy,
+        "test_top5_accuracy": measured.top5_accuracy,
+        "test_loss": measured.loss,
+    }
     classifier.metrics |= added
     classifier.save_pretrained(model_directory)
     return added

@@ -42,7 +42,9 @@ def main(argv: list[str]) -> int:
     classifier = Classifier.from_pretrained(options.model, device=options.device)
     loaded = load_images(options.images)
     if not loaded.images:
-        raise DataError(f"none of the {len(loaded.skipped)} files is a readable image; the first: {loaded.skipped[0].reason}")
+        raise DataError(
+            f"none of the {len(loaded.skipped)} files is a readable image; the first: {loaded.skipped[0].reason}"
+        )
     results = classifier.classify(loaded.images, top_k=options.top_k)
     if options.attention is not None:
         from opsin.classification.pictures import save_attention_pictures
@@ -53,7 +55,11 @@ def main(argv: list[str]) -> int:
             {
                 "model": options.model,
                 "images": [
-                    {"image": name, "labels": result.labels, "probabilities": [round(p, 6) for p in result.probabilities]}
+                    {
+                        "image": name,
+                        "labels": result.labels,
+                        "probabilities": [round(p, 6) for p in result.probabilities],
+                    }
                     for name, result in zip(loaded.ids, results, strict=True)
                 ],
                 "skipped": [{"id": row.id, "reason": row.reason} for row in loaded.skipped],
@@ -61,7 +67,10 @@ def main(argv: list[str]) -> int:
         )
     else:
         rows = [
-            (name, "  ".join(f"{label} {p:.1%}" for label, p in zip(result.labels, result.probabilities, strict=True)))
+            (
+                name,
+                "  ".join(f"{label} {p:.1%}" for label, p in zip(result.labels, result.probabilities, strict=True)),
+            )
             for name, result in zip(loaded.ids, results, strict=True)
         ]
         print_table(("image", "classes"), rows)

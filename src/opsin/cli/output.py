@@ -51,10 +51,4 @@ def human_bytes(count: int) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return (
-        f"{value:,.4g}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

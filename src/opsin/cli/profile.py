@@ -39,9 +39,7 @@ def main(argv: list[str]) -> int:
         return 0
     rows = [(part.name, part.parameters, part.macs) for part in profile.parts]
     rows.append((profile.name, profile.parameters, profile.macs))
-    print_table(
-        ("part", "parameters", "MACs per image"), rows, title=f"{options.model}, {size} x {size} pixels"
-    )
+    print_table(("part", "parameters", "MACs per image"), rows, title=f"{options.model}, {size} x {size} pixels")
     note(
         f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs per image",
         options.quiet,

@@ -21,7 +21,12 @@ class TourOptions(SharedOptions):
 
 def main(argv: list[str]) -> int:
     """Run `opsin tour`; the last line on stdout is the path of the report."""
-    options = parse(TourOptions, argv, "opsin tour", "Train a small model of every system and write a report with pictures.")
+    options = parse(
+        TourOptions,
+        argv,
+        "opsin tour",
+        "Train a small model of every system and write a report with pictures.",
+    )
     from opsin.tour.run import run_tour
 
     note("training on the embedded emoji; this takes a few minutes", quiet=options.quiet)

@@ -54,12 +54,16 @@ def main(argv: list[str]) -> int:
     """Run `opsin train`; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: opsin train SYSTEM --data SRC --out DIR [--recipe NAME] [--max-minutes M] [--resume] …\n")
-        print(f"systems: {', '.join(SYSTEMS)}; 'opsin train {next(iter(SYSTEMS))} --help' lists its recipes and options")
+        print(
+            f"systems: {', '.join(SYSTEMS)}; 'opsin train {next(iter(SYSTEMS))} --help' lists its recipes and options"
+        )
         return 0
     name, rest = argv[0], argv[1:]
     if name not in SYSTEMS:
         near = nearest_name(name, SYSTEMS)
-        raise UsageError(f"unknown system {name!r}; " + (f"did you mean {near!r}?" if near else f"there are {', '.join(SYSTEMS)}"))
+        raise UsageError(
+            f"unknown system {name!r}; " + (f"did you mean {near!r}?" if near else f"there are {', '.join(SYSTEMS)}")
+        )
     system = SYSTEMS[name]
     options = _parse(system, name, rest)
     train: Callable[..., Any] = _load(system.train)
@@ -92,7 +96,7 @@ def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
         frozen=True,
         kw_only=True,
     )
-    options = parse(options_class, argv, f"opsin train {name}", _description(name, recipes))
+    options: Any = parse(options_class, argv, f"opsin train {name}", _description(name, recipes))
     if stored is not None:
         _refuse_changes(stored, to_dict(options.config), options.out)
     return options
@@ -114,7 +118,7 @@ def _with_given_length(config: Any, argv: Sequence[str]) -> Any:
     if not given:
         return config
     training: TrainingConfig = config.training
-    placeholder = {given[0]: 1} | {length: None for length in LENGTHS if length != given[0]}
+    placeholder: dict[str, Any] = {given[0]: 1} | {length: None for length in LENGTHS if length != given[0]}
     return dataclasses.replace(config, training=dataclasses.replace(training, **placeholder))
 
 
@@ -132,7 +136,7 @@ def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
     for recipe, function in recipes.items():
         summary = (function.__doc__ or "").strip().split("\n")[0]
         lines.append(f"  {recipe}: {summary}")
-    return "\n\n".join(lines)
+    return "\n".join(lines)
 
 
 def _print_report(report: Any, options: Any, system: System) -> None:
@@ -151,7 +155,8 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
     if report.skipped:
-        note(f"{len(report.skipped)} images could not be used; the first: {report.skipped[0].id}: {report.skipped[0].reason}")
+        first = report.skipped[0]
+        note(f"{len(report.skipped)} images could not be used; the first: {first.id}: {first.reason}")
     note(f"next: {next_command}", quiet=options.quiet)
 
 

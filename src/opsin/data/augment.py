@@ -147,8 +147,18 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _matrices(a: Tensor | float, b: Tensor | float, tx: Tensor | float, c: Tensor | float, d: Tensor | float, ty: Tensor | float, like: Tensor) -> Tensor:
-    entries = [torch.as_tensor(entry, dtype=like.dtype, device=like.device).expand_as(like) for entry in (a, b, tx, c, d, ty)]
+def _matrices(
+    a: Tensor | float,
+    b: Tensor | float,
+    tx: Tensor | float,
+    c: Tensor | float,
+    d: Tensor | float,
+    ty: Tensor | float,
+    like: Tensor,
+) -> Tensor:
+    entries = [
+        torch.as_tensor(entry, dtype=like.dtype, device=like.device).expand_as(like) for entry in (a, b, tx, c, d, ty)
+    ]
     return torch.stack(entries, dim=-1).unflatten(-1, (2, 3))
 
 

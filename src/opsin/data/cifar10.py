@@ -40,7 +40,8 @@ def cifar10_source(directory: Path | None = None) -> ImageSource:
         return parquet_source(files, name, class_names=CLASS_NAMES)
     if directory is None:
         raise DataError(
-            "CIFAR-10 is not on this machine; run `opsin data prepare cifar10` (170 MB), or name a directory that has it: cifar10:DIR"
+            "CIFAR-10 is not on this machine; run `opsin data prepare cifar10` (170 MB), "
+            "or name a directory that has it: cifar10:DIR"
         )
     raise DataError(f"there is no CIFAR-10 in {where}; looked for {BATCHES_FOLDER}/data_batch_1 and train.parquet")
 
@@ -78,7 +79,11 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles arrays, bytes and plain containers only: the files of a data set must not be able to run code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module.split(".")[0], name) in {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}:
+        if (module.split(".")[0], name) in {
+            ("numpy", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+        }:
             if name == "_reconstruct":
                 return np.zeros(0).__reduce__()[0]
             return getattr(np, name)

@@ -76,7 +76,9 @@ class FileDataset:
             except DataError as error:
                 logger.warning("left out: %s", error)
         if not rows:
-            raise DataError(f"none of the {len(indices)} images of a batch can be read, from {self.source.ids[indices[0]]} on")
+            raise DataError(
+                f"none of the {len(indices)} images of a batch can be read, from {self.source.ids[indices[0]]} on"
+            )
         batch = {"image": torch.from_numpy(np.stack(pixels))}
         if self.source.labels is not None:
             batch["label"] = torch.from_numpy(self.source.labels[rows])

@@ -101,7 +101,9 @@ def build_emoji(directory: Path) -> None:
     known = list_emoji()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         drawn = list(pool.map(_draw_both, known))
-    rows = [(emoji, style, image) for emoji, images in zip(known, drawn, strict=True) for style, image in images.items()]
+    rows = [
+        (emoji, style, image) for emoji, images in zip(known, drawn, strict=True) for style, image in images.items()
+    ]
     table = {
         "code": [emoji.code for emoji, _, _ in rows],
         "style": [style for _, style, _ in rows],
@@ -155,7 +157,9 @@ def _openmoji_file(code: str) -> Path | None:
 def _existing(folder: Path, names: list[str], suffix: str) -> Path | None:
     """The first file that exists; Twemoji names keep or drop the variation selector by rules of their own, with
     leading zeros left out."""
-    candidates = [folder / f"{name.lstrip('0')}{suffix}" for name in names] + [folder / f"{name}{suffix}" for name in names]
+    candidates = [folder / f"{name.lstrip('0')}{suffix}" for name in names] + [
+        folder / f"{name}{suffix}" for name in names
+    ]
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,14 @@ from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
-SPLIT_FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 def folder_source(directory: Path, name: str) -> ImageSource:
@@ -24,8 +31,9 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     `NAME.jpg`. Raises DataError when no image is found in any of them.
     """
     folders = _visible_folders(directory)
-    split_folders = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_FOLDERS}
-    if split_folders and "train" in split_folders.values():
+    split_folders = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
+    # `train` beside `bus` and `ship` is a class; only where every folder is named like a split are they splits.
+    if "train" in split_folders.values() and None not in split_folders.values():
         return _split_source(directory, split_folders, name)
     paths, labels, class_names, skipped = _class_rows(directory, folders)
     if paths:
@@ -40,7 +48,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     return _source(directory, name, images, captions=_captions(directory, images))
 
 
-def _split_source(directory: Path, split_folders: dict[Path, str], name: str) -> ImageSource:
+def _split_source(directory: Path, split_folders: Mapping[Path, str | None], name: str) -> ImageSource:
     paths: list[Path] = []
     labels: list[str] = []
     splits: list[str] = []
@@ -51,20 +59,24 @@ def _split_source(directory: Path, split_folders: dict[Path, str], name: str) ->
             found = _direct_images(folder)
         paths += found
         labels += [class_names[index] for index in indices]
-        splits += [split] * len(found)
+        splits += [str(split)] * len(found)
         skipped += [Skipped(f"{folder.name}/{row.id}", row.reason) for row in left_out]
     if not paths:
-        raise DataError(f"no image was found in {directory}: its folders {', '.join(sorted(f.name for f in split_folders))} are empty")
+        raise DataError(
+            f"no image was found in {directory}: {', '.join(sorted(f.name for f in split_folders))} are all empty"
+        )
     if labels and len(labels) != len(paths):
-        raise DataError(f"in {directory} some of the folders for training, validation and test have class folders and some do not")
+        raise DataError(
+            f"in {directory} some of the folders for training, validation and test have class folders and some do not"
+        )
     names = tuple(sorted(set(labels)))
     numbers = [names.index(label) for label in labels]
-    return _source(
-        directory, name, paths, labels=numbers, class_names=names, splits=np.array(splits), skipped=skipped
-    )
+    return _source(directory, name, paths, labels=numbers, class_names=names, splits=np.array(splits), skipped=skipped)
 
 
-def _class_rows(directory: Path, folders: Sequence[Path]) -> tuple[list[Path], list[int], tuple[str, ...], list[Skipped]]:
+def _class_rows(
+    directory: Path, folders: Sequence[Path]
+) -> tuple[list[Path], list[int], tuple[str, ...], list[Skipped]]:
     """Image paths, class numbers, class names; a folder without any image is listed and does not become a class."""
     contents = {folder.name: find_images(folder) for folder in folders}
     skipped = [Skipped(name, "a class folder without an image") for name, images in contents.items() if not images]
@@ -129,13 +141,15 @@ def _metadata_captions(metadata: Path, images: Sequence[Path]) -> list[tuple[str
             file_name = row["file_name"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{metadata}, line {number}: expected a JSON object with `file_name` and `text`") from error
-        texts = next((row[key] for key in ("captions", "caption", "text") if key in row), [])
+        texts: str | list[str] = next((row[key] for key in ("captions", "caption", "text") if key in row), [])
         if file_name in captions:
             captions[file_name] += [texts] if isinstance(texts, str) else list(texts)
         else:
             missing.append(file_name)
     if missing and not any(captions.values()):
-        raise DataError(f"{metadata} names no image that is there; for example {missing[0]!r} is not in {metadata.parent}")
+        raise DataError(
+            f"{metadata} names no image that is there; for example {missing[0]!r} is not in {metadata.parent}"
+        )
     return [tuple(captions[path.name]) for path in images]
 
 

@@ -18,7 +18,7 @@ ImageLike = str | Path | bytes | Image.Image | np.ndarray
 MAX_PIXELS = 100_000_000
 """Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is."""
 
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .avif".split())
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
     image = Image.open(file)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; make it smaller"
+            f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; "
+            "make it smaller"
         )
     image.load()
     return _to_rgb(ImageOps.exif_transpose(image))

@@ -21,7 +21,11 @@ from opsin.data.images import open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
-IMAGE_COLUMNS, LABEL_COLUMNS, CAPTION_COLUMNS = ("image", "img"), ("label", "labels", "fine_label"), ("captions", "caption", "text")
+IMAGE_COLUMNS, LABEL_COLUMNS, CAPTION_COLUMNS = (
+    ("image", "img"),
+    ("label", "labels", "fine_label"),
+    ("captions", "caption", "text"),
+)
 
 
 def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
@@ -32,7 +36,14 @@ def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
     found: dict[str | None, list[Path]] = {}
     for path in sorted(directory.glob("*.parquet")):
         start = path.stem.lower().split("-")[0].split(".")[0].split("_")[0]
-        split = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}.get(start)
+        split = {
+            "train": "train",
+            "val": "val",
+            "valid": "val",
+            "validation": "val",
+            "dev": "val",
+            "test": "test",
+        }.get(start)
         found.setdefault(split, []).append(path)
     return found
 

@@ -49,6 +49,8 @@ def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray
         return source, pixels
     skipped = [Skipped(source.ids[index], problem) for index, problem in enumerate(problems) if problem is not None]
     if not good.any():
-        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}")
+        raise DataError(
+            f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}"
+        )
     usable = replace(source.select(np.flatnonzero(good)), skipped=[*source.skipped, *skipped])
     return usable, pixels[good]

@@ -82,7 +82,9 @@ class ImageSource:
         """The rows of one of the source's own splits; DataError when it has none of that name."""
         present = [] if self.splits is None else [split for split in SPLITS if (self.splits == split).any()]
         if self.splits is None or name not in present:
-            raise DataError(f"the source {self.name!r} has no split {name!r}; it has {', '.join(present) or 'no splits'}")
+            raise DataError(
+                f"the source {self.name!r} has no split {name!r}; it has {', '.join(present) or 'no splits'}"
+            )
         return self.select(np.flatnonzero(self.splits == name))
 
     def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
@@ -115,7 +117,9 @@ def open_source(ref: str | Path) -> ImageSource:
             from opsin.data.parquet import parquet_source
 
             return parquet_source({None: [path]}, name=text)
-        raise DataError(f"{path} is a file, but not a .parquet file; a source is a directory, a .parquet file, emoji or cifar10")
+        raise DataError(
+            f"{path} is a file, but not a .parquet file; a source is a directory, a .parquet file, emoji or cifar10"
+        )
     raise DataError(_no_such_source(text, path))
 
 

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 LONGEST_PLAIN_BF16 = 512
 
 

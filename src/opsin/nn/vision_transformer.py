@@ -76,6 +76,7 @@ class VisionTransformer(nn.Module):
         tokens = self._embed(images)
         weights = []
         for layer in self.transformer.layers:
+            assert isinstance(layer, TransformerEncoderLayer)
             weights.append(layer.attention_weights(tokens))
             tokens = layer(tokens)
         return torch.stack(weights, dim=1)

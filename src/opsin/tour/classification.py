@@ -34,18 +34,31 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
     test = source.select(split_rows(source, config.val_fraction, 0.0, config.training.seed)["test"])
     scores, labels = evaluate_dataset(classifier, image_dataset(test, config.image_size))
     metrics = classification_metrics(scores, labels)
+    parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     most_common = float(np.bincount(labels.numpy()).max() / len(labels))
     rows = [
-        ("accuracy on test emoji", f"{metrics.accuracy:.1%}", f"{metrics.count} pictures of emoji never trained on, in both styles"),
+        (
+            "accuracy on test emoji",
+            f"{metrics.accuracy:.1%}",
+            f"{metrics.count} pictures of emoji never trained on, two styles",
+        ),
         ("always guessing the largest group", f"{most_common:.1%}", "the score to beat"),
-        ("training", f"{report.seconds / 60:.1f} minutes", f"{report.steps} steps, {report.num_train} pictures"),
-        ("network", f"{sum(p.numel() for p in classifier.model.parameters()) / 1e6:.2f} M parameters", "Vision Transformer"),
+        (
+            "training",
+            f"{report.seconds / 60:.1f} minutes",
+            f"{report.steps} steps, {report.num_train} pictures",
+        ),
+        (
+            "network",
+            f"{parameters / 1e6:.2f} M parameters",
+            "Vision Transformer",
+        ),
     ]
     return Section(
         title="Image classification",
         introduction=(
-            "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. Emoji of one kind never "
-            "appear on both sides of the split, so it has to generalise to drawings of things it has not seen."
+            "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. The two drawings of an "
+            "emoji are never on both sides of the split, so it has to generalise to drawings of things it has not seen."
         ),
         measured=Table(("what", "result", "how"), rows),
         pictures=_pictures(directory, classifier, test, metrics, scores.argmax(dim=1).numpy()),
@@ -55,14 +68,18 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
             "opsin classify PICTURES --model runs/emoji --attention pictures/",
         ],
         limits=(
-            "A few minutes of training with one seed: expect a point or two of difference between runs and machines. Groups are "
-            "Unicode's, and some are a matter of taste: a heart is a smiley, a chess pawn an activity."
+            "A few minutes of training with one seed: expect a few points of difference between runs and machines. "
+            "Groups are Unicode's, and some are a matter of taste: a heart is a smiley, a chess pawn an activity."
         ),
     )
 
 
 def _pictures(
-    directory: Path, classifier: Classifier, test: ImageSource, metrics: ClassificationMetrics, predicted: np.ndarray
+    directory: Path,
+    classifier: Classifier,
+    test: ImageSource,
+    metrics: ClassificationMetrics,
+    predicted: np.ndarray,
 ) -> list[Picture]:
     assert test.labels is not None and test.class_names is not None
     right = _spread(np.flatnonzero(predicted == test.labels), 6)
@@ -73,12 +90,18 @@ def _pictures(
     truths = [test.class_names[test.labels[row]] for row in shown]
     looked = images[: len(right)]
     return [
-        Picture(learning_curves(directory / "metrics.jsonl", "accuracy", "accuracy"), "Learning curves over the run."),
+        Picture(
+            learning_curves(directory / "metrics.jsonl", "accuracy", "accuracy"),
+            "Learning curves over the run.",
+        ),
         Picture(
             confusion_figure(metrics.confusion, classifier.class_names),
             "Which groups are taken for which: rows are the true group, columns the predicted one.",
         ),
-        Picture(predictions_figure(images, results, truths), "Right (blue) and wrong (orange) predictions on test emoji."),
+        Picture(
+            predictions_figure(images, results, truths),
+            "Right (blue) and wrong (orange) predictions on test emoji.",
+        ),
         Picture(
             attention_grid(looked, classifier.attention_maps(looked)),
             "Where the model looked: attention rollout over all layers; bright patches count more in the decision.",

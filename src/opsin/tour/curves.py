@@ -20,7 +20,14 @@ def learning_curves(metrics_file: Path, score: str, score_label: str) -> Figure:
             points = [(row["step"], row[f"{part}_{name}"]) for row in rows if f"{part}_{name}" in row]
             if points:
                 text = "training batches (augmented)" if part == "train" else "held-out images"
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.4, label=text)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    linewidth=1.4,
+                    label=text,
+                )
         axes.set_xlabel("optimiser step")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -67,7 +67,9 @@ class Report:
         from jinja2 import Environment
 
         template = resources.files("opsin.tour").joinpath("report.html.jinja").read_text(encoding="utf-8")
-        html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(report=self)
+        html = (
+            Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template).render(report=self)
+        )
         with atomic_write(path) as file:
             file.write(html.encode("utf-8"))
         return path

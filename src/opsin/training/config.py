@@ -56,7 +56,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
             raise ConfigError("say how long to train: --epochs, --max-steps or --max-minutes")
-        for name in ("epochs", "max_steps", "max_minutes", "batch_size", "accumulate", "learning_rate", "log_every"):
+        for name in (
+            "epochs",
+            "max_steps",
+            "max_minutes",
+            "batch_size",
+            "accumulate",
+            "learning_rate",
+            "log_every",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name} must be above zero, not {value}")

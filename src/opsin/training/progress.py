@@ -25,13 +25,20 @@ class ProgressDisplay:
 
     def __enter__(self) -> ProgressDisplay:
         if self.enabled and self.stream.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[status]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[status]}"),
+            )
             self._bar = Progress(*columns, console=Console(file=self.stream))
             self._bar.start()
             self._row = self._bar.add_task(self.title, total=1.0, status="")
         return self
 
-    def update(self, share: float, step: int, loss: float, samples_per_second: float, waiting: float, eta: float) -> None:
+    def update(
+        self, share: float, step: int, loss: float, samples_per_second: float, waiting: float, eta: float
+    ) -> None:
         """`share` in [0, 1] of the run, `waiting` in [0, 1] of the time, `eta` in seconds."""
         if not self.enabled:
             return

@@ -55,7 +55,9 @@ class RunDirectory:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise ConfigError(f"another process is training into {self.path}; wait for it, or choose another --out") from error
+            raise ConfigError(
+                f"another process is training into {self.path}; wait for it, or choose another --out"
+            ) from error
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be written to: {error.strerror}") from error
         try:

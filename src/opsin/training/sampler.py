@@ -35,7 +35,9 @@ class StepSampler(Sampler[list[int]]):
                 f"batch_size ({batch_size}) must be divisible by processes times accumulate ({world_size * accumulate})"
             )
         if num_samples < world_size * accumulate:
-            raise ConfigError(f"{num_samples} training samples are too few for {world_size * accumulate} parts of a batch")
+            raise ConfigError(
+                f"{num_samples} training samples are too few for {world_size * accumulate} parts of a batch"
+            )
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples)
         self.seed = seed

@@ -106,7 +106,7 @@ class _Run:
         self.task = task
         self.dataset = dataset
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
-            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            task.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
         self.wrapped.mark_forward_method("training_step")
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
@@ -122,7 +122,10 @@ class _Run:
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )
-        limits = [self.config.max_steps, self.config.epochs and self.config.epochs * self.sampler.steps_per_epoch]
+        limits = [
+            self.config.max_steps,
+            self.config.epochs and self.config.epochs * self.sampler.steps_per_epoch,
+        ]
         self.total_steps = min((limit for limit in limits if limit is not None), default=None)
         self.unchecked: list[tuple[int, Tensor]] = []
         self.validation_seconds = 0.0
@@ -153,8 +156,8 @@ class _Run:
                     last_save = time.monotonic()
                 if stop:
                     raise TrainingInterrupted(
-                        f"stopped by signal {stop} after step {self.state.step}; the state is saved in {self.paths.path}, "
-                        "continue with --resume",
+                        f"stopped by signal {stop} after step {self.state.step}; the state is saved in "
+                        f"{self.paths.path}, continue with --resume",
                         stop,
                     )
             self._save()
@@ -217,7 +220,11 @@ class _Run:
             if not math.isfinite(float(loss)):
                 epoch = self.sampler.epoch_of(step)
                 batch = step % self.sampler.steps_per_epoch
-                kept = f"the last good state is kept in {self.paths.last}" if self.paths.last.exists() else "no state was saved yet"
+                kept = (
+                    f"the last good state is kept in {self.paths.last}"
+                    if self.paths.last.exists()
+                    else "no state was saved yet"
+                )
                 raise TrainingError(
                     f"the loss became {float(loss)} at step {step + 1} (epoch {epoch + 1}, batch {batch + 1}); {kept}. "
                     "Try a lower --learning-rate or --precision 32."
@@ -241,7 +248,9 @@ class _Run:
                 if value is not None and self._is_better(value):
                     self.state.best, self.state.best_metrics = value, metrics
                     if self.config.export == "best":
-                        save_training_state(self.paths.best, {"model": self.task.model.state_dict(), "step": self.state.step})
+                        save_training_state(
+                            self.paths.best, {"model": self.task.model.state_dict(), "step": self.state.step}
+                        )
         self.fabric.barrier()
         self.validation_seconds = max(self.validation_seconds, time.monotonic() - started)
 
@@ -273,7 +282,9 @@ class _Run:
     def _restore(self) -> None:
         content = load_training_state(self.paths.last)
         if missing := {"model", "optimizer", "ema", "run"} - content.keys():
-            raise CheckpointError(f"{self.paths.last} is not the training state of a run: it has no {sorted(missing)[0]!r}")
+            raise CheckpointError(
+                f"{self.paths.last} is not the training state of a run: it has no {sorted(missing)[0]!r}"
+            )
         load_state_dict(self.task, content["model"], str(self.paths.last))
         self.optimizer.load_state_dict(content["optimizer"])
         if self.ema is not None:
@@ -299,7 +310,7 @@ class _Run:
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=self.sampler,
             num_workers=self.config.workers,
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # batches come whole from the dataset
             pin_memory=self.fabric.device.type == "cuda",
         )
         for batch in loader:
@@ -335,13 +346,19 @@ class _Run:
         position = {"epoch": self.state.step / self.sampler.steps_per_epoch, "seconds": self.state.seconds}
         log.write(
             self.state.step,
-            {**values, "learning_rate": rate, "samples_per_second": speed, "waiting_for_data": waiting, **position},
+            {
+                **values,
+                "learning_rate": rate,
+                "samples_per_second": speed,
+                "waiting_for_data": waiting,
+                **position,
+            },
         )
         left = self.state.seconds / progress - self.state.seconds if progress > 0 else math.inf
         display.update(progress, self.state.step, values["train_loss"], speed, waiting, left)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 

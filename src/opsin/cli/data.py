@@ -1,0 +1,130 @@
+"""`opsin data list|prepare|check`: which sources there are, getting them ready, and looking one over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.output import note, print_json, print_table
+from opsin.config import nearest_name
+
+LAYOUTS = (
+    ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
+    ("DIR", "images directly inside, with captions in NAME.txt or metadata.jsonl if there are any"),
+    (
+        "FILE.parquet",
+        "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
+    ),
+    ("cifar10:DIR", "CIFAR-10 in DIR, as torchvision keeps it or as train.parquet and test.parquet"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(SharedOptions):
+    """Options of `opsin data list`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions(SharedOptions):
+    """Options of `opsin data prepare`."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """The name of a source, such as emoji or cifar10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(SharedOptions):
+    """Options of `opsin data check`."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """A data source: emoji, cifar10, cifar10:DIR, a directory, or FILE.parquet."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin data`; returns the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: opsin data list | prepare NAME | check SRC\n")
+        print("list says which sources there are, prepare builds or downloads one, check looks one over.")
+        return 0
+    if argv[0] not in ACTIONS:
+        near = nearest_name(argv[0], ACTIONS)
+        raise UsageError(
+            f"unknown action {argv[0]!r}; " + (f"did you mean {near!r}?" if near else f"there are {', '.join(ACTIONS)}")
+        )
+    return ACTIONS[argv[0]](argv[1:])
+
+
+def _list(argv: list[str]) -> int:
+    options = parse(ListOptions, argv, "opsin data list", "Data sources that opsin can read.")
+    from opsin.data.prepare import NAMED_SOURCES
+
+    rows = [(name, source.summary, source.ready(), str(source.directory())) for name, source in NAMED_SOURCES.items()]
+    if options.json:
+        keys = ("source", "summary", "ready", "directory")
+        print_json(
+            {
+                "sources": [dict(zip(keys, row, strict=True)) for row in rows],
+                "layouts": [list(row) for row in LAYOUTS],
+            }
+        )
+        return 0
+    named = [(name, summary, "ready" if ready else f"opsin data prepare {name}") for name, summary, ready, _ in rows]
+    print_table(("source", "what it is", "state"), [*named, *((name, what, None) for name, what in LAYOUTS)])
+    return 0
+
+
+def _prepare(argv: list[str]) -> int:
+    options = parse(
+        PrepareOptions,
+        argv,
+        "opsin data prepare",
+        "Build or download a source, so that it is there when needed.",
+    )
+    from opsin.data.prepare import prepare_source
+
+    directory = prepare_source(options.source, quiet=options.quiet)
+    if options.json:
+        print_json({"source": options.source, "directory": str(directory)})
+    else:
+        print(f"{options.source} is ready in {directory}")
+        note(f"next: opsin data check {options.source}", quiet=options.quiet)
+    return 0
+
+
+def _check(argv: list[str]) -> int:
+    options = parse(CheckOptions, argv, "opsin data check", "Decode every image of a source and report what is there.")
+    from opsin.data.check import check_source
+    from opsin.data.sources import open_source
+
+    report = check_source(open_source(options.source))
+    if options.json:
+        print_json(dataclasses.asdict(report))
+        return 0
+    rows: list[tuple[str, object]] = [("images", report.count)]
+    rows += [(f"split {name}", count) for name, count in report.splits.items()]
+    rows += [("classes", len(report.classes))] if report.classes else []
+    rows += [(f"  {name}", count) for name, count in report.classes.items()]
+    rows += (
+        [("captions", report.captions), ("images without caption", report.without_caption)] if report.captions else []
+    )
+    rows += [("smallest", "{} x {}".format(*report.smallest)), ("largest", "{} x {}".format(*report.largest))]
+    rows += [
+        ("broken or left out", len(report.broken)),
+        ("groups of identical images", len(report.duplicates)),
+    ]
+    print_table((report.name, ""), [(name, str(value)) for name, value in rows])
+    for row in report.broken:
+        print(f"left out  {row.id}: {row.reason}")
+    for ids in report.duplicates[:20]:
+        print(f"identical {' = '.join(ids)}")
+    if len(report.duplicates) > 20:
+        print(f"identical … and {len(report.duplicates) - 20} more groups; --json lists them all")
+    return 0
+
+
+ACTIONS: dict[str, Callable[[list[str]], int]] = {"list": _list, "prepare": _prepare, "check": _check}

@@ -1,0 +1,197 @@
+"""Training a classifier on a small folder, and what its directory then holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opsin.classification.evaluation import evaluate_classifier
+from opsin.classification.inference import Classifier, attention_rollout
+from opsin.classification.pictures import (
+    attention_figure,
+    attention_grid,
+    confusion_figure,
+    predictions_figure,
+)
+from opsin.classification.recipes import RECIPES, overfit_batch
+from opsin.classification.train import TrainReport, train_classifier
+from opsin.config import from_dict, to_dict
+from opsin.errors import CheckpointError, ConfigError, DataError
+
+from .conftest import make_colour_folder, tiny_config
+
+Run = tuple[Path, TrainReport]
+
+
+def test_learns_an_easy_folder(colour_run: Run) -> None:
+    directory, report = colour_run
+    assert report.metrics["val_accuracy"] == 1.0
+    assert report.steps == 40
+    assert report.num_train == 27
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_loss"] < np.log(3) / 2
+    for name in (
+        "config.json",
+        "environment.json",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+        "model/README.md",
+    ):
+        assert (directory / name).is_file(), name
+
+
+def test_the_model_directory_is_complete(colour_run: Run, colour_folder: Path) -> None:
+    directory, report = colour_run
+    classifier = Classifier.from_pretrained(directory)
+    assert classifier.class_names == ("blue", "green", "red")
+    assert classifier.metrics["val_accuracy"] == 1.0
+    assert classifier.training["data"] == str(colour_folder)
+    results = classifier.classify([colour_folder / "red" / "00.png", colour_folder / "blue" / "03.png"], top_k=2)
+    assert [result.labels[0] for result in results] == ["red", "blue"]
+    assert len(results[0].labels) == 2
+    assert 0.5 < results[0].probabilities[0] <= 1
+
+
+def test_save_and_load_give_the_same_scores(colour_run: Run, tmp_path: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    pixels = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    again = Classifier.from_pretrained(classifier.save_pretrained(tmp_path / "copy"), device="cpu")
+    torch.testing.assert_close(again.predict_pixels(pixels), classifier.predict_pixels(pixels), rtol=0, atol=0)
+    assert again.metrics == classifier.metrics
+
+
+def test_images_of_any_kind_give_the_same_answer(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    path = colour_folder / "green" / "00.png"
+    opened = Image.open(path)
+    forms = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
+    results = classifier.classify(forms)
+    assert all(result == results[0] for result in results)
+
+
+def test_batches_do_not_change_the_answer(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    paths = sorted(colour_folder.rglob("*.png"))
+    whole = classifier.classify(paths, batch_size=64)
+    parts = classifier.classify(paths, batch_size=5)
+    assert [result.labels for result in whole] == [result.labels for result in parts]
+    assert classifier.classify([]) == []
+
+
+def test_attention_maps_are_shares(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    maps = classifier.attention_maps([colour_folder / "red" / "00.png"] * 2)
+    assert maps.shape == (2, 4, 4)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), 1, rtol=1e-5)
+    assert (maps >= 0).all()
+
+
+@pytest.mark.parametrize("pool", ["mean", "class_token"])
+def test_rollout_of_even_attention_is_even(pool: str) -> None:
+    T = 9 + (pool == "class_token")
+    weights = torch.full((1, 3, 2, T, T), 1 / T)
+    torch.testing.assert_close(attention_rollout(weights, pool, 3), torch.full((1, 3, 3), 1 / 9))
+
+
+def test_rollout_follows_one_patch() -> None:
+    weights = torch.zeros(1, 1, 1, 4, 4)
+    weights[..., 2] = 1  # every patch looks at patch 2
+    expected = torch.tensor([[[0.125, 0.125], [0.625, 0.125]]])
+    torch.testing.assert_close(attention_rollout(weights, "mean", 2), expected)
+
+
+def test_evaluation_states_its_protocol(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0])
+    own = evaluate_classifier(classifier)
+    assert (own.split, own.metrics.count) == ("val", 9)
+    assert own.metrics.accuracy == colour_run[1].metrics["val_accuracy"]
+    assert evaluate_classifier(classifier, split="train").metrics.count == 27
+    with pytest.raises(DataError, match="no split 'test'"):
+        evaluate_classifier(classifier, split="test")
+
+
+def test_evaluation_matches_classes_by_name(colour_run: Run, tmp_path: Path) -> None:
+    """A source with fewer classes, in which the same name has another number, is judged correctly."""
+    make_colour_folder(tmp_path / "some", per_class=3)
+    for path in (tmp_path / "some" / "blue").iterdir():
+        path.unlink()
+    classifier = Classifier.from_pretrained(colour_run[0])
+    evaluation = evaluate_classifier(classifier, str(tmp_path / "some"))
+    assert (evaluation.split, evaluation.metrics.count, evaluation.metrics.accuracy) == ("all", 6, 1.0)
+    (tmp_path / "some" / "red").rename(tmp_path / "some" / "mauve")
+    with pytest.raises(DataError, match="does not know the class 'mauve'"):
+        evaluate_classifier(classifier, str(tmp_path / "some"))
+
+
+def test_a_resumed_run_that_is_finished_only_exports_again(colour_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(colour_folder, max_steps=6)
+    first = train_classifier(config, tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    again = train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+    assert again.steps == first.steps
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_one_corrupt_image_among_good_ones_is_counted(tmp_path: Path) -> None:
+    folder = make_colour_folder(tmp_path / "images", per_class=4)
+    (folder / "green" / "00.png").write_bytes(b"this is no image")
+    report = train_classifier(tiny_config(folder, max_steps=2), tmp_path / "run", quiet=True)
+    assert [row.id for row in report.skipped] == ["green/00.png"]
+
+
+def test_unusable_sources_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one" / "cat" / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "one" / "cat" / "b.png")
+    with pytest.raises(DataError, match=r"one class only \(cat\)"):
+        train_classifier(tiny_config(tmp_path / "one"), tmp_path / "run")
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "a.png")
+    with pytest.raises(DataError, match="has no labels"):
+        train_classifier(tiny_config(tmp_path / "flat"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert from_dict(type(config), to_dict(config)) == config, name
+        assert recipe.__doc__, name
+
+
+def test_wrong_sizes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="image_size"):
+        dataclasses.replace(overfit_batch(), image_size=30)
+
+
+def test_a_model_of_another_shape_is_refused(colour_run: Run, tmp_path: Path) -> None:
+    copy = Classifier.from_pretrained(colour_run[0]).save_pretrained(tmp_path / "copy")
+    content = json.loads((copy / "config.json").read_text())
+    content["class_names"].append("violet")
+    (copy / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="belong to another model"):
+        Classifier.from_pretrained(copy)
+    content["model"]["embed_dims"] = 3
+    (copy / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="model.embed_dim"):
+        Classifier.from_pretrained(copy)
+
+
+def test_figures_draw_what_they_are_given(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0])
+    paths = sorted(colour_folder.rglob("*.png"))[:4]
+    results = classifier.classify(paths)
+    maps = classifier.attention_maps(paths)
+    confusion = confusion_figure(np.eye(3, dtype=int) * 5, classifier.class_names)
+    assert [tick.get_text() for tick in confusion.axes[0].get_xticklabels()] == ["blue", "green", "red"]
+    assert sum(text.get_text() == "5" for text in confusion.axes[0].texts) == 3
+    titles = [axes.get_title() for axes in predictions_figure(paths, results, ["blue", "blue", "blue", "red"]).axes]
+    assert titles[3].endswith("is red")
+    assert len(attention_figure(paths[0], maps[0], results[0]).axes) == 3
+    assert len(attention_grid(paths, maps, columns=2).axes) == 9
