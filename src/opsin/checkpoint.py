@@ -228,8 +228,8 @@ def _from_hub(repo_id: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise OfflineError(
             f"the model {repo_id} is not in the local cache and cannot be downloaded now; download it where there is a "
-            f"network (`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with opsin: "
-            f"{', '.join(zoo_names()) or 'none yet'}"
+            f"network (`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with "
+            f"opsin: {', '.join(zoo_names()) or 'none yet'}"
         ) from error
     except HfHubHTTPError as error:
         raise CheckpointError(f"the Hub has no readable model {repo_id}: {str(error).splitlines()[0]}") from error

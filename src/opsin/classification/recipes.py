@@ -59,9 +59,11 @@ def cifar10_2ep() -> ClassificationConfig:
         data="cifar10",
         image_size=32,
         val_fraction=0.0,
-        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=6, num_heads=4, dim_feedforward=384),
+        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=5, num_heads=4, dim_feedforward=384),
         augment=AugmentConfig(shift=2),
-        training=TrainingConfig(epochs=2, batch_size=64, learning_rate=1e-3, warmup=0.1, export="last"),
+        training=TrainingConfig(
+            epochs=2, batch_size=64, learning_rate=1.5e-3, beta2=0.98, warmup=0.1, export="last", log_every=50
+        ),
     )
 
 
@@ -72,8 +74,10 @@ def cifar10() -> ClassificationConfig:
         image_size=32,
         val_fraction=0.02,
         model=ViTConfig(patch_size=4, embed_dim=192, num_layers=6, num_heads=4, dim_feedforward=384),
-        augment=AugmentConfig(shift=4, augment_ops=1, augment_magnitude=0.4, label_smoothing=0.1),
-        training=TrainingConfig(max_minutes=60, batch_size=64, learning_rate=1e-3, ema_decay=0.999),
+        augment=AugmentConfig(shift=4, label_smoothing=0.1),
+        training=TrainingConfig(
+            max_minutes=60, batch_size=64, learning_rate=1.5e-3, beta2=0.98, ema_decay=0.999, log_every=50
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -101,7 +102,7 @@ def _check(argv: list[str]) -> int:
     from opsin.data.check import check_source
     from opsin.data.sources import open_source
 
-    report = check_source(open_source(options.source))
+    report = check_source(open_source(options.source), quiet=options.quiet)
     if options.json:
         print_json(dataclasses.asdict(report))
         return 0
@@ -124,6 +125,8 @@ def _check(argv: list[str]) -> int:
         print(f"identical {' = '.join(ids)}")
     if len(report.duplicates) > 20:
         print(f"identical … and {len(report.duplicates) - 20} more groups; --json lists them all")
+    if report.classes:
+        note(f"next: opsin train vit --data {shlex.quote(options.source)} --out RUN", quiet=options.quiet)
     return 0
 
 

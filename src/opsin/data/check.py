@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from opsin.data.images import Skipped
 from opsin.data.sources import SPLITS, ImageSource
@@ -33,8 +34,8 @@ class SourceReport:
     """Groups of images with identical pixels, by id."""
 
 
-def check_source(source: ImageSource) -> SourceReport:
-    """Decode every image once. Raises DataError when not a single one can be read."""
+def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
+    """Decode every image once, with progress on stderr unless `quiet`. DataError when not a single one can be read."""
 
     def look(index: int) -> tuple[tuple[int, int], bytes] | str:
         try:
@@ -44,7 +45,8 @@ def check_source(source: ImageSource) -> SourceReport:
         return image.size, hashlib.sha256(image.tobytes() + repr(image.size).encode()).digest()
 
     with ThreadPoolExecutor() as pool:
-        findings = list(pool.map(look, range(len(source))))
+        looks = pool.map(look, range(len(source)))
+        findings = list(tqdm(looks, desc=source.name, total=len(source), unit=" images", disable=quiet))
     problems = [Skipped(source.ids[row], found) for row, found in enumerate(findings) if isinstance(found, str)]
     readable = {row: found for row, found in enumerate(findings) if not isinstance(found, str)}
     if not readable:

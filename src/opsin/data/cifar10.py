@@ -53,6 +53,8 @@ def _batches_source(directory: Path, name: str) -> ImageSource:
         try:
             rows = np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
             numbers = np.asarray(content[b"labels"], dtype=np.int64)
+            if numbers.shape != (len(rows),) or not np.isin(numbers, np.arange(len(CLASS_NAMES))).all():
+                raise ValueError("labels do not fit")
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"{directory / file} is not a batch of CIFAR-10") from error
         pixels.append(rows)

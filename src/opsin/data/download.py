@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from filelock import FileLock
 from tqdm import tqdm
 
+from opsin.checkpoint import atomic_write
 from opsin.errors import DataError, OfflineError
 from opsin.runtime import is_offline
 
 CHUNK = 1 << 20
+TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -34,64 +38,117 @@ class RemoteFile:
 def download(remote: RemoteFile, directory: Path, *, quiet: bool = False) -> Path:
     """Fetch a file into `directory` unless it is there; returns its path.
 
-    What has arrived is kept in `NAME.part`, and a later call goes on from there. The file gets its name only when its
-    checksum is right. Raises OfflineError without network, DataError when the content is not what was expected.
+    What has arrived is kept in `NAME.part`, and a later call goes on from there, as this one does when the connection
+    drops after it brought something. The file gets its name only when its checksum is right. Progress is shown on
+    stderr unless `quiet`. Raises OfflineError without network, DataError when the content is not what was expected or
+    cannot be written.
     """
     target = directory / remote.name
     if target.is_file() and _md5(target) == remote.md5:
         return target
     if is_offline():
         raise OfflineError(_help(remote, directory, "this run is offline (--offline, OPSIN_OFFLINE or HF_HUB_OFFLINE)"))
-    directory.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     try:
-        _fetch(remote.url, part, quiet=quiet)
+        directory.mkdir(parents=True, exist_ok=True)
+        # A second process waits here, and then finds the file.
+        with FileLock(target.with_name(target.name + ".lock")):
+            if not (target.is_file() and _md5(target) == remote.md5):
+                _fetch_all(remote, part, quiet=quiet)
+                _put_in_place(remote, part, target)
+    except OSError as error:
+        raise DataError(f"{part} cannot be written ({error.strerror or error}); what has arrived is kept") from error
+    return target
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Unpack the regular files of a tar archive, each whole or not at all; links and devices are left out.
+
+    Raises DataError when the archive is damaged or has a file that would land outside `directory`.
+    """
+    root = directory.resolve()
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isfile() else None
+                if content is None:
+                    continue
+                path = (root / member.name).resolve()
+                if not path.is_relative_to(root):
+                    raise DataError(f"{archive} was refused: its file {member.name!r} would land outside {directory}")
+                data = content.read()
+                with atomic_write(path) as file:
+                    file.write(data)
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{archive} cannot be unpacked into {directory}: {error}") from error
+
+
+def _fetch_all(remote: RemoteFile, part: Path, *, quiet: bool) -> None:
+    """Fetch until nothing is missing, as long as every attempt brings something."""
+    while True:
+        before = _size(part)
+        try:
+            _fetch(remote.url, part, quiet=quiet)
+            return
+        except _ConnectionFailed as error:
+            if _size(part) <= before:
+                reason = f"{error}; {_size(part):,} bytes have arrived and are kept"
+                raise OfflineError(_help(remote, part.parent, reason)) from error
+
+
+class _ConnectionFailed(Exception):
+    """The server could not be reached, refused, or went away; says why."""
+
+
+def _fetch(url: str, part: Path, *, quiet: bool) -> None:
+    """Append what is still missing to `part`; a server that cannot continue sends everything again."""
+    start = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        raise OfflineError(_help(remote, directory, f"the server answered {error.code} {error.reason}")) from error
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise OfflineError(_help(remote, directory, f"the connection failed ({reason})")) from error
+        if error.code == 416:  # nothing is missing; the checksum will tell whether that is so
+            return
+        raise _ConnectionFailed(f"the server answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _ConnectionFailed(f"the connection failed ({getattr(error, 'reason', None) or error})") from error
+    with response:
+        continued = response.status == 206
+        length = response.headers.get("Content-Length")
+        missing = int(length) if length else None
+        done = start if continued else 0
+        total = None if missing is None else done + missing
+        name = part.name.removesuffix(".part")
+        with (
+            open(part, "ab" if continued else "wb") as file,
+            tqdm(desc=name, initial=done, total=total, unit="B", unit_scale=True, disable=quiet) as bar,
+        ):
+            while chunk := _read(response):
+                file.write(chunk)
+                bar.update(len(chunk))
+                done += len(chunk)
+    if total is not None and done < total:
+        raise _ConnectionFailed(f"the connection was closed after {done:,} of {total:,} bytes")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read1(CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _ConnectionFailed(f"the connection failed ({error})") from error
+
+
+def _put_in_place(remote: RemoteFile, part: Path, target: Path) -> None:
     if _md5(part) != remote.md5:
         part.unlink()
         raise DataError(
             f"{remote.url} gave a file with another checksum than its publisher states; it was deleted, try again"
         )
     os.replace(part, target)
-    return target
 
 
-def extract(archive: Path, directory: Path) -> None:
-    """Unpack a tar archive; entries that would land outside `directory` are refused by the tar filter `data`."""
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(directory, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{archive} cannot be unpacked into {directory}: {error}") from error
-
-
-def _fetch(url: str, part: Path, *, quiet: bool) -> None:
-    """Append what is still missing to `part`; a server that cannot continue sends everything again."""
-    start = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=30)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: nothing is missing; the checksum will tell whether that is so
-            raise
-        return
-    with response:
-        continued = response.status == 206
-        size = int(response.headers.get("Content-Length") or 0)
-        with open(part, "ab" if continued else "wb") as file:
-            done = start if continued else 0
-            _copy(response, file, done, done + size, part.name.removesuffix(".part"), quiet)
-
-
-def _copy(response: BinaryIO, file: BinaryIO, done: int, total: int, name: str, quiet: bool) -> None:
-    with tqdm(desc=name, initial=done, total=total or None, unit="B", unit_scale=True, disable=quiet) as bar:
-        while chunk := response.read(CHUNK):
-            file.write(chunk)
-            bar.update(len(chunk))
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _md5(path: Path) -> str:

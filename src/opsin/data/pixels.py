@@ -19,11 +19,10 @@ def fit_image(image: ImageLike, size: int) -> np.ndarray:
     """uint8 (3, size, size): the shorter side resized to `size` (bicubic, antialiased), the centre cropped."""
     opened = open_image(image)
     if opened.size != (size, size):
-        scale = size / min(opened.size)
-        width, height = max(size, round(opened.width * scale)), max(size, round(opened.height * scale))
-        left, top = (width - size) // 2, (height - size) // 2
-        resized = opened.resize((width, height), Image.Resampling.BICUBIC)
-        opened = resized.crop((left, top, left + size, top + size))
+        # Cropping first gives the same picture and no huge intermediate image of a very long and thin one.
+        side = min(opened.size)
+        left, top = (opened.width - side) / 2, (opened.height - side) / 2
+        opened = opened.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1))
 
 

@@ -59,8 +59,9 @@ class ImageSource:
         return self.loader(int(self.rows[index]))
 
     def select(self, indices: np.ndarray) -> ImageSource:
-        """The rows at `indices`, in that order."""
-        indices = np.asarray(indices, dtype=np.int64)
+        """The rows at `indices` in that order, or those where a boolean mask (N,) is true."""
+        indices = np.asarray(indices)
+        indices = np.flatnonzero(indices) if indices.dtype == bool else indices.astype(np.int64)
 
         def taken(values: Any) -> Any:
             if values is None or isinstance(values, np.ndarray):
@@ -95,6 +96,10 @@ class ImageSource:
 def open_source(ref: str | Path) -> ImageSource:
     """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none."""
     text = str(ref)
+    if not text:
+        raise DataError(
+            "the name of the data source is empty; give a directory, a .parquet file, emoji, or cifar10:DIR"
+        )
     kind, _, argument = text.partition(":")
     if text == "emoji":
         from opsin.data.emoji import emoji_source
@@ -103,7 +108,7 @@ def open_source(ref: str | Path) -> ImageSource:
     if kind == "cifar10":
         from opsin.data.cifar10 import cifar10_source
 
-        return cifar10_source(Path(argument) if argument else None)
+        return cifar10_source(Path(argument).expanduser() if argument else None)
     path = Path(text).expanduser()
     if path.is_dir():
         from opsin.data.folders import folder_source

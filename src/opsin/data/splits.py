@@ -18,13 +18,13 @@ def split_rows(source: ImageSource, val_fraction: float, test_fraction: float, s
     """
     own = source.splits if source.splits is not None else np.full(len(source), "train")
     rows = {name: np.flatnonzero(own == name) for name in ("train", "val", "test")}
+    if len(rows["train"]) == 0:
+        raise DataError(f"the source {source.name!r} has no images to train on")
     for name, fraction in (("test", test_fraction), ("val", val_fraction)):
         if len(rows[name]) == 0 and fraction > 0:
             taken = _draw(source, rows["train"], fraction, derive_seed(seed, "split", name))
             rows["train"] = np.setdiff1d(rows["train"], taken)
             rows[name] = taken
-    if len(rows["train"]) == 0:
-        raise DataError(f"the source {source.name!r} has no images to train on")
     return rows
 
 

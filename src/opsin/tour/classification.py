@@ -57,8 +57,8 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
     return Section(
         title="Image classification",
         introduction=(
-            "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. The two drawings of an "
-            "emoji are never on both sides of the split, so it has to generalise to drawings of things it has not seen."
+            "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. The two drawings of "
+            "an emoji are never on both sides of the split, so it must generalise to things it has not seen."
         ),
         measured=Table(("what", "result", "how"), rows),
         pictures=_pictures(directory, classifier, test, metrics, scores.argmax(dim=1).numpy()),

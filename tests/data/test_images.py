@@ -1,0 +1,263 @@
+"""Every kind of image file becomes 8-bit RGB, and every kind of broken one a DataError."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from opsin.data import images
+from opsin.data.images import find_images, load_images, open_image
+from opsin.errors import DataError
+
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def pixels(image: Any) -> np.ndarray:
+    opened = open_image(image)
+    assert opened.mode == "RGB"
+    return np.asarray(opened)
+
+
+def left_red_right_blue() -> Image.Image:
+    image = Image.new("RGB", (6, 4), RED)
+    image.paste(BLUE, (3, 0, 6, 4))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "blue_at"),
+    [
+        (1, (6, 4), (5, 1)),
+        (2, (6, 4), (0, 1)),
+        (3, (6, 4), (0, 1)),
+        (4, (6, 4), (5, 1)),
+        (5, (4, 6), (1, 5)),
+        (6, (4, 6), (1, 5)),
+        (7, (4, 6), (1, 0)),
+        (8, (4, 6), (1, 0)),
+    ],
+)
+def test_orientation_of_the_camera_is_applied(
+    tmp_path: Path, orientation: int, size: tuple[int, int], blue_at: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    left_red_right_blue().save(tmp_path / "photo.png", exif=exif)
+    opened = open_image(tmp_path / "photo.png")
+    assert opened.size == size
+    assert opened.getpixel(blue_at) == BLUE
+    with Image.open(tmp_path / "photo.png") as unread:
+        assert open_image(unread).size == size
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_laid_over_white(tmp_path: Path, mode: str) -> None:
+    image = Image.new(mode, (3, 1))
+    for x, alpha in enumerate((255, 128, 0)):
+        image.putpixel((x, 0), (0, 0, 0, alpha) if mode == "RGBA" else (0, alpha))
+    image.save(tmp_path / "alpha.png")
+    assert pixels(tmp_path / "alpha.png")[0].tolist() == [[0] * 3, [127] * 3, [255] * 3]
+
+
+def test_palette_with_a_transparent_entry(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "opaque.png")
+    image.save(tmp_path / "one.png", transparency=0)
+    image.save(tmp_path / "shades.png", transparency=bytes([0, 255]))
+    assert pixels(tmp_path / "opaque.png")[0].tolist() == [list(RED), list(BLUE)]
+    assert pixels(tmp_path / "one.png")[0].tolist() == [list(WHITE), list(BLUE)]
+    assert pixels(tmp_path / "shades.png")[0].tolist() == [list(WHITE), list(BLUE)]
+
+
+def test_transparent_colour_of_an_rgb_file(tmp_path: Path) -> None:
+    left_red_right_blue().save(tmp_path / "key.png", transparency=RED)
+    assert pixels(tmp_path / "key.png")[0, [0, 5]].tolist() == [list(WHITE), list(BLUE)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    values = np.array([[0, 257 * 100], [257 * 200, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / f"grey.{suffix}")
+    expected = np.array([[0, 100], [200, 255]])
+    assert (pixels(tmp_path / f"grey.{suffix}") == expected[:, :, None]).all()
+
+
+def test_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 255, dtype=np.uint16)).save(tmp_path / "dark.png")
+    assert pixels(tmp_path / "dark.png").max() == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.2, 1.0], [0, 51, 255]),
+        ([0.0, 51.0, 204.0], [0, 51, 204]),
+        ([0.0, 257.0 * 51, 65535.0], [0, 51, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([np.nan, 0.2, np.inf], [0, 51, 255]),
+        ([np.nan, np.nan, np.nan], [0, 0, 0]),
+    ],
+)
+def test_float_greys(tmp_path: Path, values: list[float], expected: list[int]) -> None:
+    """The range is the usual one that fits; what is no number is black, and what is infinite white."""
+    Image.fromarray(np.array([values], dtype=np.float32)).save(tmp_path / "float.tif")
+    assert pixels(tmp_path / "float.tif")[0, :, 0].tolist() == expected
+
+
+def test_thirty_two_bit_greys(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 100, 255]], dtype=np.int32)).save(tmp_path / "int.tif")
+    assert pixels(tmp_path / "int.tif")[0, :, 0].tolist() == [0, 100, 255]
+    Image.fromarray(np.array([[-100, 0, 100]], dtype=np.int32)).save(tmp_path / "int.tif")
+    assert pixels(tmp_path / "int.tif")[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (200, 40, 40)).convert("CMYK").save(tmp_path / "print.jpg", quality=95)
+    assert np.abs(pixels(tmp_path / "print.jpg").astype(int) - (200, 40, 40)).max() < 10
+
+
+def test_black_and_white_image(tmp_path: Path) -> None:
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "fax.png")
+    assert pixels(tmp_path / "fax.png")[0].tolist() == [[0] * 3, [255] * 3]
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
+    frames[0].save(tmp_path / "move.gif", save_all=True, append_images=frames[1:])
+    assert (pixels(tmp_path / "move.gif") == RED).all()
+
+
+def test_arrays() -> None:
+    grey = np.array([[0, 255]], dtype=np.uint8)
+    for shape in ((1, 2), (1, 2, 1)):
+        assert pixels(grey.reshape(shape))[0].tolist() == [[0] * 3, [255] * 3]
+    assert pixels(np.array([[[0.0, 0.5, 1.0]]]))[0, 0].tolist() == [0, 128, 255]
+    assert pixels(np.zeros((1, 1, 4), dtype=np.uint8))[0, 0].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((3, 8, 8), dtype=np.uint8), "shape"),
+        (np.zeros(4, dtype=np.uint8), "shape"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), "shape"),
+        (np.zeros((4, 4), dtype=np.int64), "int64"),
+        (np.full((4, 4), 2.0), r"\[0, 1\]"),
+        (np.full((4, 4), np.nan), r"\[0, 1\]"),
+    ],
+)
+def test_array_that_is_no_image(array: np.ndarray, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        open_image(array)
+
+
+def test_image_of_the_caller_is_not_changed() -> None:
+    image = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    exif = image.getexif()
+    exif[ORIENTATION] = 6
+    open_image(image)
+    assert image.mode == "RGBA"
+    assert image.getexif()[ORIENTATION] == 6
+
+
+def noisy_jpeg() -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_truncated_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "half.jpg"
+    path.write_bytes(noisy_jpeg()[:1500])
+    with pytest.raises(DataError, match=r"half\.jpg is damaged: .*truncated"):
+        open_image(path)
+    with Image.open(path) as unread, pytest.raises(DataError, match="is damaged"):
+        open_image(unread)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is a text\n", b"\x89PNG\r\n\x1a\n"])
+def test_files_that_are_no_image(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "note.jpg"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"note\.jpg is not an image"):
+        open_image(path)
+
+
+def test_missing_file_and_directory(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file .*gone.png"):
+        open_image(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize("size", [(9500, 9500), (20000, 20000)])
+def test_decompression_bomb_is_refused_with_the_limit(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", size).save(path)
+    assert path.stat().st_size < 200_000
+    with pytest.raises(DataError, match=rf"bomb\.png was refused: .*{images.MAX_PIXELS:,}"):
+        open_image(path)
+
+
+def test_limit_holds_where_pillow_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    Image.new("1", (9500, 9500)).save(tmp_path / "bomb.png")
+    with pytest.raises(DataError, match="9500 x 9500 pixels"):
+        open_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP"]), data=st.data())
+def test_damage_anywhere_is_an_image_or_a_data_error(format: str, data: st.DataObject) -> None:
+    file = io.BytesIO()
+    left_red_right_blue().resize((24, 16)).save(file, format)
+    content = bytearray(file.getvalue())
+    positions = st.integers(0, len(content) - 1)
+    for position in data.draw(st.lists(positions, max_size=5)):
+        content[position] = data.draw(st.integers(0, 255))
+    try:
+        opened = open_image(bytes(content[: data.draw(positions) + 1]))
+    except DataError as error:
+        assert "an image" in str(error)
+    else:
+        assert opened.mode == "RGB"
+
+
+def test_find_images_takes_any_case_and_depth_but_nothing_hidden(tmp_path: Path) -> None:
+    wanted = ["A.JPG", "b/c/d.webp", "b/Ünïcode 猫.Png"]
+    unwanted = [".hidden.jpg", ".git/e.jpg", "b/notes.txt", "b/._f.jpg"]
+    for name in wanted + unwanted:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == wanted
+
+
+def test_load_images_lists_broken_ones(tmp_path: Path) -> None:
+    left_red_right_blue().save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no")
+    loaded = load_images([tmp_path, tmp_path / "a.png"])
+    assert loaded.ids == [str(tmp_path / "a.png")] * 2
+    assert [image.size for image in loaded.images] == [(6, 4)] * 2
+    assert [row.id for row in loaded.skipped] == [str(tmp_path / "b.png")]
+
+
+def test_load_images_refuses_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no file"):
+        load_images([tmp_path / "gone.png"])
+    with pytest.raises(DataError, match="has no image in it"):
+        load_images([tmp_path])

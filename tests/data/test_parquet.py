@@ -1,0 +1,226 @@
+"""Parquet files as Hugging Face image data sets write them, and as other people do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from opsin.data.parquet import find_parquet, parquet_source
+from opsin.data.pixels import load_pixels
+from opsin.data.sources import ImageSource, open_source
+from opsin.errors import DataError
+
+from .conftest import MakeParquet, encoded, image_cell
+
+
+def schema_metadata(names: list[str]) -> dict[str, str]:
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def labels_of(source: ImageSource) -> list[str]:
+    assert source.labels is not None
+    assert source.class_names is not None
+    return [source.class_names[label] for label in source.labels]
+
+
+def test_hugging_face_columns(make_parquet: MakeParquet) -> None:
+    columns = {
+        "image": [image_cell((row, 0, 0), f"{row}.png") for row in range(3)],
+        "label": [2, 0, 1],
+        "captions": [["a", "b"], [], None],
+        "width": [4, 4, 4],
+    }
+    source = open_source(make_parquet("train.parquet", columns, schema_metadata(["ant", "bee", "cow"])))
+    assert source.ids == ["train/000000", "train/000001", "train/000002"]
+    assert source.class_names == ("ant", "bee", "cow")
+    assert labels_of(source) == ["cow", "ant", "bee"]
+    assert source.captions == [("a", "b"), (), ()]
+    assert [source.load(row).getpixel((0, 0)) for row in range(3)] == [(row, 0, 0) for row in range(3)]
+    assert source.splits is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        ([1, 0], None, ["1", "0"]),
+        (["dog", "cat"], None, ["dog", "cat"]),
+        (pa.array(["dog", "cat"]).dictionary_encode(), None, ["dog", "cat"]),
+        ([True, False], ["no", "yes"], ["yes", "no"]),
+    ],
+)
+def test_kinds_of_labels(make_parquet: MakeParquet, labels: Any, names: list[str] | None, expected: list[str]) -> None:
+    metadata = None if names is None else schema_metadata(names)
+    file = make_parquet("a.parquet", {"image": [image_cell()] * 2, "label": labels}, metadata)
+    assert labels_of(open_source(file)) == expected
+
+
+@pytest.mark.parametrize("metadata", [{"huggingface": "no json"}, {"huggingface": "[]"}, {"other": "x"}])
+def test_schema_metadata_of_another_kind(make_parquet: MakeParquet, metadata: dict[str, str]) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()], "label": [0]}, metadata)
+    assert open_source(file).class_names == ("0",)
+
+
+@pytest.mark.parametrize("column", ["captions", "caption", "text"])
+def test_names_of_caption_columns(make_parquet: MakeParquet, column: str) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()] * 2, column: ["one", None]})
+    assert open_source(file).captions == [("one",), ()]
+
+
+@pytest.mark.parametrize("columns", [{"text": [1]}, {"caption": [{"raw": "a"}]}, {"label": [[1]]}, {"label": [0.5]}])
+def test_columns_of_unusable_types_count_as_absent(make_parquet: MakeParquet, columns: dict[str, Any]) -> None:
+    source = open_source(make_parquet("a.parquet", {"image": [image_cell()], **columns}))
+    assert source.labels is None
+    assert source.captions is None
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_plain_bytes_in_a_column_named_img(make_parquet: MakeParquet, kind: pa.DataType) -> None:
+    file = make_parquet("a.parquet", {"img": pa.array([encoded("blue")], type=kind)})
+    assert open_source(file).load(0).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_broken_rows_are_named_and_dropped(make_parquet: MakeParquet) -> None:
+    cells = [
+        image_cell("red"),
+        None,
+        {"bytes": None, "path": "b.png"},
+        {"bytes": b"no", "path": None},
+        image_cell("blue"),
+    ]
+    source = open_source(make_parquet("a.parquet", {"image": cells, "label": [0, 1, 2, 3, 4]}))
+    with pytest.raises(DataError, match=r"a/000001 of .*a\.parquet has no image"):
+        source.load(1)
+    usable, pixels = load_pixels(source, 4)
+    assert labels_of(usable) == ["0", "4"]
+    assert pixels[:, :, 0, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert [row.id for row in usable.skipped] == ["a/000001", "a/000002", "a/000003"]
+
+
+def test_rows_without_label_are_left_out(make_parquet: MakeParquet) -> None:
+    columns = {"image": [image_cell((row, 0, 0)) for row in range(4)], "label": [None, 1, -1, 0], "text": list("abcd")}
+    source = open_source(make_parquet("a.parquet", columns))
+    assert labels_of(source) == ["1", "0"]
+    assert source.captions == [("b",), ("d",)]
+    assert [source.load(row).getpixel((0, 0)) for row in range(2)] == [(1, 0, 0), (3, 0, 0)]
+    assert [(row.id, row.reason) for row in source.skipped] == [
+        ("a/000000", "has no label"),
+        ("a/000002", "has no label"),
+    ]
+
+
+@pytest.mark.parametrize("labels", [[None, None], [-1, -1]])
+def test_no_label_at_all_is_an_unlabelled_source(make_parquet: MakeParquet, labels: list[int | None]) -> None:
+    source = open_source(make_parquet("a.parquet", {"image": [image_cell()] * 2, "label": labels}))
+    assert len(source) == 2
+    assert source.labels is None
+
+
+# -------------------------------------------------------------------------------------------- several files
+
+
+def test_files_of_a_directory_by_split(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    names = (
+        "train-00000-of-00002",
+        "train-00001-of-00002",
+        "validation",
+        "test_small",
+        ".trash",
+    )
+    for row, name in enumerate(names):
+        make_parquet(f"d/{name}.parquet", {"image": [image_cell((row, 0, 0))], "label": [row]})
+    source = open_source(tmp_path / "d")
+    assert source.splits is not None
+    assert sorted(zip(source.ids, map(str, source.splits), labels_of(source), strict=True)) == [
+        ("test_small/000000", "test", "3"),
+        ("train-00000-of-00002/000000", "train", "0"),
+        ("train-00001-of-00002/000000", "train", "1"),
+        ("validation/000000", "val", "2"),
+    ]
+    assert [source.load(row).getpixel((0, 0))[0] for row in range(4)] == source.labels.tolist()  # type: ignore[union-attr, index]
+
+
+def test_files_without_a_split(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/part1.parquet", {"image": [image_cell()]})
+    make_parquet("d/part2.parquet", {"image": [image_cell()]})
+    assert list(find_parquet(tmp_path / "d")) == [None]
+    assert open_source(tmp_path / "d").splits is None
+
+
+def test_texts_as_labels_are_numbered_over_all_files(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/train.parquet", {"image": [image_cell()] * 2, "label": ["dog", "cat"]})
+    make_parquet("d/test.parquet", {"image": [image_cell()], "label": ["ant"]})
+    source = open_source(tmp_path / "d")
+    assert source.class_names == ("ant", "cat", "dog")
+    assert labels_of(source.split("train")) == ["dog", "cat"]
+
+
+def test_file_without_the_label_column_leaves_the_others_labelled(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/train.parquet", {"image": [image_cell()] * 2, "label": [0, 1]})
+    make_parquet("d/test.parquet", {"image": [image_cell()], "text": ["hidden"]})
+    source = open_source(tmp_path / "d")
+    assert source.ids == ["train/000000", "train/000001"]
+    assert labels_of(source) == ["0", "1"]
+    assert source.captions == [(), ()]
+    assert [row.id for row in source.skipped] == ["test/000000"]
+
+
+def test_names_for_integer_labels_can_be_given(make_parquet: MakeParquet) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()], "label": [1]})
+    assert parquet_source({None: [file]}, "a", class_names=("x", "y")).class_names == ("x", "y")
+
+
+# -------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"label": [0], "photo": [image_cell()]}, "no column `image`; its columns are label, photo"),
+        ({"image": [{"path": "a.png"}]}, "no field `bytes`"),
+        ({"image": ["a.png"]}, "holds string, not encoded images"),
+        ({"image": pa.array([], type=pa.binary())}, "has no rows"),
+    ],
+)
+def test_file_that_is_no_source(make_parquet: MakeParquet, columns: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        open_source(make_parquet("a.parquet", columns))
+
+
+def test_label_beyond_the_names(make_parquet: MakeParquet) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()], "label": [2]}, schema_metadata(["ant", "bee"]))
+    with pytest.raises(DataError, match="a label is 2, and there are 2 classes"):
+        open_source(file)
+
+
+@pytest.mark.parametrize("keep", [0, 10, -20])
+def test_damaged_file(make_parquet: MakeParquet, keep: int) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()]})
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file"):
+        open_source(file)
+
+
+def test_files_that_do_not_fit_together(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/train.parquet", {"image": [image_cell()]})
+    make_parquet("d/test.parquet", {"image": pa.array([encoded()], type=pa.binary())})
+    with pytest.raises(DataError, match="columns of different types"):
+        open_source(tmp_path / "d")
+
+
+def test_labels_of_two_types(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/train.parquet", {"image": [image_cell()], "label": [0]})
+    make_parquet("d/test.parquet", {"image": [image_cell()], "label": ["cat"]})
+    with pytest.raises(DataError, match="labels must be texts or whole numbers"):
+        open_source(tmp_path / "d")
+
+
+def test_selected_rows_load_their_own_image(make_parquet: MakeParquet) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell((row, 0, 0)) for row in range(6)]})
+    chosen = open_source(file).select(np.array([4, 2]))
+    assert [chosen.load(row).getpixel((0, 0)) for row in range(2)] == [(4, 0, 0), (2, 0, 0)]
