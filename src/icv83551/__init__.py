@@ -1,1 +1,1 @@
-"""The import paths of the course notebooks: thin adapters over opsin, without logic of their own."""
+"""The import paths of the course notebooks: thin adapters over opsin, and the few tools that only the course has."""
