@@ -49,7 +49,7 @@ class MultiHeadAttention(nn.Module):
         Returns: (N, T, D).
         """
         q_NHTd, k_NHSd, v_NHSd = self._project(query, key, value)
-        mask = None if attn_mask is None else attn_mask.bool()
+        mask = _boolean(attn_mask)
         dropping = self.training and self.dropout.p > 0
         if _plain_is_better(k_NHSd, dropping):
             weights_NHTS = self.dropout(attention_probabilities(q_NHTd, k_NHSd, mask))
@@ -64,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         They are computed here from query and key, on request, so that `forward` can always take the fast path.
         """
         q_NHTd, k_NHSd = self._split_heads(self.query(query)), self._split_heads(self.key(key))
-        return attention_probabilities(q_NHTd, k_NHSd, None if attn_mask is None else attn_mask.bool())
+        return attention_probabilities(q_NHTd, k_NHSd, _boolean(attn_mask))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if query is key and key is value:  # self-attention: one large matrix product is faster than three
@@ -77,6 +77,11 @@ class MultiHeadAttention(nn.Module):
 
     def _split_heads(self, x_NTD: Tensor) -> Tensor:
         return x_NTD.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, T, d)
+
+
+def _boolean(mask: Tensor | None) -> Tensor | None:
+    """A mask of at least two dimensions, which the fused kernel asks for."""
+    return None if mask is None else torch.atleast_2d(mask.bool())
 
 
 def attention_probabilities(q_NHTd: Tensor, k_NHSd: Tensor, mask: Tensor | None) -> Tensor:

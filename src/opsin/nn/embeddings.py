@@ -53,7 +53,9 @@ class LearnedPositions(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) to (N, T, D); T must be the length given at construction."""
+        """(N, T, D) to (N, T, D); T must be the length given at construction, else ValueError."""
+        if x.shape[1] != self.positions.shape[1]:  # one token would otherwise be broadcast to all positions
+            raise ValueError(f"a sequence of {x.shape[1]} tokens, but {self.positions.shape[1]} learned positions")
         return self.dropout(x + self.positions)
 
 
@@ -64,14 +66,15 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         if img_size % patch_size != 0:
             raise ValueError(f"img_size ({img_size}) must be divisible by patch_size ({patch_size})")
+        self.in_channels = in_channels
         self.img_size = img_size
         self.patch_size = patch_size
         self.grid_size = img_size // patch_size
         self.proj = nn.Linear(patch_size * patch_size * in_channels, embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, img_size, img_size) to (N, P, D); ValueError for any other image size."""
-        check_image_size(images, self.img_size)
+        """(N, C, img_size, img_size) to (N, P, D); ValueError for any other shape."""
+        check_image_shape(images, self.in_channels, self.img_size)
         N, C = images.shape[:2]
         G, p = self.grid_size, self.patch_size
         patches = images.reshape(N, C, G, p, G, p).permute(0, 2, 4, 1, 3, 5)  # (N, row, column, C, p, p)
@@ -91,6 +94,7 @@ class ConvStem(nn.Module):
         halvings = int(math.log2(patch_size))
         if 2**halvings != patch_size or img_size % patch_size != 0:
             raise ValueError(f"patch_size ({patch_size}) must be a power of two that divides img_size ({img_size})")
+        self.in_channels = in_channels
         self.img_size = img_size
         self.grid_size = img_size // patch_size
         layers: list[nn.Module] = []
@@ -104,8 +108,8 @@ class ConvStem(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, img_size, img_size) to (N, P, D); ValueError for any other image size."""
-        check_image_size(images, self.img_size)
+        """(N, C, img_size, img_size) to (N, P, D); ValueError for any other shape."""
+        check_image_shape(images, self.in_channels, self.img_size)
         images = images.contiguous(memory_format=torch.channels_last)
         return self.layers(images).flatten(2).transpose(1, 2)
 
@@ -115,7 +119,8 @@ def _conv_norm_gelu(in_channels: int, out_channels: int, stride: int) -> list[nn
     return [convolution, nn.BatchNorm2d(out_channels), nn.GELU()]
 
 
-def check_image_size(images: Tensor, img_size: int) -> None:
-    """ValueError unless images are (N, C, img_size, img_size)."""
-    if images.ndim != 4 or images.shape[-2:] != (img_size, img_size):
-        raise ValueError(f"expected images of shape (N, C, {img_size}, {img_size}), got {tuple(images.shape)}")
+def check_image_shape(images: Tensor, in_channels: int, img_size: int) -> None:
+    """ValueError unless images are (N, in_channels, img_size, img_size)."""
+    if images.ndim != 4 or images.shape[1:] != (in_channels, img_size, img_size):
+        expected = f"(N, {in_channels}, {img_size}, {img_size})"
+        raise ValueError(f"expected images of shape {expected}, got {tuple(images.shape)}")

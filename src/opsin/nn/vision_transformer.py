@@ -9,7 +9,7 @@ Dimensions: N batch, C channels, P patches, T tokens (P, or P + 1 with a class t
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,15 @@ class VisionTransformer(nn.Module):
         stem: Stem = "linear",
     ) -> None:
         super().__init__()
+        options = {
+            "norm": (norm, Norm),
+            "pool": (pool, Pool),
+            "positions": (positions, Positions),
+            "stem": (stem, Stem),
+        }
+        for name, (value, kind) in options.items():
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
         self.pool = pool
         stem_class = ConvStem if stem == "conv" else PatchEmbedding
         self.patch_embed = stem_class(img_size, patch_size, in_channels, embed_dim)
