@@ -40,7 +40,8 @@ def random_augment(images: Tensor, num_ops: int, magnitude: float, generator: Ge
     images = images.clone()
     for _ in range(num_ops):
         choice = torch.randint(len(OPERATIONS), (len(images),), generator=generator, device=images.device)
-        strength = magnitude * (2 * torch.rand(len(images), generator=generator, device=images.device) - 1)
+        draws = torch.rand(len(images), generator=generator, device=images.device)
+        strength = (magnitude * (2 * draws - 1)).to(images.dtype)
         for index, operation in enumerate(OPERATIONS):
             rows = (choice == index).nonzero()[:, 0]
             if len(rows) > 0:
@@ -65,9 +66,10 @@ def mix(
         cutting = torch.full_like(cutting, cutmix_alpha > 0)
     share = torch.where(cutting, _beta(cutmix_alpha, N, generator), _beta(mixup_alpha, N, generator))
     boxes = _random_boxes(1 - share, H, W, generator)
-    from_first = torch.where(cutting[:, None, None], (~boxes).to(images.dtype), share[:, None, None].to(images.dtype))
+    from_first = torch.where(cutting[:, None, None], (~boxes).float(), share[:, None, None])
     share = from_first.mean(dim=(1, 2))  # a box cut off by the border covers less than was drawn
-    mixed = from_first[:, None] * images + (1 - from_first[:, None]) * images[partner]
+    from_first = from_first[:, None].to(images.dtype)
+    mixed = from_first * images + (1 - from_first) * images[partner]
     return mixed, share[:, None] * targets + (1 - share[:, None]) * targets[partner]
 
 
@@ -124,27 +126,43 @@ def _saturation(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def _sharpness(images: Tensor, strength: Tensor) -> Tensor:
-    return _blend(images, F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False), strength)
+    """Pillow's smoothing: a 3x3 mean in which the centre counts five times; border pixels stay."""
+    smooth = images.clone()
+    smooth[..., 1:-1, 1:-1] = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * images[..., 1:-1, 1:-1]) / 13
+    return _blend(images, smooth, strength)
 
 
 def _auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
+    """Stretch each channel to [0, 1]; one that is flat at 8 bits stays as it is."""
     low, high = images.amin(dim=(2, 3), keepdim=True), images.amax(dim=(2, 3), keepdim=True)
-    return (images - low) / (high - low).clamp_min(1 / 255)
+    half_a_level = 0.5 / 255
+    stretched = (images - low) / (high - low).clamp_min(half_a_level)
+    return torch.where(high - low < half_a_level, images, stretched)
 
 
 def _posterize(images: Tensor, strength: Tensor) -> Tensor:
-    levels = 2 ** (8 - 4 * strength.abs()).round()[:, None, None, None]
-    return (images * 255 / 256 * levels).floor() / levels
+    """Keep the 8 to 4 highest bits of 8."""
+    step = 2 ** (4 * strength.abs()).round()[:, None, None, None]
+    return ((images * 255).round() / step).floor() * step / 255
 
 
 def _solarize(images: Tensor, strength: Tensor) -> Tensor:
-    return torch.where(images >= (1 - strength.abs())[:, None, None, None], 1 - images, images)
+    """Invert what is brighter than a threshold; not what equals it, or a strength of zero would invert white."""
+    return torch.where(images > (1 - strength.abs())[:, None, None, None], 1 - images, images)
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Affine warp (n, 2, 3) in normalised coordinates, continued by reflection."""
-    grid = F.affine_grid(matrices.to(images.dtype), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    """Affine warp about the centre, continued by reflection.
+
+    `matrices` (n, 2, 3) lead from places in the result to places in `images`, as (x, y); their linear part is in
+    pixels, the shift in halves of the width and of the height.
+    """
+    H, W = images.shape[-2:]
+    # The kernel counts from -1 to 1 both ways, so turning and shearing an oblong image needs its proportions.
+    proportions = torch.tensor([[1, H / W, 1], [W / H, 1, 1]], dtype=images.dtype, device=images.device)
+    grid = F.affine_grid(matrices * proportions, list(images.shape), align_corners=False)
+    warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return warped.clamp(0, 1)  # interpolation can round to just above one
 
 
 def _matrices(

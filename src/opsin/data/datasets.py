@@ -86,6 +86,19 @@ class FileDataset:
 
 
 def batches_of(dataset: ImageDataset, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """All of a dataset in order, in batches."""
+    """All of a dataset in order, in batches; a batch without any readable image is left out.
+
+    Raises DataError when no batch is left.
+    """
+    unreadable: DataError | None = None
+    some = False
     for start in range(0, len(dataset), batch_size):
-        yield dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))
+        try:
+            batch = dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))
+        except DataError as error:
+            unreadable = error
+            continue
+        some = True
+        yield batch
+    if unreadable is not None and not some:
+        raise unreadable

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+STATISTICS_IMAGES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +45,14 @@ def channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, float, float], 
 
     At most 4,096 images, evenly spread, are looked at. A deviation of zero (one flat colour) is returned as one.
     """
-    sample = pixels[:: max(1, len(pixels) // 4096)].astype(np.float32) / 255
-    mean, std = sample.mean(axis=(0, 2, 3)), sample.std(axis=(0, 2, 3))
+    counts = np.zeros((3, 256), dtype=np.int64)  # of each value; as floats, so many large images would fill the memory
+    for image in pixels[:: max(1, math.ceil(len(pixels) / STATISTICS_IMAGES))]:
+        for channel in range(3):
+            counts[channel] += np.bincount(image[channel].ravel(), minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
     std = np.where(std < 1e-3, 1.0, std)
     red, green, blue = (round(float(value), 4) for value in mean)
     red_std, green_std, blue_std = (round(float(value), 4) for value in std)
