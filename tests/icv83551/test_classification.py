@@ -55,7 +55,8 @@ def tiny_vit() -> VisionTransformer:
     return VisionTransformer(img_size=8, patch_size=4, embed_dim=16, num_layers=1, num_heads=2, num_classes=3)
 
 
-def test_solver_learns_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
+def test_solver_learns_and_reports(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a narrow terminal would cut the progress text
     torch.manual_seed(0)
     solver = ClassificationSolverViT(
         train_data=Coloured(150, 0),

@@ -76,7 +76,7 @@ def test_against_loops(inputs: tuple[Tensor, Tensor, Tensor], shape: tuple[int, 
     np.testing.assert_allclose(attn(*inputs, attn_mask=mask).detach().numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["self", "cross", "three inputs"])
+@pytest.mark.parametrize("kind", ["self", "cross", "query is key", "three inputs"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_against_torch(inputs: tuple[Tensor, Tensor, Tensor], kind: str, masked: bool) -> None:
     query, key, value = inputs
@@ -84,6 +84,8 @@ def test_against_torch(inputs: tuple[Tensor, Tensor, Tensor], kind: str, masked:
         key = value = query
     elif kind == "cross":
         value = key
+    elif kind == "query is key":
+        key, value = query, value[:, :T]
     attn = make_attention()
     mask = random_mask((T, key.shape[1])) if masked else None
     if mask is not None:
@@ -207,6 +209,17 @@ def calls_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", noted)
     return calls
+
+
+def test_fused_kernel_never_sees_a_fully_masked_row(
+    inputs: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would make of one depends on the backend and on the version of torch."""
+    calls = calls_of_the_fused_kernel(monkeypatch)
+    mask = torch.ones(T, S, dtype=torch.bool)
+    mask[1] = False
+    make_attention()(*inputs, attn_mask=mask)
+    assert calls[0]["attn_mask"].all()
 
 
 def test_which_path_is_taken_on_a_cpu(inputs: tuple[Tensor, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
