@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from opsin.data import images
-from opsin.data.images import find_images, load_images, open_image
+from opsin.data.images import ImageReader, find_images, list_images, open_image
 from opsin.errors import DataError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -247,17 +247,17 @@ def test_find_images_takes_any_case_and_depth_but_nothing_hidden(tmp_path: Path)
     assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == wanted
 
 
-def test_load_images_lists_broken_ones(tmp_path: Path) -> None:
+def test_a_reader_gives_good_images_and_lists_broken_ones(tmp_path: Path) -> None:
     left_red_right_blue().save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no")
-    loaded = load_images([tmp_path, tmp_path / "a.png"])
-    assert loaded.ids == [str(tmp_path / "a.png")] * 2
-    assert [image.size for image in loaded.images] == [(6, 4)] * 2
-    assert [row.id for row in loaded.skipped] == [str(tmp_path / "b.png")]
+    reader = ImageReader(list_images([tmp_path, tmp_path / "a.png"]))
+    assert [image.size for image in reader] == [(6, 4)] * 2
+    assert reader.read == [tmp_path / "a.png"] * 2
+    assert [row.id for row in reader.skipped] == [str(tmp_path / "b.png")]
 
 
-def test_load_images_refuses_what_is_not_there(tmp_path: Path) -> None:
+def test_list_images_refuses_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
-        load_images([tmp_path / "gone.png"])
+        list_images([tmp_path / "gone.png"])
     with pytest.raises(DataError, match="has no image in it"):
-        load_images([tmp_path])
+        list_images([tmp_path])

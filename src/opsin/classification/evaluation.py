@@ -6,13 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opsin.classification.data import open_labelled, rows_of_run
 from opsin.classification.inference import Classifier
 from opsin.classification.metrics import ClassificationMetrics, classification_metrics
 from opsin.classification.task import evaluate_dataset
-from opsin.classification.train import open_labelled
 from opsin.data.datasets import image_dataset
 from opsin.data.sources import ImageSource, Skipped
-from opsin.data.splits import split_rows
 from opsin.errors import DataError
 
 
@@ -38,7 +37,7 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     ref = data or own_data
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
-    source = open_labelled(ref) if data is None else _match_classes(open_labelled(ref), classifier.class_names)
+    source = _match_classes(open_labelled(ref), classifier.class_names)
     source, split = _choose(source, split, classifier, foreign=ref != own_data)
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
@@ -57,8 +56,12 @@ def _choose(
             return (source.split("test"), "test") if has_test else (source, "all")
         return (source, "all") if split == "all" else (source.split(split), split)
     training = classifier.training
-    seed = int(training.get("training", {}).get("seed", 0))
-    rows = split_rows(source, float(training.get("val_fraction", 0.0)), 0.0, seed)
+    rows = rows_of_run(
+        source,
+        val_fraction=float(training.get("val_fraction", 0.0)),
+        max_train=training.get("max_train"),
+        seed=int(training.get("training", {}).get("seed", 0)),
+    )
     if split is None:
         split = "test" if len(rows["test"]) else "val"
     if split not in rows or len(rows[split]) == 0:

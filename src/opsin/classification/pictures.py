@@ -107,17 +107,13 @@ def _overlay(axes: Axes, square: Image.Image, attention: np.ndarray) -> AxesImag
 
 
 def save_attention_pictures(
-    classifier: Classifier,
-    images: Sequence[ImageLike],
-    ids: Sequence[str],
-    results: Sequence[Classification],
-    directory: Path,
+    classifier: Classifier, images: Sequence[Path], results: Sequence[Classification], directory: Path
 ) -> list[Path]:
-    """One PNG an image, numbered in order, named after the image; returns the paths."""
+    """One PNG an image, numbered in order, named after the image file; returns the paths."""
     maps = classifier.attention_maps(images)
     paths = []
-    for index, (image, name, result, attention) in enumerate(zip(images, ids, results, maps, strict=True)):
-        path = directory / f"{index:04d}-{Path(name).stem}.png"
+    for index, (image, result, attention) in enumerate(zip(images, results, maps, strict=True)):
+        path = directory / f"{index:04d}-{image.stem}.png"
         save_figure(attention_figure(image, attention, result), path)
         paths.append(path)
     return paths

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from opsin.classification.config import ClassificationConfig
+from opsin.classification.data import open_labelled, rows_of_run
 from opsin.classification.inference import Classifier, build_model
 from opsin.classification.metrics import classification_metrics
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, PixelDataset, image_dataset
 from opsin.data.preprocessing import Preprocessing, channel_statistics
-from opsin.data.sources import ImageSource, Skipped, open_source
-from opsin.data.splits import split_rows
-from opsin.errors import DataError
+from opsin.data.sources import ImageSource, Skipped
 from opsin.runtime import derive_seed
 from opsin.training.trainer import Trainer
 
@@ -43,21 +41,15 @@ def train_classifier(
     cannot be used for this, and what `Trainer.fit` raises.
     """
     source = open_labelled(config.data)
-    rows = split_rows(source, config.val_fraction, 0.0, config.training.seed)
-    train_rows = rows["train"]
-    if config.max_train is not None:
-        order = np.random.default_rng(derive_seed(config.training.seed, "max_train")).permutation(len(train_rows))
-        train_rows = train_rows[np.sort(order[: config.max_train])]
-    train_data = image_dataset(source.select(train_rows), config.image_size)
+    rows = rows_of_run(source, val_fraction=config.val_fraction, max_train=config.max_train, seed=config.training.seed)
+    train_data = image_dataset(source.select(rows["train"]), config.image_size)
     validation = image_dataset(source.select(rows["val"]), config.image_size) if len(rows["val"]) else None
 
     task = build_task(config, source, train_data, validation)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, train_data, to_dict(config), resume=resume)
-    metrics, skipped = (
-        dict(result.metrics),
-        [*train_data.skipped, *(validation.skipped if validation else [])],
-    )
+    metrics = dict(result.metrics)
+    skipped = [*train_data.skipped, *(validation.skipped if validation else [])]
     if trainer.fabric.is_global_zero and len(rows["test"]):
         test_data = image_dataset(source.select(rows["test"]), config.image_size)
         metrics |= _add_test_metrics(trainer.run.model, test_data)
@@ -70,18 +62,6 @@ def train_classifier(
         len(train_data),
         tuple(dict.fromkeys(skipped)),
     )
-
-
-def open_labelled(ref: str) -> ImageSource:
-    """Open a source for classification; DataError unless it has labels of at least two classes."""
-    source = open_source(ref)
-    if source.labels is None or source.class_names is None:
-        raise DataError(f"the source {ref!r} has no labels; classification needs class folders, or a column `label`")
-    present = np.unique(source.labels)
-    if len(present) < 2:
-        name = source.class_names[int(present[0])] if len(present) else "none"
-        raise DataError(f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two")
-    return source
 
 
 def build_task(

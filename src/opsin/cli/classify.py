@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from opsin.classification.inference import Classification
+    from opsin.data.images import ImageReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,46 +40,47 @@ def main(argv: list[str]) -> int:
     if options.top_k < 1:
         raise UsageError(f"--top-k must be at least 1, not {options.top_k}")
     from opsin.classification.inference import Classifier
-    from opsin.data.images import load_images
+    from opsin.data.images import ImageReader, list_images
     from opsin.errors import DataError
 
+    reader = ImageReader(list_images(options.images))
     classifier = Classifier.from_pretrained(options.model, device=options.device)
-    loaded = load_images(options.images)
-    if not loaded.images:
+    results = classifier.classify(reader, top_k=options.top_k)
+    if not results:
         raise DataError(
-            f"none of the {len(loaded.skipped)} files is a readable image; the first: {loaded.skipped[0].reason}"
+            f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
         )
-    results = classifier.classify(loaded.images, top_k=options.top_k)
     if options.attention is not None:
         from opsin.classification.pictures import save_attention_pictures
 
-        save_attention_pictures(classifier, loaded.images, loaded.ids, results, options.attention)
+        save_attention_pictures(classifier, reader.read, results, options.attention)
     if options.json:
-        print_json(
-            {
-                "model": options.model,
-                "images": [
-                    {
-                        "image": name,
-                        "labels": result.labels,
-                        "probabilities": [round(p, 6) for p in result.probabilities],
-                    }
-                    for name, result in zip(loaded.ids, results, strict=True)
-                ],
-                "skipped": [{"id": row.id, "reason": row.reason} for row in loaded.skipped],
-            }
-        )
+        _print_json(options.model, reader, results)
     else:
-        rows = [
-            (
-                name,
-                "  ".join(f"{label} {p:.1%}" for label, p in zip(result.labels, result.probabilities, strict=True)),
-            )
-            for name, result in zip(loaded.ids, results, strict=True)
-        ]
-        print_table(("image", "classes"), rows)
-    for row in loaded.skipped:
+        _print_table(reader, results)
+    for row in reader.skipped:
         note(f"left out: {row.id}: {row.reason}")
     if options.attention is not None:
         note(f"attention pictures: {options.attention}", quiet=options.quiet)
     return 0
+
+
+def _print_json(model: str, reader: ImageReader, results: list[Classification]) -> None:
+    images = [
+        {
+            "image": str(path),
+            "labels": result.labels,
+            "probabilities": [round(probability, 6) for probability in result.probabilities],
+        }
+        for path, result in zip(reader.read, results, strict=True)
+    ]
+    skipped = [{"id": row.id, "reason": row.reason} for row in reader.skipped]
+    print_json({"model": model, "images": images, "skipped": skipped})
+
+
+def _print_table(reader: ImageReader, results: list[Classification]) -> None:
+    rows = []
+    for path, result in zip(reader.read, results, strict=True):
+        best = zip(result.labels, result.probabilities, strict=True)
+        rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
+    print_table(("image", "classes"), rows)

@@ -14,14 +14,14 @@ def print_json(document: Any) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Print a table on stdout; columns of numbers are aligned on the right, None is shown as a dash."""
+    """Print a table on stdout, under its title; columns of numbers are aligned on the right, None is a dash."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     rows = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(header):
         values = [row[position] for row in rows if row[position] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
@@ -29,7 +29,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     # A pipe has no width: give it room, so that no value is folded for readers such as grep.
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000, highlight=False).print(table)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000, highlight=False)
+    if title is not None:
+        console.print(escape(title), style="bold")  # a title of the table itself would be folded to the table's width
+    console.print(table)
 
 
 def note(text: str, quiet: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -29,15 +29,6 @@ class Skipped:
 
     id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class LoadedImages:
-    """Images that could be read, their names in the same order, and the files that could not."""
-
-    images: list[Image.Image]
-    ids: list[str]
-    skipped: list[Skipped]
 
 
 def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
@@ -82,31 +73,46 @@ def find_images(directory: Path) -> list[Path]:
     )
 
 
-def load_images(paths: Iterable[str | Path]) -> LoadedImages:
-    """Open files and all images in directories; broken ones are listed, not fatal.
+def list_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The files among `paths`, and all images in the directories among them, in this order.
 
     Raises DataError for a path that does not exist and for a directory without images.
     """
-    loaded = LoadedImages([], [], [])
+    files: list[Path] = []
     for path in map(Path, paths):
-        for file in _files_of(path):
+        if path.is_dir():
+            found = find_images(path)
+            if not found:
+                raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise DataError(f"there is no file {path}")
+    return files
+
+
+class ImageReader:
+    """Iterates over the images of files, one in memory at a time; broken ones are listed, not fatal.
+
+    While it is iterated over, `read` fills with the files of the images that it gave, in order, and `skipped` with
+    those that could not be read.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.read: list[Path] = []
+        self.skipped: list[Skipped] = []
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for file in self.files:
             try:
-                loaded.images.append(open_image(file))
-                loaded.ids.append(str(file))
+                image = open_image(file)
             except DataError as error:
-                loaded.skipped.append(Skipped(str(file), str(error)))
-    return loaded
-
-
-def _files_of(path: Path) -> Sequence[Path]:
-    if path.is_dir():
-        files = find_images(path)
-        if not files:
-            raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return files
-    if not path.exists():
-        raise DataError(f"there is no file {path}")
-    return [path]
+                self.skipped.append(Skipped(str(file), str(error)))
+                continue
+            self.read.append(file)
+            yield image
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from opsin.classification.data import open_labelled
 from opsin.classification.inference import Classifier
 from opsin.classification.metrics import ClassificationMetrics, classification_metrics
 from opsin.classification.pictures import attention_grid, confusion_figure, predictions_figure
 from opsin.classification.recipes import emoji_groups
 from opsin.classification.task import evaluate_dataset
-from opsin.classification.train import open_labelled, train_classifier
+from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
 from opsin.data.sources import ImageSource
-from opsin.data.splits import split_rows
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
 
@@ -31,7 +31,7 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
 
     classifier = Classifier.from_pretrained(report.model)
     source = open_labelled(config.data)
-    test = source.select(split_rows(source, config.val_fraction, 0.0, config.training.seed)["test"])
+    test = source.split("test")
     scores, labels = evaluate_dataset(classifier, image_dataset(test, config.image_size))
     metrics = classification_metrics(scores, labels)
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
