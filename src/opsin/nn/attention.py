@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LONGEST_PLAIN_BF16 = 512
+LONGEST_PLAIN_BF16 = 256
 
 
 class MultiHeadAttention(nn.Module):

@@ -1,0 +1,1 @@
+"""What the scripts share: the clock, the table, and the networks that opsin is compared with."""
