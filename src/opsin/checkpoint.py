@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = 1
+MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 ZOO_DIRECTORY = Path(__file__).parent / "zoo"
 
 
@@ -48,7 +48,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
             f"{path} could not be written ({error.strerror or error}); what it held before is kept"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone after the rename; and a folder that refused it never held it
+            temporary.unlink()
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -84,10 +85,12 @@ def load_training_state(path: Path | str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no training state at {path}; nothing to resume") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} was refused: it is damaged, or holds code instead of plain tensors") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: it is truncated or is no training state") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged file can end the unpickler in any way, an IndexError for example
+        raise CheckpointError(
+            f"{path} was refused: it is truncated, is no training state, or holds code instead of plain tensors"
+        ) from error
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(f"{path} is not a training state of opsin")
     _refuse_newer(state.pop("format_version"), path)
@@ -103,22 +106,27 @@ def save_pretrained(
     """Write a model directory and put it in place in one step; returns its path.
 
     `kind` says which system can load it (`vit-classifier`), `config` everything needed to build it (JSON types),
-    `tensors` is its state dict, `card` the text of README.md.
+    `tensors` is its state dict, `card` the text of README.md. An older model in `directory` is replaced. Raises
+    CheckpointError when it cannot be written, or when `directory` holds anything but a model: that would be lost.
     """
     from safetensors.torch import save
 
     directory = Path(directory)
     content = {"format_version": FORMAT_VERSION, "kind": kind, **config}
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    _refuse_other_files(directory)
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        # Copies, because safetensors refuses names that share memory (tied weights).
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         with atomic_write(staging / "model.safetensors") as file:
-            file.write(save(contiguous, metadata={"format": "pt"}))
+            file.write(save(copies, metadata={"format": "pt"}))
         write_json(staging / "config.json", content)
         with atomic_write(staging / "README.md") as file:
             file.write(card.encode("utf-8"))
         _swap_directory(staging, directory)
+    except OSError as error:
+        raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return directory
@@ -181,8 +189,8 @@ def resolve_model(ref: Path | str) -> Path:
     if text.startswith("hf-hub:"):
         return _from_hub(text.removeprefix("hf-hub:"))
     path = Path(ref)
-    places = (path / "model", path / "model.old", path, Path(f"{path}.old"), ZOO_DIRECTORY / text)
-    for candidate in places:
+    run_model = path / "model"
+    for candidate in (run_model, _replaced(run_model), path, _replaced(path), ZOO_DIRECTORY / text):
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate
     if (path / "checkpoints").is_dir():
@@ -220,9 +228,8 @@ def _from_hub(repo_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["config.json", "model.safetensors", "README.md"]
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=patterns, local_files_only=is_offline()))
+        return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), local_files_only=is_offline()))
     except HFValidationError as error:
         raise CheckpointError(f"hf-hub:{repo_id} is not of the form hf-hub:ORG/NAME") from error
     except LocalEntryNotFoundError as error:
@@ -242,9 +249,27 @@ def _refuse_newer(version: Any, path: Path | str) -> None:
         )
 
 
+def _refuse_other_files(directory: Path) -> None:
+    """A model directory is replaced as a whole; refuse to do that to a directory that is in use for something else."""
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; give the directory that the model is to be written to")
+    if others := sorted({path.name for path in directory.iterdir()} - set(MODEL_FILES)):
+        raise CheckpointError(
+            f"{directory} holds other files than a model ({', '.join(others[:3])}), which would be lost; "
+            "move them away, or choose another directory"
+        )
+
+
+def _replaced(directory: Path) -> Path:
+    """Where the old content of a model directory lies for the instant in which a new one takes its place."""
+    return directory.with_name(f".{directory.name}.replaced") if directory.name else directory
+
+
 def _swap_directory(new: Path, target: Path) -> None:
-    """Rename `new` to `target`. A crash between the two renames leaves `target.old`, which readers accept."""
-    old = target.with_name(target.name + ".old")
+    """Rename `new` to `target`. After a crash between the two renames, readers find the old content (`_replaced`)."""
+    old = _replaced(target)
     if target.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(target, old)

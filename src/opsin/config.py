@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import dacite
 
@@ -33,9 +34,9 @@ def from_dict(config_class: type[ConfigT], mapping: Mapping[str, Any], where: st
     Raises ConfigError for an unknown key (naming the nearest known one), a missing key, a wrong type, or a
     value that the dataclass itself refuses.
     """
-    _refuse_unknown_keys(config_class, mapping, where, prefix="")
+    content = _prepared_fields(config_class, mapping, where, prefix="")
     try:
-        return dacite.from_dict(config_class, mapping, dacite.Config(cast=[tuple], strict=True))
+        return dacite.from_dict(config_class, content, dacite.Config(strict=True))
     except dacite.MissingValueError as error:
         raise ConfigError(f"{where}: the setting {error.field_path!r} is missing") from error
     except dacite.DaciteError as error:
@@ -67,19 +68,43 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return names
 
 
-def _refuse_unknown_keys(config_class: type, mapping: Mapping[str, Any], where: str, prefix: str) -> None:
-    fields = {field.name: field for field in dataclasses.fields(config_class)}
-    for key, value in mapping.items():
+def _prepared_fields(config_class: type, mapping: Mapping[str, Any], where: str, prefix: str) -> dict[str, Any]:
+    """The values of a mapping as the dataclass wants them; ConfigError for a key that it does not have."""
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    hints = get_type_hints(config_class)
+    for key in mapping:
         if key not in fields:
             near = nearest_name(key, fields)
             hint = f"did you mean {prefix + near!r}?" if near else f"known settings: {', '.join(sorted(fields))}"
             raise ConfigError(f"{where}: unknown setting {prefix + key!r}; {hint}")
-        nested = _resolved_types(config_class).get(key)
-        if dataclasses.is_dataclass(nested) and isinstance(nested, type) and isinstance(value, Mapping):
-            _refuse_unknown_keys(nested, value, where, prefix=f"{prefix}{key}.")
+    return {key: _prepared(hints[key], value, where, prefix + key) for key, value in mapping.items()}
 
 
-def _resolved_types(config_class: type) -> dict[str, Any]:
-    from typing import get_type_hints
-
-    return get_type_hints(config_class)
+def _prepared(hint: Any, value: Any, where: str, name: str) -> Any:
+    """A JSON value with lists turned into the tuples, and whole numbers into the floats, that the type asks for."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if isinstance(value, Mapping):
+        nested = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+        return _prepared_fields(nested[0], value, where, f"{name}.") if nested else value
+    if choices := [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]:
+        if value not in choices and not (value is None and type(None) in kinds):
+            raise ConfigError(f"{where}: {name!r} should be one of {', '.join(map(repr, choices))}, not {value!r}")
+        return value
+    if shapes := [get_args(kind) for kind in kinds if get_origin(kind) is tuple]:
+        if not isinstance(value, (list, tuple)):
+            if value is None and type(None) in kinds:
+                return None
+            raise ConfigError(f"{where}: {name!r} should be a list, not {value!r}")
+        items = shapes[0][:1] * len(value) if shapes[0][-1] is Ellipsis else shapes[0]
+        if len(items) != len(value):
+            raise ConfigError(f"{where}: {name!r} takes {len(items)} values, not {len(value)}")
+        return tuple(
+            _prepared(kind, item, where, f"{name}.{index}")
+            for index, (kind, item) in enumerate(zip(items, value, strict=True))
+        )
+    if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+        # Python counts booleans among the integers; in a config one in place of a number is a mistake.
+        raise ConfigError(f"{where}: {name!r} should be a number, not {str(value).lower()}")
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
+        return float(value)
+    return value

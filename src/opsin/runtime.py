@@ -48,6 +48,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     if not available.get(device.type, False):
         usable = ", ".join(kind for kind, present in available.items() if present)
         raise ConfigError(f"device {name!r} is not available on this machine; available: {usable}")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} does not exist: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 
@@ -58,16 +60,22 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+        has_kernels = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(has_kernels and torch.cpu._is_avx512_bf16_supported())
     return False
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is `bf16` where it is native and `32` elsewhere; ConfigError for an unknown name."""
+    """`auto` is `bf16` where it is native and `32` elsewhere.
+
+    Raises ConfigError for an unknown name, and for `16` on a CPU, where float16 has neither kernels nor a loss scaler.
+    """
     if name not in PRECISIONS:
         raise ConfigError(f"unknown precision {name!r}: use one of {', '.join(PRECISIONS)}")
     if name == "auto":
         return "bf16" if has_native_bf16(device) else "32"
+    if name == "16" and device.type == "cpu":
+        raise ConfigError("precision 16 needs a GPU; on a CPU use bf16 or 32")
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,8 @@ class TrainingConfig:
     ema_decay: float = 0.0
     """Decay of the moving average of the weights that is evaluated and exported; 0 is off."""
     validations: int = 10
-    """How many times to validate, evenly spread over the run."""
+    """How many times to validate, evenly spread over the run; the end is always validated. Under a time budget those
+    that would take too much of what is left are passed over."""
     export: Literal["best", "last"] = "best"
     """Which weights become the model: the best by validation, or those of the last step."""
     checkpoint_minutes: float = 2.0
@@ -56,19 +58,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None and self.max_minutes is None:
             raise ConfigError("say how long to train: --epochs, --max-steps or --max-minutes")
-        for name in (
-            "epochs",
-            "max_steps",
-            "max_minutes",
-            "batch_size",
-            "accumulate",
-            "learning_rate",
-            "log_every",
-        ):
+        for name in ("epochs", "max_steps", "max_minutes", "batch_size", "accumulate", "learning_rate", "log_every"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be above zero, not {value}")
-        for name in ("warmup", "ema_decay"):
+        for name in ("weight_decay", "grad_clip", "validations", "checkpoint_minutes", "workers"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
+        for name in ("warmup", "ema_decay", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.batch_size % self.accumulate != 0:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 class ExponentialMovingAverage:
     """Averages parameters as average = d·average + (1-d)·weight, with d rising to `decay` as (1+t)/(10+t).
 
-    The warm-up keeps the random initial weights from weighing on the average of a short run. Buffers are copied.
+    The warm-up keeps the random initial weights from weighing on the average of a short run. Buffers such as the
+    statistics of a BatchNorm are averaged like weights; whole numbers among them are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -33,21 +33,13 @@ class ExponentialMovingAverage:
                 self.average[name].copy_(tensor)
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model holds the averaged weights inside the block, and its own again after it."""
-        own = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(own)
-
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights by name."""
         return dict(self.average)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore what `state_dict` gave; KeyError when it belongs to a model with other names."""
+        if state.keys() != self.average.keys():
+            raise KeyError(f"the averaged weights differ in {sorted(state.keys() ^ self.average.keys())[:3]}")
         for name, tensor in self.average.items():
             tensor.copy_(state[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from opsin.checkpoint import atomic_write
-from opsin.errors import MissingExtraError
+from opsin.errors import CheckpointError, MissingExtraError
 
 
 class MetricsLog:
@@ -34,21 +35,32 @@ class MetricsLog:
         return self
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record metrics after `step` optimiser steps."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+        """Record finite metrics after `step` optimiser steps; CheckpointError when the disk does not take them."""
+        try:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
+        except OSError as error:
+            raise self._unwritable(error) from error
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error is None else 1)
+        try:
+            with contextlib.ExitStack() as stack:  # each is closed even where another cannot be
+                if self._wandb is not None:
+                    stack.callback(self._wandb.finish, exit_code=0 if error is None else 1)
+                stack.callback(self._tensorboard.close)
+                stack.callback(self._file.close)
+        except OSError as failure:
+            if error is None:  # else that one says more
+                raise self._unwritable(failure) from failure
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"the metrics in {self.directory} cannot be written ({error.strerror or error})")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

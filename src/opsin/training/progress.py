@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -21,7 +22,7 @@ class ProgressDisplay:
         self.enabled = enabled
         self.stream = stream or sys.stderr
         self._bar: Progress | None = None
-        self._last_line = 0.0
+        self._last_line = -math.inf
 
     def __enter__(self) -> ProgressDisplay:
         if self.enabled and self.stream.isatty():
@@ -31,7 +32,8 @@ class ProgressDisplay:
                 TaskProgressColumn(),
                 TextColumn("{task.fields[status]}"),
             )
-            self._bar = Progress(*columns, console=Console(file=self.stream))
+            # Results that are printed meanwhile belong on stdout, not here.
+            self._bar = Progress(*columns, console=Console(file=self.stream), redirect_stdout=False)
             self._bar.start()
             self._row = self._bar.add_task(self.title, total=1.0, status="")
         return self
@@ -48,7 +50,7 @@ class ProgressDisplay:
         )
         if self._bar is not None:
             self._bar.update(self._row, completed=share, status=status)
-        elif time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
+        elif share >= 1 or time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(f"{self.title} {share:4.0%}  {status}")
 
@@ -70,7 +72,9 @@ class ProgressDisplay:
 
 
 def format_duration(seconds: float) -> str:
-    """`1:05`, `2:03:04`: minutes and seconds, with hours when there are any."""
+    """`1:05`, `2:03:04`: minutes and seconds, with hours when there are any; `?` when it is not known."""
+    if not math.isfinite(seconds):
+        return "?"
     minutes, second = divmod(round(max(seconds, 0)), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

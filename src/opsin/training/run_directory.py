@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,32 +36,43 @@ class RunDirectory:
         except ConfigError as error:
             raise CheckpointError(f"{self.path} holds no run to continue: {error}") from error
 
-    def start(self, config: Mapping[str, Any], *, resume: bool) -> None:
-        """Record config and environment of a run that begins; refuse to mix with a run that is already there."""
-        if resume:
-            self.read_config()
-        elif self.config.exists() or self.last.exists():
-            raise ConfigError(f"{self.path} already holds a run; add --resume to continue it, or choose another --out")
-        write_json(self.config, config)
-        write_json(self.environment, describe_environment())
-
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory for one writer; ConfigError when another process is training into it."""
+    def locked(self, *, resume: bool) -> Iterator[None]:
+        """Hold the directory for one writer, and clear away what a killed writer left half-written.
+
+        Raises ConfigError when another process is training into it, when it cannot be written to, or, without
+        `resume`, when it holds a run already; CheckpointError when there is no run to resume.
+        """
+        if resume:
+            self.read_config()  # before anything is created
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be used as the run directory: {error.strerror}") from error
-        lock = filelock.FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
+            lock = filelock.FileLock(self.path / ".lock", timeout=0)
+            lock.acquire()
         except filelock.Timeout as error:
             raise ConfigError(
                 f"another process is training into {self.path}; wait for it, or choose another --out"
             ) from error
         except OSError as error:
-            raise ConfigError(f"{self.path} cannot be written to: {error.strerror}") from error
+            raise ConfigError(f"{self.path} cannot be used as the run directory: {error.strerror or error}") from error
         try:
+            if not resume and (self.config.exists() or self.last.exists()):
+                raise ConfigError(
+                    f"{self.path} already holds a run; add --resume to continue it, or choose another --out"
+                )
+            self._remove_leftovers()
             yield
         finally:
             lock.release()
+
+    def record(self, config: Mapping[str, Any]) -> None:
+        """Write config and environment of a run that begins or goes on."""
+        write_json(self.config, config)
+        write_json(self.environment, describe_environment())
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.path.rglob(".*.tmp"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)

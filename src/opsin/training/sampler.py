@@ -15,8 +15,9 @@ from opsin.runtime import make_generator
 class StepSampler(Sampler[list[int]]):
     """Endless batches of indices from `start_step` on; each epoch is a new permutation of all samples.
 
-    A joint batch is dealt out to the processes one sample at a time, so that together they see exactly the batch that
-    a single process would see. A last, smaller batch of an epoch is cut to a multiple of the number of processes.
+    A joint batch is dealt out to the processes, and to the parts of an accumulated step, one sample at a time, so that
+    together they see exactly the batch that a single process would see. When it does not divide, as at the end of an
+    epoch, the parts differ in size: `share_of` says how much each counts.
     """
 
     def __init__(
@@ -34,10 +35,6 @@ class StepSampler(Sampler[list[int]]):
             raise ConfigError(
                 f"batch_size ({batch_size}) must be divisible by processes times accumulate ({world_size * accumulate})"
             )
-        if num_samples < world_size * accumulate:
-            raise ConfigError(
-                f"{num_samples} training samples are too few for {world_size * accumulate} parts of a batch"
-            )
         self.num_samples = num_samples
         self.batch_size = min(batch_size, num_samples)
         self.seed = seed
@@ -45,9 +42,12 @@ class StepSampler(Sampler[list[int]]):
         self.accumulate = accumulate
         self.rank = rank
         self.world_size = world_size
-        rest = num_samples % self.batch_size
-        whole = num_samples // self.batch_size
-        self.steps_per_epoch = whole + (rest >= world_size * accumulate)
+        self.steps_per_epoch = math.ceil(num_samples / self.batch_size)
+
+    def share_of(self, step: int, part: int) -> float:
+        """Share that this process's `part` has in the samples of the joint batch of `step`; 0 when it has none."""
+        size = min(self.batch_size, self.num_samples - step % self.steps_per_epoch * self.batch_size)
+        return len(range(*self._deal(part).indices(size))) / size
 
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from zero, that a step belongs to."""
@@ -56,13 +56,15 @@ class StepSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """`accumulate` lists for each step: this process's part of each part of the joint batch."""
         step = self.start_step
-        parts = self.world_size * self.accumulate
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
             order = torch.randperm(self.num_samples, generator=make_generator(self.seed, "epoch", epoch))
-            for start in range(position * self.batch_size, self.steps_per_epoch * self.batch_size, self.batch_size):
-                batch = order[start : start + self.batch_size]
-                size = math.floor(len(batch) / parts) * parts
+            for batch in order.split(self.batch_size)[position:]:
                 for part in range(self.accumulate):
-                    yield batch[part * self.world_size + self.rank : size : parts].tolist()
+                    # A process without a sample takes part all the same, with one that counts nothing: the others
+                    # wait for its gradients.
+                    yield batch[self._deal(part)].tolist() or batch[:1].tolist()
                 step += 1
+
+    def _deal(self, part: int) -> slice:
+        return slice(part * self.world_size + self.rank, None, self.world_size * self.accumulate)

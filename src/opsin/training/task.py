@@ -19,12 +19,16 @@ class BatchDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        """Tensors of the samples at `indices`, stacked along the first axis."""
+        """Tensors of the samples at `indices`, stacked along the first axis; the same ones whenever they are asked
+        for, so random augmentation belongs into `training_step`."""
         ...
 
 
 class StepOutput(NamedTuple):
-    """Result of one training step: the scalar loss to minimise, and scalar metrics to log (detached)."""
+    """Result of one training step: the scalar loss to minimise, and scalar metrics to log (detached).
+
+    Both are means over the samples of the batch: the trainer averages them over the parts and processes of a step.
+    """
 
     loss: Tensor
     metrics: dict[str, Tensor]
@@ -44,7 +48,8 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """The loss of one batch. All randomness comes from `generator` or torch's default one: both are seeded by
-        the trainer for each step, which is what makes a resumed run equal a straight one."""
+        the trainer for each step, which is what makes a resumed run equal a straight one. Under bf16 and 16, floating
+        tensors of the batch arrive in half precision (integers as they are)."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:

@@ -1,0 +1,96 @@
+"""The processes of a run: Fabric for this one, and what all of them have to know or do together."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from opsin.errors import TrainingError
+from opsin.runtime import resolve_device, resolve_precision
+from opsin.training.config import TrainingConfig
+
+FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+class Processes:
+    """This process among those of the run. Every method has to be called by all of them, in the same order."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        """`fabric` is launched."""
+        self.device = fabric.device
+        self.rank = fabric.global_rank
+        self.count = fabric.world_size
+        self.is_first = fabric.is_global_zero
+        # Decisions are shared between the hosts: asking the GPUs would make each step wait for the one before.
+        self._hosts: Any = torch.distributed.new_group(backend="gloo") if self.count > 1 else None
+
+    def largest(self, values: list[float]) -> list[float]:
+        """The largest over all processes of each value. Clocks and signals differ between them."""
+        if self.count == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._hosts)
+        return [float(value) for value in tensor]
+
+    def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sum over all processes of each scalar; the result stays on the device."""
+        if self.count == 1:
+            return dict(values)
+        tensor = torch.stack(list(values.values()))
+        torch.distributed.all_reduce(tensor)
+        return dict(zip(values, tensor.unbind(), strict=True))
+
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Run `action` in the first process while the others wait. When it fails there, all of them stop."""
+        failure: Exception | None = None
+        if self.is_first:
+            try:
+                action()
+            except Exception as error:
+                failure = error
+        failed = self.largest([float(failure is not None)])[0]
+        if failure is not None:
+            raise failure
+        if failed:
+            raise TrainingError("the first process of the run stopped with an error; its own message says which")
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective operation failed because another process went away; gloo says so in its message only."""
+    return isinstance(error, torch.distributed.DistError) or "by peer" in str(error)
+
+
+def launch(fabric: Fabric) -> None:
+    """Connect the processes, without the greeting that Fabric logs."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        fabric.launch()
+    finally:
+        log.setLevel(level)
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """Fabric for this process: one device, or the ones that torchrun has dealt out through its environment."""
+    device = resolve_device(config.device)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    precision = FABRIC_PRECISION[resolve_precision(config.precision, device)]
+    devices: int | list[int] = local if world_size > 1 or device.index is None else [device.index]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Fabric's advice about hardware that the user did not ask for
+        return Fabric(
+            accelerator=device.type,
+            devices=devices,
+            num_nodes=max(world_size // local, 1),
+            strategy="ddp" if world_size > 1 else "auto",
+            precision=precision,  # type: ignore[arg-type]
+        )

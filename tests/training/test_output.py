@@ -1,0 +1,117 @@
+"""Progress on stderr, metrics.jsonl, and signals."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from opsin.training.loggers import MetricsLog, read_metrics
+from opsin.training.progress import ProgressDisplay, format_duration
+from opsin.training.signals import StopSignals
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    with ProgressDisplay("training", stream=stream) as display:
+        display.update(0.25, 5, 1.23456, 1000.4, 0.125, 65.0)
+        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)  # too soon for another line
+        display.note("val_loss 0.5")
+        display.update(1.0, 20, 0.5, 1000.0, 0.0, 0.0)  # the end is always shown
+    assert stream.getvalue().splitlines() == [
+        "training  25%  step 5  loss 1.2346  1000 samples/s  waiting for data 12%  left 1:05",
+        "val_loss 0.5",
+        "training 100%  step 20  loss 0.5000  1000 samples/s  waiting for data 0%  left 0:00",
+    ]
+
+
+def test_a_bar_on_a_terminal() -> None:
+    stream = Terminal()
+    with ProgressDisplay("training", stream=stream) as display:
+        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
+        display.note("val_loss 0.5")
+    text = stream.getvalue()
+    assert "50%" in text and "step 10" in text and "val_loss 0.5" in text
+    assert "\x1b[" in text
+
+
+def test_quiet() -> None:
+    stream = Terminal()
+    with ProgressDisplay("training", enabled=False, stream=stream) as display:
+        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
+        display.note("val_loss 0.5")
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (-3, "0:00"), (59.6, "1:00"), (65, "1:05"), (7384, "2:03:04"), (math.inf, "?"), (math.nan, "?")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        for step in (1, 2, 3, 4):
+            log.write(step, {"train_loss": step / 10})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "train_l')  # killed while writing
+    with MetricsLog(tmp_path, start_step=2) as log:
+        log.write(3, {"train_loss": 9.0})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "train_loss": 0.1},
+        {"step": 2, "train_loss": 0.2},
+        {"step": 3, "train_loss": 9.0},
+    ]
+
+
+def test_metrics_of_no_run() -> None:
+    assert read_metrics(Path("does not exist")) == []
+
+
+def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        log.write(1, {"train_loss": 0.5})
+        assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "train_loss": 0.5}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_and_the_next_one_acts_as_usual(number: signal.Signals) -> None:
+    calls = []
+    previous = signal.signal(number, lambda *_: calls.append(1))
+    try:
+        with StopSignals() as signals:
+            assert signals.received == 0
+            os.kill(os.getpid(), number)
+            assert (signals.received, calls) == (number, [])
+            os.kill(os.getpid(), number)
+            assert calls == [1]
+        os.kill(os.getpid(), number)
+        assert calls == [1, 1]
+    finally:
+        signal.signal(number, previous)
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    seen = []
+
+    def body() -> None:
+        with StopSignals() as signals:
+            seen.append(signals.received)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [0]

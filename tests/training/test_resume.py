@@ -1,0 +1,160 @@
+"""A run that is stopped, by whatever means, and resumed ends with exactly the weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from opsin.checkpoint import load_training_state
+from opsin.training.loggers import read_metrics
+from tests.training.launch import run_toy
+from tests.training.toy import train_toy
+
+STEPS = 15
+VARIANTS: dict[str, dict[str, object]] = {
+    "plain": {"max_steps": STEPS, "samples": 30},
+    "accumulate": {"max_steps": STEPS, "samples": 30, "accumulate": 4},
+    "workers": {"max_steps": STEPS, "samples": 30, "workers": 2},
+    "last": {"max_steps": STEPS, "samples": 30, "ema_decay": 0.0, "export": "last", "grad_clip": 0.0},
+    "sparse": {"max_steps": STEPS, "samples": 30, "checkpoint_minutes": 1000.0},
+}
+TIMES = {"seconds", "samples_per_second", "waiting_for_data"}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of each variant that nothing happened to."""
+    folder = tmp_path_factory.mktemp("straight")
+    for name, options in VARIANTS.items():
+        assert run_toy(folder / name, **options).exit_code == 0
+    return {name: folder / name for name in VARIANTS}
+
+
+def rows_without_times(run: Path) -> list[dict]:
+    return [
+        {name: value for name, value in row.items() if name not in TIMES} for row in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        items = {f"{prefix}/{key}": inner for key, inner in value.items()}
+    elif isinstance(value, (list, tuple)):
+        items = {f"{prefix}/{index}": inner for index, inner in enumerate(value)}
+    else:
+        return {prefix: value}
+    return {key: leaf for name, inner in items.items() for key, leaf in flat(inner, name).items()}
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    """Model, moving average, optimiser, counters, metrics, best weights and exported model are the same bits."""
+    for name in ("last.pt", "best.pt"):
+        if not (expected / "checkpoints" / name).exists():
+            assert not (run / "checkpoints" / name).exists()
+            continue
+        left, right = (flat(load_training_state(path / "checkpoints" / name)) for path in (run, expected))
+        assert left.keys() == right.keys()
+        for key, value in right.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(left[key], value), key
+            elif not key.endswith(("seconds", "paused", "slowest_validation")):
+                assert left[key] == value, key
+    weights = Path("model", "model.safetensors")
+    assert (run / weights).read_bytes() == (expected / weights).read_bytes()
+    assert rows_without_times(run) == rows_without_times(expected)
+
+
+def leftovers(run: Path) -> list[str]:
+    return [path.name for path in run.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize("step", [1, 2, 8, STEPS])
+def test_killed_at_a_step(step: int, straight: dict[str, Path], tmp_path: Path) -> None:
+    killed = run_toy(tmp_path / "run", **VARIANTS["plain"], accident={"step": step})
+    assert killed.exit_code == -signal.SIGKILL
+    assert not (tmp_path / "run" / "model").exists()
+    assert run_toy(tmp_path / "run", **VARIANTS["plain"], resume=True).exit_code == 0
+    assert_same_run(tmp_path / "run", straight["plain"])
+
+
+@pytest.mark.parametrize("before", ["fsync", "replace"])
+@pytest.mark.parametrize("save", [1, 9, STEPS])
+def test_killed_during_a_save(before: str, save: int, straight: dict[str, Path], tmp_path: Path) -> None:
+    """The new state is in a temporary file, whole or not; what counts is the one before."""
+    run = tmp_path / "run"
+    killed = run_toy(run, **VARIANTS["plain"], accident={"save": save, "before": before})
+    assert killed.exit_code == -signal.SIGKILL
+    assert len(leftovers(run)) == 1
+    if save == 1:
+        assert not (run / "checkpoints" / "last.pt").exists()
+    else:
+        counters = load_training_state(run / "checkpoints" / "last.pt")["counters"]
+        assert counters["step"] == save - 1
+    assert run_toy(run, **VARIANTS["plain"], resume=True).exit_code == 0
+    assert leftovers(run) == []
+    assert_same_run(run, straight["plain"])
+
+
+@pytest.mark.parametrize("variant", ["accumulate", "workers", "last", "sparse"])
+def test_killed_twice_in_other_kinds_of_runs(variant: str, straight: dict[str, Path], tmp_path: Path) -> None:
+    options = VARIANTS[variant]
+    calls_per_step = int(str(options.get("accumulate", 1)))
+    accident = {"step": 4 * calls_per_step}
+    assert run_toy(tmp_path / "run", **options, accident=accident).exit_code == -signal.SIGKILL
+    assert run_toy(tmp_path / "run", **options, accident=accident, resume=True).exit_code == -signal.SIGKILL
+    assert run_toy(tmp_path / "run", **options, resume=True).exit_code == 0
+    assert_same_run(tmp_path / "run", straight[variant])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("variant", ["sparse", "workers"])
+def test_asked_to_stop(name: str, variant: str, straight: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped = run_toy(run, **VARIANTS[variant], accident={"step": 7, "kind": name})
+    assert stopped.exit_code == 128 + getattr(signal, name)
+    assert stopped.stderr.splitlines() == [
+        f"TrainingInterrupted: stopped by {name} after step 7; the state is saved in {run}, continue with --resume"
+    ]
+    assert load_training_state(run / "checkpoints" / "last.pt")["counters"]["step"] == 7
+    assert run_toy(run, **VARIANTS[variant], resume=True).exit_code == 0
+    assert_same_run(run, straight[variant])
+
+
+def test_asked_to_stop_in_the_last_step(straight: dict[str, Path], tmp_path: Path) -> None:
+    stopped = run_toy(tmp_path / "run", **VARIANTS["plain"], accident={"step": STEPS, "kind": "SIGTERM"})
+    assert stopped.exit_code == 143
+    assert run_toy(tmp_path / "run", **VARIANTS["plain"], resume=True).exit_code == 0
+    assert_same_run(tmp_path / "run", straight["plain"])
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
+    first = train_toy(tmp_path / "run", max_steps=4)
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+    again = train_toy(tmp_path / "run", max_steps=4, resume=True)
+    assert (again.steps, again.metrics) == (first.steps, first.metrics)
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == weights
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == rows
+
+
+def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
+    train_toy(tmp_path / "run", max_steps=4, validations=2)
+    longer = train_toy(tmp_path / "run", max_steps=8, validations=2, resume=True)
+    assert longer.steps == 8
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train_loss" in row] == list(range(1, 9))
+    assert rows[-1]["step"] == 8 and "val_loss" in rows[-1]
+
+
+def test_weights_are_judged_once_more_when_the_end_moves_closer(tmp_path: Path) -> None:
+    """The exported metrics belong to the exported weights even where the resumed run has no step left."""
+    run_toy(tmp_path / "run", max_steps=100, validations=1, accident={"step": 5, "kind": "SIGTERM"})
+    result = train_toy(tmp_path / "run", max_steps=5, validations=1, export="last", resume=True)
+    assert result.steps == 5
+    exported = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert exported["metrics"] == result.metrics
+    assert result.metrics["val_loss"] > 0
