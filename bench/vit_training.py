@@ -47,7 +47,8 @@ def opsin_step(pixels: Tensor, labels: Tensor, precision: str) -> Callable[[], f
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = wrapped.training_step({"image": pixels, "label": labels}, generator).loss
+        with fabric.autocast():
+            loss = wrapped.training_step({"image": pixels, "label": labels}, generator).loss
         fabric.backward(loss)
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
         optimizer.step()
