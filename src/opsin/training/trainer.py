@@ -33,7 +33,7 @@ from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
 from opsin.training.signals import StopSignals
 from opsin.training.state import TrainingState
-from opsin.training.task import BatchDataset, Task
+from opsin.training.task import BatchDataset, StepOutput, Task
 
 logger = logging.getLogger(__name__)
 DISPLAY_SECONDS = 1.0
@@ -110,7 +110,6 @@ class _Run:
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
-        self.wrapped.mark_forward_method("training_step")
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
         self.state = TrainingState(self.paths, task, self.optimizer, self.ema, self.fabric.strategy.precision)
         if resume and self.paths.last.exists():
@@ -182,7 +181,7 @@ class _Run:
             torch.manual_seed(derive_seed(*identity, "default"))
             generator = make_generator(*identity, "task", device=self.fabric.device)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part + 1 < self.config.accumulate):
-                output = self.wrapped.training_step(batch, generator)
+                output: StepOutput = self.wrapped(batch, generator)
                 # The processes' gradients are averaged, hence the factor: the sum of the shares is one.
                 self.fabric.backward(output.loss * (share * self.processes.count))
             for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
