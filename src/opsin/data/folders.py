@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,10 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     class_names = tuple(sorted(set(rows.classes)))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     paths = rows.paths
-
-    def load(row: int) -> Image.Image:
-        return open_image(paths[row])
-
     return ImageSource(
         name=name,
         ids=[path.relative_to(directory).as_posix() for path in paths],
-        loader=load,
+        loader=partial(_load, paths),
         rows=np.arange(len(paths)),
         labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
@@ -71,6 +68,10 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=rows.skipped,
     )
+
+
+def _load(paths: Sequence[Path], row: int) -> Image.Image:
+    return open_image(paths[row])
 
 
 def _split_folders(directory: Path) -> dict[Path, str]:
