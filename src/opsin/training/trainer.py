@@ -296,7 +296,7 @@ class _Run:
             self._refuse_non_finite()
         if log is None or not (to_log or to_show):
             return
-        samples_per_second, waiting = self.speed.measure(step, self.config.batch_size)
+        samples_per_second, waiting = self.speed.measure(step, self.sampler.batch_size)
         if to_log:
             row = {f"train_{name}": float(value) for name, value in metrics.items() if math.isfinite(float(value))}
             row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
