@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from opsin.errors import CheckpointError
 from opsin.training.loggers import MetricsLog, read_metrics
 from opsin.training.progress import ProgressDisplay, format_duration
 from opsin.training.signals import StopSignals
@@ -75,6 +76,12 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
         {"step": 2, "train_loss": 0.2},
         {"step": 3, "train_loss": 9.0},
     ]
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("a file, where the events should go")
+    with pytest.raises(CheckpointError, match="the metrics in .* cannot be written"), MetricsLog(tmp_path):
+        pass
 
 
 def test_metrics_of_no_run() -> None:

@@ -138,6 +138,14 @@ def test_all_stop_when_the_first_cannot_begin(tmp_path: Path) -> None:
     assert "already holds a run" in again[0].stderr
 
 
+def test_a_state_that_only_the_first_finds_is_not_resumed(tmp_path: Path) -> None:
+    assert [process.exit_code for process in run_toy_on(2, tmp_path / "run", max_steps=2)] == [0, 0]
+    again = run_toy_on(2, tmp_path / "run", others=tmp_path / "elsewhere", max_steps=4, resume=True)
+    for process in again:
+        assert process.exit_code == 1
+        assert "TrainingError: the processes of the run do not find the same training state" in process.stderr
+
+
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:
     finished = run_toy_on(2, tmp_path / "run", batch_size=9)
     assert [process.exit_code for process in finished] == [1, 1]

@@ -29,8 +29,11 @@ class MetricsLog:
         kept = [row for row in read_metrics(self.path) if row["step"] <= self.start_step]
         with atomic_write(self.path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+        try:
+            self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+            self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._wandb = _start_wandb(self.wandb_project, self.directory) if self.wandb_project else None
         return self
 

@@ -47,6 +47,11 @@ class Processes:
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._hosts)
         return [float(value) for value in tensor]
 
+    def agree_on(self, value: float) -> bool:
+        """Whether `value` is the same in all processes."""
+        largest, negated_smallest = self.largest([value, -value])
+        return largest == -negated_smallest
+
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum over all processes of each scalar; the result stays on the device."""
         if self.count == 1:

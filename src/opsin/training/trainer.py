@@ -115,6 +115,11 @@ class _Run:
         if resume and self.paths.last.exists():
             self.state.restore()
         self.counters = self.state.counters
+        if not processes.agree_on(self.counters.step):
+            raise TrainingError(
+                f"the processes of the run do not find the same training state in {self.paths.path}; the run directory "
+                "has to be on a disk that all of them share"
+            )
         self.sampler = StepSampler(
             len(dataset),
             self.config.batch_size,
