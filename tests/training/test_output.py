@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from opsin.errors import CheckpointError
-from opsin.training.loggers import MetricsLog, read_metrics
+from opsin.training.loggers import MetricsLog, read_metrics, wandb_id
 from opsin.training.progress import ProgressDisplay, format_duration
 from opsin.training.signals import StopSignals
 
@@ -82,6 +82,13 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file, where the events should go")
     with pytest.raises(CheckpointError, match="the metrics in .* cannot be written"), MetricsLog(tmp_path):
         pass
+
+
+def test_a_run_keeps_its_wandb_id_and_shares_it_with_no_other(tmp_path: Path) -> None:
+    runs = [tmp_path / parent / "run" for parent in ("one", "two")]
+    ids = [wandb_id(run) for run in runs]
+    assert ids[0] != ids[1]
+    assert [wandb_id(run) for run in runs] == ids
 
 
 def test_metrics_of_no_run() -> None:
