@@ -220,7 +220,7 @@ def test_saving_again_replaces_the_model(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["model"]
 
 
-def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "mine", 1.0)
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match=r"holds other files than a model \(thesis.txt\), which would be lost"):
@@ -232,6 +232,11 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
         save_model(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "empty")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (Path("."), tmp_path / "here"):
+        with pytest.raises(CheckpointError, match="is the working directory"):
+            save_model(here)
 
 
 def test_a_linked_directory_stays_a_link(tmp_path: Path) -> None:

@@ -256,6 +256,8 @@ def _refuse_other_files(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is a file; give the directory that the model is to be written to")
+    if directory.samefile(os.curdir):
+        raise CheckpointError(f"{directory} is the working directory, which cannot be replaced; name one inside it")
     if others := sorted({path.name for path in directory.iterdir()} - set(MODEL_FILES)):
         raise CheckpointError(
             f"{directory} holds other files than a model ({', '.join(others[:3])}), which would be lost; "
