@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from opsin.classification.config import ClassificationConfig
+from opsin.classification.data import open_labelled
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier, attention_rollout
 from opsin.classification.pictures import (
@@ -20,8 +21,9 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.train import TrainReport, train_classifier
+from opsin.classification.train import TrainReport, build_task, train_classifier
 from opsin.config import from_dict, to_dict
+from opsin.data.datasets import image_dataset
 from opsin.errors import CheckpointError, ConfigError, DataError
 
 from .conftest import make_colour_folder, tiny_config
@@ -73,6 +75,21 @@ def test_images_of_any_kind_give_the_same_answer(colour_run: Run, colour_folder:
     forms = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
     results = classifier.classify(forms)
     assert all(result == results[0] for result in results)
+
+
+def test_precision_is_that_of_the_run_or_the_one_asked_for(colour_run: Run, colour_folder: Path) -> None:
+    """bfloat16 keeps 8 bits of a number, so its scores differ from those in float32; on a CPU both always run."""
+    pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    config = tiny_config(colour_folder, precision="bf16")
+    source = open_labelled(config.data)
+    of_run = build_task(config, source, image_dataset(source, config.image_size), None).classifier()
+    assert of_run.precision == "bf16"
+    exact = Classifier.from_pretrained(colour_run[0], device="cpu", precision="32").predict_pixels(pixels)
+    rounded = Classifier.from_pretrained(colour_run[0], device="cpu", precision="bf16").predict_pixels(pixels)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+    assert not torch.equal(rounded, exact)
+    with pytest.raises(ConfigError, match="precision 16 needs a GPU"):
+        Classifier.from_pretrained(colour_run[0], device="cpu", precision="16")
 
 
 def test_batches_do_not_change_the_answer(colour_run: Run, colour_folder: Path) -> None:
