@@ -108,7 +108,9 @@ def test_default_feed_forward_width_and_initial_weights() -> None:
     assert bool((model.embedding.weight[0] != 0).all())  # the padding row is initialised like the others
     assert not model.visual_projection.bias.any()
     assert model.output is not None
-    assert abs(float(model.output.weight.detach().std()) - 1 / (64 * 3) ** 0.5) < 3e-3  # torch's default: uniform, ±1/√64
+    assert (
+        abs(float(model.output.weight.detach().std()) - 1 / (64 * 3) ** 0.5) < 3e-3
+    )  # torch's default: uniform, ±1/√64
 
 
 def test_tied_model_has_no_output_weights_of_its_own() -> None:
