@@ -1,7 +1,8 @@
 """Data sources: one string names the data in every command, and one class holds it.
 
-`emoji`, `cifar10`, `cifar10:DIR`, a directory (class folders or flat, with or without captions), `FILE.parquet`, or a
-directory of parquet files.
+`emoji`, `cifar10`, `cifar10:DIR`, `coco:DIR`, a directory (class folders or flat, with or without captions),
+`FILE.parquet`, or a directory of parquet files. `course-coco:DIR` holds features, no images; see
+`opsin.data.course_coco`.
 """
 
 from __future__ import annotations
@@ -109,6 +110,14 @@ def open_source(ref: str | Path) -> ImageSource:
         from opsin.data.cifar10 import cifar10_source
 
         return cifar10_source(Path(argument).expanduser() if argument else None)
+    if kind == "coco" and argument:
+        from opsin.data.coco import coco_source
+
+        return coco_source(Path(argument).expanduser(), name=text)
+    if kind == "course-coco":
+        raise DataError(
+            f"{text!r} holds image features instead of images, so only a captioner can be trained and judged on it"
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         from opsin.data.folders import folder_source
