@@ -1,0 +1,147 @@
+"""Batches of images or features with their captions as word indices.
+
+Dimensions: N images in a batch, M captions in all, C captions of the image that has most, T words of the longest
+caption, `<START>` and `<END>` counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsin.captioning.vocabulary import NULL, Vocabulary, tokenise
+from opsin.data.course_coco import CourseSplit
+from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.images import Skipped
+from opsin.data.sources import ImageSource
+from opsin.errors import DataError
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """Captions of images as word indices: those of image i are rows `starts[i]` to `starts[i + 1]` of `tokens`."""
+
+    tokens: Tensor
+    """int64 (M, T), from `<START>` on, padded with `<NULL>`."""
+    starts: np.ndarray
+    """int64 (images + 1,)."""
+    null_index: int
+    cut: int = 0
+    """Captions that were longer than allowed and have lost their end."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[Sequence[str]], vocabulary: Vocabulary, max_length: int) -> CaptionTable:
+        """Encode the captions of each image; one of more than `max_length` tokens keeps its first ones, no `<END>`."""
+        encoded = [vocabulary.encode(text) for captions in texts for text in captions]
+        longest = min(max(map(len, encoded), default=0), max_length)
+        null = vocabulary.word_to_idx[NULL]
+        tokens = torch.full((len(encoded), longest), null)
+        for row, caption in enumerate(encoded):
+            tokens[row, : len(caption)] = torch.tensor(caption[:longest])
+        starts = np.cumsum([0, *(len(captions) for captions in texts)])
+        return cls(tokens, starts, null, cut=sum(len(caption) > longest for caption in encoded))
+
+    def batch(self, images: Sequence[int]) -> dict[str, Tensor]:
+        """`captions` int64 (N, C, T), padded with `<NULL>`, and `num_captions` int64 (N,) of these images."""
+        rows = [np.arange(self.starts[image], self.starts[image + 1]) for image in images]
+        counts = torch.tensor([len(own) for own in rows])
+        captions = torch.full((len(rows), int(counts.max()), self.tokens.shape[1]), self.null_index)
+        for place, own in enumerate(rows):
+            captions[place, : len(own)] = self.tokens[torch.from_numpy(own)]
+        return {"captions": captions, "num_captions": counts}
+
+
+class ImageCaptionDataset:
+    """Batches {"image": uint8 (N, 3, S, S), "captions": int64 (N, C, T), "num_captions": int64 (N,)}."""
+
+    def __init__(self, images: ImageDataset, table: CaptionTable) -> None:
+        """`images` must give each image's row in `table` as its label: broken images leave gaps."""
+        self.images = images
+        self.table = table
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Images that were left out, and why."""
+        return self.images.skipped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        batch = self.images.__getitems__(indices)
+        return {"image": batch["image"], **self.table.batch(batch["label"].tolist())}
+
+
+class FeatureCaptionDataset:
+    """Batches {"feature": float32 (N, D) or (N, P, D), "captions": int64 (N, C, T), "num_captions": int64 (N,)}."""
+
+    def __init__(self, features: np.ndarray, table: CaptionTable, skipped: Sequence[Skipped] = ()) -> None:
+        """`features` is an array or memory map with a row for each image of `table`."""
+        self.features = features
+        self.table = table
+        self.skipped = list(skipped)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        features = np.asarray(self.features[indices], dtype=np.float32)
+        return {"feature": torch.from_numpy(features), **self.table.batch(indices)}
+
+
+def captioned(source: ImageSource) -> ImageSource:
+    """The images that have a caption with a word in it, and of their captions those; the others go to `skipped`.
+
+    Raises DataError when no image has one.
+    """
+    if source.captions is None:
+        raise DataError(
+            f"the source {source.name!r} has no captions; give them as NAME.txt beside NAME.jpg, in metadata.jsonl, "
+            "in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
+        )
+    usable = [tuple(text for text in texts if tokenise(text)) for texts in source.captions]
+    has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
+    if not has_caption.any():
+        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it")
+    without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
+    skipped = [Skipped(name, "has no caption") for name in without]
+    return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)
+
+
+def image_caption_dataset(
+    source: ImageSource, vocabulary: Vocabulary, image_size: int, max_length: int
+) -> ImageCaptionDataset:
+    """The images of a source that went through `captioned`, with captions of at most `max_length` tokens."""
+    assert source.captions is not None
+    table = CaptionTable.from_texts(source.captions, vocabulary, max_length)
+    # The dataset leaves broken images out; labels tell which rows of the table belong to the others.
+    numbered = replace(source, labels=np.arange(len(source)), class_names=None)
+    return ImageCaptionDataset(image_dataset(numbered, image_size), table)
+
+
+def course_caption_dataset(split: CourseSplit, null_index: int = 0) -> FeatureCaptionDataset:
+    """The images of the course's data that have captions, with their features; the others are listed in `skipped`."""
+    order = np.argsort(split.image_idxs, kind="stable")
+    images, starts = np.unique(split.image_idxs[order], return_index=True)
+    tokens = torch.from_numpy(split.captions[order].astype(np.int64))
+    table = CaptionTable(tokens, np.append(starts, len(order)), null_index)
+    without = np.setdiff1d(np.arange(len(split.features)), images)
+    skipped = [Skipped(f"image {row}", "has no caption") for row in without]
+    return FeatureCaptionDataset(split.features[images], table, skipped)
+
+
+def pick_captions(captions: Tensor, num_captions: Tensor, generator: torch.Generator) -> Tensor:
+    """One caption an image, int64 (N, T), each of an image's captions being equally likely.
+
+    The choice is the generator's, wherever the captions are.
+    """
+    draws = torch.rand(len(captions), generator=generator, device=generator.device).to(captions.device)
+    chosen = (draws * num_captions).long().clamp(max=num_captions - 1)
+    return captions[torch.arange(len(captions), device=captions.device), chosen]
