@@ -30,7 +30,7 @@ def write_course_coco(directory: Path, *, num_train: int = 60, num_val: int = 20
         colour, shape = generator.integers(3, size=count), generator.integers(2, size=count)
         features = colours[colour] + shapes[shape] + 0.1 * generator.normal(size=(count, 512))
         captions = [course_caption([4, 5 + c, 8 + s]) for c, s in zip(colour, shape, strict=True)]
-        captions += [course_caption([4, 8 + s, 10, 11, 3]) for s in shape]
+        captions += [course_caption([4, 8 + s, 10, 11]) for s in shape]
         order = generator.permutation(2 * count)
         arrays[f"{split}_captions"] = np.array(captions, dtype=np.int32)[order]
         arrays[f"{split}_image_idxs"] = np.tile(np.arange(count, dtype=np.int32), 2)[order]

@@ -15,6 +15,7 @@ from PIL import Image
 from opsin.captioning.data import (
     CaptionTable,
     FeatureCaptionDataset,
+    all_captions,
     captioned,
     course_caption_dataset,
     image_caption_dataset,
@@ -22,7 +23,7 @@ from opsin.captioning.data import (
 )
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data import datasets
-from opsin.data.course_coco import load_course_coco
+from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.sources import ImageSource, open_source
 from opsin.errors import DataError
 from tests.course_data import WORDS, write_course_coco
@@ -63,6 +64,11 @@ def test_images_keep_their_captions(folder: Path) -> None:
     assert batch["image"].dtype == torch.uint8
     assert batch["image"][:, 0, 0, 0].tolist() == [50, 0, 30]
     assert batch["num_captions"].tolist() == [1, 2, 2]
+    assert [dataset.table.references(row) for row in batch["row"].tolist()] == [
+        CAPTIONS[5],
+        CAPTIONS[0],
+        ("three 🐶", "three"),
+    ]
     assert batch["captions"].shape == (3, 2, 6)
     texts = [[vocabulary.decode(caption) for caption in captions.tolist()] for captions in batch["captions"]]
     assert texts == [["six words are in this", ""], ["one red", "une rouge"], ["three 🐶", "three"]]
@@ -149,23 +155,26 @@ def test_pick_is_even_and_decided_by_the_generator() -> None:
 def test_course_data_by_image(tmp_path: Path) -> None:
     arrays = write_course_coco(tmp_path)
     data = load_course_coco(tmp_path)
-    dataset = course_caption_dataset(data.train)
+    vocabulary = Vocabulary.from_mapping(data.word_to_idx)
+    dataset = course_caption_dataset(data.train, vocabulary)
     assert len(dataset) == 60
     batch = dataset.__getitems__([7, 3])
     np.testing.assert_array_equal(batch["feature"].numpy(), arrays["train_features"][[7, 3]])
     for place, image in enumerate((7, 3)):
         own = arrays["train_captions"][arrays["train_image_idxs"] == image]
-        np.testing.assert_array_equal(batch["captions"][place].numpy(), own)
-    assert Vocabulary.from_mapping(data.word_to_idx).idx_to_word == WORDS
+        np.testing.assert_array_equal(batch["captions"][place].numpy(), own[:, :6])
+        assert not own[:, 6:].any()
+        assert dataset.table.references(image) == tuple(vocabulary.decode(caption) for caption in own)
+    assert vocabulary.idx_to_word == WORDS
 
 
 def test_course_images_without_captions_are_listed(tmp_path: Path) -> None:
     write_course_coco(tmp_path)
-    train = load_course_coco(tmp_path).train
+    data = load_course_coco(tmp_path)
+    train, vocabulary = data.train, Vocabulary.from_mapping(data.word_to_idx)
     some = train.image_idxs >= 2
-    dataset = course_caption_dataset(
-        type(train)(train.captions[some], train.image_idxs[some], train.features, train.urls)
-    )
+    part = CourseSplit(train.captions[some], train.image_idxs[some], train.features, train.urls)
+    dataset = course_caption_dataset(part, vocabulary)
     assert len(dataset) == 58
     assert [row.id for row in dataset.skipped] == ["image 0", "image 1"]
     np.testing.assert_array_equal(dataset.__getitems__([0])["feature"][0].numpy(), train.features[2])
@@ -173,9 +182,16 @@ def test_course_images_without_captions_are_listed(tmp_path: Path) -> None:
 
 def test_patch_features_and_other_dtypes() -> None:
     vocabulary = Vocabulary.from_texts(["a b"])
-    table = CaptionTable.from_texts([["a"], ["b", "a b"]], vocabulary, 10)
+    table = CaptionTable.from_texts([("a",), ("b", "a b")], vocabulary, 10)
     features = np.arange(2 * 5 * 3, dtype=np.float16).reshape(2, 5, 3)
     batch = FeatureCaptionDataset(features, table).__getitems__([1])
     assert batch["feature"].dtype == torch.float32
     assert batch["feature"].tolist() == features[1:].tolist()
     assert batch["captions"].tolist() == [[[1, 5, 2, 0], [1, 4, 5, 2]]]
+
+
+def test_all_captions_with_their_images() -> None:
+    captions = torch.arange(3 * 2 * 1).view(3, 2, 1)
+    every, images = all_captions(captions, torch.tensor([1, 2, 1]))
+    assert every[:, 0].tolist() == [0, 2, 3, 4]
+    assert images.tolist() == [0, 1, 1, 2]

@@ -96,6 +96,7 @@ def test_metrics_of_the_fixture(captions: list[dict], words: tuple[list[Words], 
     assert metrics.cider_d == pytest.approx(Cider().compute_score(*layout)[0], abs=1e-6)
     assert metrics.count == len(metrics.per_image) == 30
     assert metrics.distinct_ratio == 1.0
+    assert metrics.exact_match == 0.0
     assert not metrics.collapsed
     worst = min(range(30), key=lambda row: metrics.per_image[row].rouge_l)
     assert captions[worst]["candidate"] in ("", "dog")
@@ -111,7 +112,9 @@ def test_copied_references_score_highest(captions: list[dict]) -> None:
 
 
 def test_punctuation_and_case_do_not_count() -> None:
-    assert caption_metrics(["A DOG, a cat!"], [["a dog a cat"]]).bleu4 == pytest.approx(1.0)
+    metrics = caption_metrics(["A DOG, a cat!", "bird"], [["a dog", "a dog a cat"], ["a bird"]])
+    assert metrics.per_image[0].bleu4 == pytest.approx(1.0)
+    assert metrics.exact_match == 0.5
 
 
 def test_other_scripts_and_emoji_are_scored() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,37 +30,62 @@ class CaptionTable:
     """int64 (M, T), from `<START>` on, padded with `<NULL>`."""
     starts: np.ndarray
     """int64 (images + 1,)."""
-    null_index: int
+    vocabulary: Vocabulary
+    texts: Sequence[tuple[str, ...]] | None = None
+    """The captions of each image as they were written, where they are known."""
     cut: int = 0
     """Captions that were longer than allowed and have lost their end."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def references(self, image: int) -> tuple[str, ...]:
+        """The captions of an image as texts; if only their tokens are known, without what the vocabulary lacks."""
+        if self.texts is not None:
+            return self.texts[image]
+        rows = self.tokens[self.starts[image] : self.starts[image + 1]]
+        return tuple(self.vocabulary.decode(row) for row in rows.tolist())
+
     @classmethod
-    def from_texts(cls, texts: Sequence[Sequence[str]], vocabulary: Vocabulary, max_length: int) -> CaptionTable:
+    def from_texts(cls, texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, max_length: int) -> CaptionTable:
         """Encode the captions of each image; one of more than `max_length` tokens keeps its first ones, no `<END>`."""
         encoded = [vocabulary.encode(text) for captions in texts for text in captions]
         longest = min(max(map(len, encoded), default=0), max_length)
-        null = vocabulary.word_to_idx[NULL]
-        tokens = torch.full((len(encoded), longest), null)
+        tokens = torch.full((len(encoded), longest), vocabulary.word_to_idx[NULL])
         for row, caption in enumerate(encoded):
             tokens[row, : len(caption)] = torch.tensor(caption[:longest])
         starts = np.cumsum([0, *(len(captions) for captions in texts)])
-        return cls(tokens, starts, null, cut=sum(len(caption) > longest for caption in encoded))
+        return cls(tokens, starts, vocabulary, texts, cut=sum(len(caption) > longest for caption in encoded))
 
     def batch(self, images: Sequence[int]) -> dict[str, Tensor]:
-        """`captions` int64 (N, C, T), padded with `<NULL>`, and `num_captions` int64 (N,) of these images."""
+        """`captions` int64 (N, C, T), padded with `<NULL>`, `num_captions` and `row` int64 (N,) of these images."""
         rows = [np.arange(self.starts[image], self.starts[image + 1]) for image in images]
         counts = torch.tensor([len(own) for own in rows])
-        captions = torch.full((len(rows), int(counts.max()), self.tokens.shape[1]), self.null_index)
+        null_index = self.vocabulary.word_to_idx[NULL]
+        captions = torch.full((len(rows), int(counts.max()), self.tokens.shape[1]), null_index)
         for place, own in enumerate(rows):
             captions[place, : len(own)] = self.tokens[torch.from_numpy(own)]
-        return {"captions": captions, "num_captions": counts}
+        longest = int((captions != null_index).sum(dim=2).max())
+        return {"captions": captions[:, :, :longest], "num_captions": counts, "row": torch.tensor(images)}
+
+
+class CaptionDataset(Protocol):
+    """Batches of what captions are written about, "image" or "feature", with what `CaptionTable.batch` gives."""
+
+    table: CaptionTable
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Images that were left out, and why."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
 
 
 class ImageCaptionDataset:
-    """Batches {"image": uint8 (N, 3, S, S), "captions": int64 (N, C, T), "num_captions": int64 (N,)}."""
+    """Batches of `CaptionTable.batch` with "image", uint8 (N, 3, S, S)."""
 
     def __init__(self, images: ImageDataset, table: CaptionTable) -> None:
         """`images` must give each image's row in `table` as its label: broken images leave gaps."""
@@ -80,13 +106,18 @@ class ImageCaptionDataset:
 
 
 class FeatureCaptionDataset:
-    """Batches {"feature": float32 (N, D) or (N, P, D), "captions": int64 (N, C, T), "num_captions": int64 (N,)}."""
+    """Batches of `CaptionTable.batch` with "feature", float32 (N, D) or (N, P, D)."""
 
     def __init__(self, features: np.ndarray, table: CaptionTable, skipped: Sequence[Skipped] = ()) -> None:
         """`features` is an array or memory map with a row for each image of `table`."""
         self.features = features
         self.table = table
-        self.skipped = list(skipped)
+        self._skipped = list(skipped)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Images that were left out, and why."""
+        return self._skipped
 
     def __len__(self) -> int:
         return len(self.table)
@@ -126,15 +157,22 @@ def image_caption_dataset(
     return ImageCaptionDataset(image_dataset(numbered, image_size), table)
 
 
-def course_caption_dataset(split: CourseSplit, null_index: int = 0) -> FeatureCaptionDataset:
+def course_caption_dataset(split: CourseSplit, vocabulary: Vocabulary) -> FeatureCaptionDataset:
     """The images of the course's data that have captions, with their features; the others are listed in `skipped`."""
     order = np.argsort(split.image_idxs, kind="stable")
     images, starts = np.unique(split.image_idxs[order], return_index=True)
     tokens = torch.from_numpy(split.captions[order].astype(np.int64))
-    table = CaptionTable(tokens, np.append(starts, len(order)), null_index)
+    table = CaptionTable(tokens, np.append(starts, len(order)), vocabulary)
     without = np.setdiff1d(np.arange(len(split.features)), images)
     skipped = [Skipped(f"image {row}", "has no caption") for row in without]
     return FeatureCaptionDataset(split.features[images], table, skipped)
+
+
+def all_captions(captions: Tensor, num_captions: Tensor) -> tuple[Tensor, Tensor]:
+    """Every caption of a batch, int64 (M, T), and the place of its image in the batch, int64 (M,)."""
+    exists = torch.arange(captions.shape[1], device=captions.device) < num_captions[:, None]
+    images = torch.arange(len(captions), device=captions.device).repeat_interleave(num_captions)
+    return captions[exists], images
 
 
 def pick_captions(captions: Tensor, num_captions: Tensor, generator: torch.Generator) -> Tensor:

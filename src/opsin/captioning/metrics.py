@@ -42,8 +42,8 @@ class CaptionScore:
 class CaptionMetrics:
     """Scores of `count` captions: corpus BLEU of 1 to 4 words and mean ROUGE-L in [0, 1], mean CIDEr-D in [0, 10].
 
-    `distinct_ratio` is the number of different captions divided by that of captions. `per_image` is in the order of
-    the images.
+    `exact_match` is the share of captions that are, word by word, one of their references. `distinct_ratio` is the
+    number of different captions divided by that of captions. `per_image` is in the order of the images.
     """
 
     count: int
@@ -53,6 +53,7 @@ class CaptionMetrics:
     bleu4: float
     rouge_l: float
     cider_d: float
+    exact_match: float
     distinct_ratio: float
     per_image: tuple[CaptionScore, ...]
 
@@ -84,6 +85,7 @@ def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str
         bleu4=bleu[3],
         rouge_l=float(np.mean(rouge)),
         cider_d=float(np.mean(cider)),
+        exact_match=float(np.mean([own in texts for own, texts in zip(words, reference_words, strict=True)])),
         distinct_ratio=len({tuple(caption) for caption in words}) / len(words),
         per_image=tuple(CaptionScore(*scores) for scores in zip(sentence, rouge, cider.tolist(), strict=True)),
     )

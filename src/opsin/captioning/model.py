@@ -10,6 +10,7 @@ width, D width of the decoder, L layers, H heads, V words in the vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -47,7 +48,8 @@ class CaptioningTransformer(nn.Module):
         """`word_to_idx` must have `<NULL>`; `<START>` and `<END>` are needed only to write captions.
 
         `max_length` is the longest caption that can be read, in tokens with `<START>`. With `tie_weights` the scores
-        come from the embedding's own weights and a bias.
+        come from the embedding's own weights and a bias, and embedded words are multiplied by the root of their width,
+        as in the paper's section 3.4.
         """
         super().__init__()
         if "<NULL>" not in word_to_idx:
@@ -75,7 +77,7 @@ class CaptioningTransformer(nn.Module):
 
         The scores at a position depend on the words up to it only.
         """
-        embedded = self.positional_encoding(self.embedding(captions))
+        embedded = self._embed(captions)
         return self._scores(self.transformer(embedded, self._memory(features), _causal_mask(captions)))
 
     def start(self, features: Tensor) -> DecoderCache:
@@ -88,13 +90,13 @@ class CaptioningTransformer(nn.Module):
         In evaluation mode they equal the last scores of `forward` over the whole captions. R is a multiple of N: as
         many captions of the first image, then of the second, and so on.
         """
-        embedded = self.positional_encoding(self.embedding(words[:, None]), start=cache.length)
+        embedded = self._embed(words[:, None], start=cache.length)
         return self._scores(self.transformer.step(embedded, cache))[:, 0]
 
     @torch.no_grad()
     def attention_weights(self, features: Tensor, captions: Tensor) -> Tensor:
         """The weights (N, L, H, T, P) with which each word looks at the image vectors; they sum to one over P."""
-        embedded = self.positional_encoding(self.embedding(captions))
+        embedded = self._embed(captions)
         return self.transformer.memory_weights(embedded, self._memory(features), _causal_mask(captions))
 
     @torch.no_grad()
@@ -115,6 +117,12 @@ class CaptioningTransformer(nn.Module):
                 words = self.step(words, cache).argmax(dim=1)
                 written.append(words)
         return torch.stack(written, dim=1).cpu().numpy()
+
+    def _embed(self, words: Tensor, start: int = 0) -> Tensor:
+        embedded = self.embedding(words)
+        if self.output is None:
+            embedded = embedded * math.sqrt(embedded.shape[-1])
+        return self.positional_encoding(embedded, start)
 
     def _memory(self, features: Tensor) -> Tensor:
         """(N, P, D); a pooled vector is a memory of length one."""
