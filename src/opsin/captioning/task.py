@@ -22,7 +22,11 @@ from opsin.training.task import Batch, StepOutput, Task
 
 
 class CaptioningTask(Task):
-    """Cross-entropy of the next word, given the image and the true words before it."""
+    """Cross-entropy of the next word, given the image and the true words before it.
+
+    The loss is the mean over the words of a batch. Where a batch is cut into parts (several processes, accumulation),
+    the parts count alike, although their captions have more or fewer words.
+    """
 
     monitor = "val_cider_d"
     higher_is_better = True
