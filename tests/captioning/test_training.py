@@ -14,12 +14,13 @@ from torch import nn
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
-from opsin.captioning.evaluation import caption_loss, evaluate_dataset
+from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
 from opsin.captioning.recipes import RECIPES
+from opsin.captioning.splits import open_splits
 from opsin.captioning.task import CaptioningTask
-from opsin.captioning.train import TrainReport, build_task, open_splits, train_captioner
+from opsin.captioning.train import TrainReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
@@ -28,7 +29,7 @@ from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.course_data import write_course_coco
 
-from .conftest import COLOURS, tiny_config
+from .conftest import COLOURS, make_captioned_folder, tiny_config
 
 Run = tuple[Path, TrainReport]
 
@@ -159,6 +160,13 @@ def test_course_features(tmp_path: Path) -> None:
         captioner.caption_features(np.zeros((2, 4096)))
     with pytest.raises(ConfigError, match="trained on features"):
         captioner.caption([Image.new("RGB", (4, 4))])
+    evaluation = evaluate_captioner(captioner, beams=1)
+    assert (evaluation.split, len(evaluation.ids)) == ("val", 15)
+    assert evaluation.result.metrics.exact_match == report.metrics["val_exact_match"]
+    with pytest.raises(DataError, match="has no split 'test'; it has train, val"):
+        evaluate_captioner(captioner, split="test")
+    with pytest.raises(DataError, match="takes features, and 'emoji' holds images"):
+        evaluate_captioner(captioner, "emoji")
     with pytest.raises(ConfigError, match="tokens, and decoder.max_length is 8"):
         train_captioner(
             dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, max_length=8)), tmp_path / "x"
@@ -192,6 +200,33 @@ def test_evaluation_counts_every_caption_of_every_image(captioned_folder: Path) 
     assert whole.rows == tuple(range(len(splits.val)))
     assert parts.loss == pytest.approx(whole.loss, rel=1e-2)
     assert set(whole.summary("val")) >= {"val_loss", "val_cider_d", "val_bleu4", "val_exact_match"}
+
+
+def test_evaluation_of_the_own_source_sees_the_images_of_the_run(colour_run: Run, captioned_folder: Path) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0])
+    own = evaluate_captioner(captioner)
+    assert (own.data, own.split, own.beams) == (str(captioned_folder), "test", 3)
+    assert own.result.summary("test")["test_cider_d"] == pytest.approx(colour_run[1].metrics["test_cider_d"])
+    assert own.result.loss == pytest.approx(colour_run[1].metrics["test_loss"], rel=1e-2)
+    others = [evaluate_captioner(captioner, split=split).ids for split in ("train", "val")]
+    assert sorted([*own.ids, *others[0], *others[1]]) == sorted({*own.ids, *others[0], *others[1]})
+    assert len(own.ids) + len(others[0]) + len(others[1]) == 30
+    for name, caption in zip(own.ids, own.result.captions, strict=True):
+        assert name.removesuffix(".png").rstrip("0123456789") in caption.words
+    with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
+        evaluate_captioner(captioner, split="dev")
+
+
+def test_evaluation_of_another_source(colour_run: Run, tmp_path: Path) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0])
+    folder = make_captioned_folder(tmp_path / "other", per_colour=2)
+    other = evaluate_captioner(captioner, str(folder), beams=1)
+    assert (other.split, other.beams, len(other.ids)) == ("all", 1, 6)
+    assert {row.id for row in other.skipped} == {"silent.png", "broken.png"}
+    with pytest.raises(DataError, match="has no split 'test'"):
+        evaluate_captioner(captioner, str(folder), "test")
+    with pytest.raises(DataError, match="takes images, and 'course-coco:x' holds features"):
+        evaluate_captioner(captioner, "course-coco:x")
 
 
 def test_every_recipe_is_a_valid_config_that_survives_json() -> None:

@@ -1,16 +1,22 @@
-"""Judging a captioner on a dataset: its captions, their scores, and the loss."""
+"""Judging a captioner on a source or a dataset: its captions, their scores, and the loss."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opsin.captioning.data import CaptionDataset, all_captions
+from opsin.captioning.config import CaptioningConfig
+from opsin.captioning.data import CaptionDataset, all_captions, image_caption_dataset
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
+from opsin.captioning.splits import COURSE, open_captioned, open_splits, rows_of_run
+from opsin.config import from_dict
+from opsin.data.images import Skipped
+from opsin.data.sources import ImageSource
+from opsin.errors import DataError
 from opsin.runtime import autocast
 
 
@@ -31,6 +37,72 @@ class DatasetEvaluation:
         names = ("bleu1", "bleu4", "rouge_l", "cider_d", "exact_match", "distinct_ratio")
         scores = {f"{prefix}_{name}": float(getattr(self.metrics, name)) for name in names}
         return {**scores, f"{prefix}_loss": self.loss}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A result with its protocol: which source, which split, how many beams, and what was left out.
+
+    `ids[i]` names the image of `result.captions[i]`.
+    """
+
+    data: str
+    split: str
+    beams: int
+    result: DatasetEvaluation
+    ids: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def evaluate_captioner(
+    captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int = 3
+) -> Evaluation:
+    """Evaluate on a split of a source; both default to what the model was trained on.
+
+    Without `split`: of the training source the test images, or else those that were held out to validate on; of another
+    source its test split, or else all of it. Raises DataError when the split is empty, or when the source holds
+    features and the model takes images, or the reverse.
+    """
+    own = from_dict(CaptioningConfig, captioner.training, where="the model's training config")
+    ref = data or own.data
+    if (captioner.feature_dim is not None) != ref.startswith(COURSE):
+        kinds = ("images", "features") if captioner.feature_dim is None else ("features", "images")
+        raise DataError(f"this captioner takes {kinds[0]}, and {ref!r} holds {kinds[1]}")
+    dataset: CaptionDataset
+    if captioner.feature_dim is None:
+        source, split = _choose_images(ref, split, own)
+        size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
+        dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
+        names = list(source.ids)
+    else:
+        dataset, split = _choose_features(ref, split, own)
+        names = [f"{split} image {row}" for row in range(len(dataset))]
+    result = evaluate_dataset(captioner, dataset, beams=beams)
+    return Evaluation(ref, split, beams, result, tuple(names[row] for row in result.rows), tuple(dataset.skipped))
+
+
+def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[ImageSource, str]:
+    if ref != own.data:
+        source = open_captioned(ref)
+        has_test = source.splits is not None and bool((source.splits == "test").any())
+        split = split or ("test" if has_test else "all")
+        return (source, "all") if split == "all" else (source.split(split), split)
+    source = open_captioned(ref, own.captions)
+    rows = rows_of_run(source, own)
+    split = split or ("test" if len(rows["test"]) else "val")
+    if len(rows.get(split, ())) == 0:
+        usable = ", ".join(name for name, indices in rows.items() if len(indices))
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
+    return source.select(rows[split]), split
+
+
+def _choose_features(ref: str, split: str | None, own: CaptioningConfig) -> tuple[CaptionDataset, str]:
+    splits = open_splits(replace(own, data=ref))
+    split = split or "val"
+    dataset = {"train": splits.train, "val": splits.val}.get(split)
+    if dataset is None:
+        raise DataError(f"{ref!r} has no split {split!r}; it has train, val")
+    return dataset, split
 
 
 @torch.no_grad()
