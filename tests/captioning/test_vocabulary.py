@@ -48,6 +48,11 @@ def test_words_of_any_text_are_words_again(text: str) -> None:
     assert not any(character.isspace() for word in words for character in word)
 
 
+@given(st.text(alphabet=st.characters(max_codepoint=127)))
+def test_ascii_is_cut_like_any_other_text(text: str) -> None:
+    assert tokenise(text) == [word for word in tokenise(text + " é") if word != "é"]
+
+
 @given(st.text(alphabet="aZ é's狗ネा🐶-."))
 def test_joined_words_are_cut_in_the_same_places(text: str) -> None:
     assert tokenise(join_words(tokenise(text))) == tokenise(text)

@@ -73,11 +73,8 @@ class CaptionDataset(Protocol):
     """Batches of what captions are written about, "image" or "feature", with what `CaptionTable.batch` gives."""
 
     table: CaptionTable
-
-    @property
-    def skipped(self) -> list[Skipped]:
-        """Images that were left out, and why."""
-        ...
+    skipped: list[Skipped]
+    """Images that were left out, and why."""
 
     def __len__(self) -> int: ...
 
@@ -91,11 +88,7 @@ class ImageCaptionDataset:
         """`images` must give each image's row in `table` as its label: broken images leave gaps."""
         self.images = images
         self.table = table
-
-    @property
-    def skipped(self) -> list[Skipped]:
-        """Images that were left out, and why."""
-        return self.images.skipped
+        self.skipped = images.skipped
 
     def __len__(self) -> int:
         return len(self.images)
@@ -112,12 +105,7 @@ class FeatureCaptionDataset:
         """`features` is an array or memory map with a row for each image of `table`."""
         self.features = features
         self.table = table
-        self._skipped = list(skipped)
-
-    @property
-    def skipped(self) -> list[Skipped]:
-        """Images that were left out, and why."""
-        return self._skipped
+        self.skipped = list(skipped)
 
     def __len__(self) -> int:
         return len(self.table)

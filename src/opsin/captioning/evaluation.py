@@ -14,6 +14,7 @@ from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, open_captioned, open_splits, rows_of_run
 from opsin.config import from_dict
+from opsin.data.datasets import batches_of
 from opsin.data.images import Skipped
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
@@ -113,8 +114,7 @@ def evaluate_dataset(
     captions: list[Caption] = []
     rows: list[int] = []
     loss, tokens = 0.0, 0
-    for start in range(0, len(dataset), batch_size):
-        batch = dataset.__getitems__(list(range(start, min(start + batch_size, len(dataset)))))
+    for batch in batches_of(dataset, batch_size):
         features = captioner.encode(batch["image"] if "image" in batch else batch["feature"])
         captions += captioner.write(features, beams=beams)
         rows += batch["row"].tolist()

@@ -8,6 +8,7 @@ An emoji is a word.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,19 +24,14 @@ from opsin.errors import DataError
 NULL, START, END, UNKNOWN = SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
 JOINERS = "\u200c\u200d"
 """Zero-width characters that stand inside words of some scripts."""
+ASCII_WORD = re.compile("[a-z0-9']+")
 
 
 def tokenise(text: str) -> list[str]:
     """The words of a text, lower-cased and without punctuation; empty when there are none."""
-    text = unicodedata.normalize("NFC", text).replace("’", "'")
-    words: list[str] = []
-    end = 0
-    for found in emoji.emoji_list(text):
-        words += _words(text[end : found["match_start"]])
-        # The selector asks for a colourful drawing: the same emoji with and without it is one word.
-        words.append(found["emoji"].replace("\ufe0f", ""))
-        end = found["match_end"]
-    return words + _words(text[end:])
+    if text.isascii():  # a short cut for most captions of large data sets, with the same result
+        return [word for part in ASCII_WORD.findall(text.lower()) if (word := part.strip("'"))]
+    return _tokenise_any(text)
 
 
 def join_words(words: Sequence[str]) -> str:
@@ -135,6 +131,18 @@ class Vocabulary:
             if word not in (NULL, START):
                 words.append(word)
         return words
+
+
+def _tokenise_any(text: str) -> list[str]:
+    text = unicodedata.normalize("NFC", text).replace("’", "'")
+    words: list[str] = []
+    end = 0
+    for found in emoji.emoji_list(text):
+        words += _words(text[end : found["match_start"]])
+        # The selector asks for a colourful drawing: the same emoji with and without it is one word.
+        words.append(found["emoji"].replace("\ufe0f", ""))
+        end = found["match_end"]
+    return words + _words(text[end:])
 
 
 def _words(text: str) -> list[str]:
