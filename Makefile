@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint types imports docs zoo bench clean
+.PHONY: demo test lint types imports docs bench clean
 
 demo: $(VENV)/.stamp-demo  ## Train a small model and write an illustrated report.
 	@$(BIN)/opsin tour --out build/tour
@@ -28,9 +28,6 @@ imports: $(VENV)/.stamp-dev  ## The rules about which part may import which.
 
 docs: $(VENV)/.stamp-dev  ## Build the documentation into build/docs.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-
-zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again.
-	$(BIN)/python -m opsin.zoo
 
 bench: $(VENV)/.stamp-dev  ## Measure speed against named peers; one script a workload.
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -42,13 +42,11 @@ def opsin_step(pixels: Tensor, labels: Tensor, precision: str) -> Callable[[], f
     config = TrainingConfig(max_steps=1, device=pixels.device.type, precision=precision)
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))
-    wrapped.mark_forward_method("training_step")
     generator = torch.Generator(pixels.device).manual_seed(0)
 
     def step() -> float:
         optimizer.zero_grad()
-        with fabric.autocast():
-            loss = wrapped.training_step({"image": pixels, "label": labels}, generator).loss
+        loss = wrapped({"image": pixels, "label": labels}, generator).loss
         fabric.backward(loss)
         fabric.clip_gradients(wrapped, optimizer, max_norm=config.grad_clip, error_if_nonfinite=False)
         optimizer.step()

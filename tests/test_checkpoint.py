@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import resource
+import stat
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,7 @@ def test_saving_again_replaces_the_model(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["model"]
 
 
-def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "mine", 1.0)
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(CheckpointError, match=r"holds other files than a model \(thesis.txt\), which would be lost"):
@@ -231,6 +232,36 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
         save_model(tmp_path / "file")
     (tmp_path / "empty").mkdir()
     save_model(tmp_path / "empty")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (Path("."), tmp_path / "here"):
+        with pytest.raises(CheckpointError, match="is the working directory"):
+            save_model(here)
+
+
+def test_a_linked_directory_stays_a_link(tmp_path: Path) -> None:
+    """As on a machine where large files are to lie on another disk."""
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    (tmp_path / "model").symlink_to(tmp_path / "disk" / "model")
+    for value in (1.0, 2.0):
+        save_model(tmp_path / "model", value)
+        assert (tmp_path / "model").is_symlink()
+        assert load_pretrained(tmp_path / "disk" / "model", kind="toy")[0] == {"value": value}
+    assert names_in(tmp_path / "disk") == ["model"]
+
+
+def test_a_file_system_that_cannot_sync_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some network file systems: the file is in place by then."""
+    fsync = os.fsync
+
+    def refuse_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_directories)
+    save_model(tmp_path / "model", 1.0)
+    assert load_pretrained(tmp_path / "model", kind="toy")[0] == {"value": 1.0}
 
 
 def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

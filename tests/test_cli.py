@@ -164,6 +164,27 @@ def test_parse_flattens_nested_settings_and_shares_options() -> None:
     assert options == SomeOptions(training=NestedOptions(learning_rate=0.5), resume=True, json=True)
 
 
+@pytest.mark.parametrize("default", [False, True])
+def test_a_setting_can_be_switched_on_and_off_whatever_its_default(default: bool) -> None:
+    """The default comes from a recipe or a resumed run; a command has to mean the same with all of them."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(SharedOptions):
+        flip: bool = default
+
+    assert parse(Options, ["--flip"], "opsin try", "").flip is True
+    assert parse(Options, ["--no-flip"], "opsin try", "").flip is False
+    assert parse(Options, [], "opsin try", "").flip is default
+
+
+@pytest.mark.parametrize("verb", ["train", "data"])
+def test_a_verb_without_its_noun_is_wrong_usage(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("opsin: say what to")
+
+
 def test_offline_option_forbids_the_network_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPSIN_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(name, "0")
@@ -175,8 +196,9 @@ def test_offline_option_forbids_the_network_for_the_process(monkeypatch: pytest.
 
 def test_table_is_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     path = "/".join(["folder"] * 40)
-    print_table(("name", "count", "share"), [(path, 12345, 0.5), ("[b]", None, None)])
+    print_table(("name", "count", "[/share]"), [(path, 12345, 0.5), ("[b]", None, None)])
     printed = capsys.readouterr().out
+    assert "[/share]" in printed
     assert path in printed
     assert "12,345" in printed
     assert "[b]" in printed
@@ -242,7 +264,9 @@ def test_profile_of_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert cli.main(["profile", str(tmp_path / "model")]) == 0
     printed = capsys.readouterr()
     assert f"{document['macs']:,}" in printed.out
-    assert "GMACs per image" in printed.err
+    assert f"{document['flops']:,}" in printed.out
+    assert document["flops"] == 2 * document["macs"] > 0
+    assert "per image" in printed.err
 
 
 def test_profile_of_a_missing_model_says_so(tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def save_pretrained(
     from safetensors.torch import save
 
     directory = Path(directory)
+    target = directory.resolve()  # replace what a link leads to, not the link
     content = {"format_version": FORMAT_VERSION, "kind": kind, **config}
-    staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     _refuse_other_files(directory)
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -124,7 +125,7 @@ def save_pretrained(
         write_json(staging / "config.json", content)
         with atomic_write(staging / "README.md") as file:
             file.write(card.encode("utf-8"))
-        _swap_directory(staging, directory)
+        _swap_directory(staging, target)
     except OSError as error:
         raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
     finally:
@@ -255,6 +256,8 @@ def _refuse_other_files(directory: Path) -> None:
         return
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is a file; give the directory that the model is to be written to")
+    if directory.samefile(os.curdir):
+        raise CheckpointError(f"{directory} is the working directory, which cannot be replaced; name one inside it")
     if others := sorted({path.name for path in directory.iterdir()} - set(MODEL_FILES)):
         raise CheckpointError(
             f"{directory} holds other files than a model ({', '.join(others[:3])}), which would be lost; "
@@ -279,10 +282,14 @@ def _swap_directory(new: Path, target: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename durable: on POSIX that needs an fsync of the directory; Windows has no such call."""
+    """Make a rename durable: on POSIX that needs an fsync of the directory; Windows has no such call.
+
+    Some network file systems refuse it. The rename is done by then, so this is no failed write.
+    """
     if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -95,7 +95,7 @@ def _hardware() -> Hardware:
     device = runtime.resolve_device("auto")
     cores = os.cpu_count() or 1
     return Hardware(
-        cpu=_cpu_name(),
+        cpu=runtime.cpu_name(),
         cores=cores,
         usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
         memory=_memory(),
@@ -104,15 +104,6 @@ def _hardware() -> Hardware:
         native_bf16=runtime.has_native_bf16(device),
         precision=runtime.resolve_precision("auto", device),
     )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _memory() -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from opsin.classification.config import ClassificationConfig
+from opsin.classification.data import open_labelled
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier, attention_rollout
 from opsin.classification.pictures import (
@@ -19,9 +20,10 @@ from opsin.classification.pictures import (
     confusion_figure,
     predictions_figure,
 )
-from opsin.classification.recipes import RECIPES, overfit_batch
-from opsin.classification.train import TrainReport, train_classifier
+from opsin.classification.recipes import RECIPES
+from opsin.classification.train import TrainReport, build_task, train_classifier
 from opsin.config import from_dict, to_dict
+from opsin.data.datasets import image_dataset
 from opsin.errors import CheckpointError, ConfigError, DataError
 
 from .conftest import make_colour_folder, tiny_config
@@ -73,6 +75,21 @@ def test_images_of_any_kind_give_the_same_answer(colour_run: Run, colour_folder:
     forms = [path, str(path), path.read_bytes(), opened, np.asarray(opened)]
     results = classifier.classify(forms)
     assert all(result == results[0] for result in results)
+
+
+def test_precision_is_that_of_the_run_or_the_one_asked_for(colour_run: Run, colour_folder: Path) -> None:
+    """bfloat16 keeps 8 bits of a number, so its scores differ from those in float32; on a CPU both always run."""
+    pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    config = tiny_config(colour_folder, precision="bf16")
+    source = open_labelled(config.data)
+    of_run = build_task(config, source, image_dataset(source, config.image_size), None).classifier()
+    assert of_run.precision == "bf16"
+    exact = Classifier.from_pretrained(colour_run[0], device="cpu", precision="32").predict_pixels(pixels)
+    rounded = Classifier.from_pretrained(colour_run[0], device="cpu", precision="bf16").predict_pixels(pixels)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+    assert not torch.equal(rounded, exact)
+    with pytest.raises(ConfigError, match="precision 16 needs a GPU"):
+        Classifier.from_pretrained(colour_run[0], device="cpu", precision="16")
 
 
 def test_batches_do_not_change_the_answer(colour_run: Run, colour_folder: Path) -> None:
@@ -165,9 +182,25 @@ def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
         assert recipe.__doc__, name
 
 
-def test_wrong_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match="image_size"):
-        dataclasses.replace(overfit_batch(), image_size=30)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"image_size": 30}, "must be divisible by patch_size"),
+        ({"image_size": 0}, r"image_size \(0\)"),
+        ({"max_train": -1}, "max_train must be above zero"),
+        ({"augment": {"shift": 32}}, r"shift \(32\) must be below image_size \(32\)"),
+        ({"augment": {"mixup": -0.1}}, "mixup must be at least zero"),
+        ({"augment": {"label_smoothing": 1.5}}, r"label_smoothing must be in \[0, 1\]"),
+        ({"model": {"patch_size": 0}}, "patch_size must be above zero"),
+        ({"model": {"dropout": 1.0}}, "dropout must be at least 0 and below 1"),
+        ({"model": {"num_heads": 5}}, "must be divisible by num_heads"),
+        ({"model": {"embed_dim": 33, "num_heads": 3, "positions": "sinusoidal"}}, "even embed_dim"),
+        ({"model": {"patch_size": 6}, "image_size": 36}, "power of two"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_run(setting: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(ClassificationConfig, setting)
 
 
 def test_a_model_of_another_shape_is_refused(colour_run: Run, tmp_path: Path) -> None:

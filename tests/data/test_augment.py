@@ -256,6 +256,14 @@ def test_each_sample_takes_an_operation_and_strength_of_its_own() -> None:
     assert len({sample.numpy().tobytes() for sample in result}) > 40
 
 
+def test_autocast_of_a_training_step_changes_nothing(images: Tensor) -> None:
+    plain = [operation(images, torch.linspace(-1, 1, len(images))) for operation in OPERATIONS]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = [operation(images, torch.linspace(-1, 1, len(images))) for operation in OPERATIONS]
+    for one, other in zip(plain, cast, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_operations_follow_each_other() -> None:
     images = eight_bit_images(30).float() / 255
     generator = seeded(3)

@@ -15,6 +15,7 @@ from opsin.data import emoji as emoji_module
 from opsin.data.emoji import STYLES, cache_directory, list_emoji
 from opsin.data.pixels import load_pixels
 from opsin.data.sources import ImageSource, open_source
+from opsin.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,6 +160,13 @@ def test_two_processes_build_the_same_at_once(emoji: ImageSource, emoji_cache: P
     built = np.load(tmp_path / shared.relative_to(emoji_cache))
     assert (built == np.load(shared, mmap_mode="r")[:600]).all()
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="cache, and that cannot be written: .*Not a directory.* set OPSIN_CACHE"):
+        open_source("emoji")
 
 
 def test_interrupted_build_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from opsin.data import images
 from opsin.data.images import ImageReader, find_images, list_images, open_image
@@ -221,7 +221,7 @@ def test_limit_holds_where_pillow_has_none(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP"]), data=st.data())
+@given(format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]), data=st.data())
 def test_damage_anywhere_is_an_image_or_a_data_error(format: str, data: st.DataObject) -> None:
     file = io.BytesIO()
     left_red_right_blue().resize((24, 16)).save(file, format)
@@ -235,6 +235,17 @@ def test_damage_anywhere_is_an_image_or_a_data_error(format: str, data: st.DataO
         assert "an image" in str(error)
     else:
         assert opened.mode == "RGB"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot read AVIF")
+def test_damaged_avif() -> None:
+    """Pillow's decoder raises RuntimeError, which it does for no other format."""
+    file = io.BytesIO()
+    left_red_right_blue().resize((24, 16)).save(file, "AVIF")
+    content = file.getvalue()
+    start = content.index(b"mdat") + 4
+    with pytest.raises(DataError, match="is damaged: Failed to decode"):
+        open_image(content[:start] + bytes(len(content) - start))
 
 
 def test_find_images_takes_any_case_and_depth_but_nothing_hidden(tmp_path: Path) -> None:

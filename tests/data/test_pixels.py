@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.pixels import fit_image, load_pixels
+from opsin.data.pixels import fit_image, load_pixels, map_rows
 from opsin.data.sources import open_source
 from opsin.errors import DataError
 
@@ -43,6 +43,11 @@ def test_downscaling_is_antialiased() -> None:
 
 def test_very_long_and_thin_image() -> None:
     assert fit_image(Image.new("RGB", (1_000_000, 2), "red"), 64).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 1000])
+def test_rows_are_mapped_in_order(count: int) -> None:
+    assert list(map_rows(lambda row: row**2, count)) == [row**2 for row in range(count)]
 
 
 def test_broken_rows_leave_everything_aligned(make_image: MakeImage, tmp_path: Path) -> None:

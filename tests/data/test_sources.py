@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,17 @@ def source() -> ImageSource:
         groups=np.array(list("aabbc")),
         metadata={"square": np.arange(5) ** 2},
     )
+
+
+def test_sources_can_be_sent_to_worker_processes(
+    make_image: MakeImage, make_parquet: MakeParquet, tmp_path: Path, emoji: ImageSource
+) -> None:
+    """Where processes are not forked (macOS, Windows), a DataLoader pickles its data set."""
+    make_image("folder/a/1.png", "red")
+    make_parquet("table.parquet", {"image": [image_cell("blue")]})
+    for source in (open_source(tmp_path / "folder"), open_source(tmp_path / "table.parquet"), emoji):
+        sent = pickle.loads(pickle.dumps(source))
+        assert sent.load(0).tobytes() == source.load(0).tobytes()
 
 
 def rows_of(source: ImageSource) -> list[tuple[object, ...]]:

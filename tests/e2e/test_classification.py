@@ -60,7 +60,8 @@ def test_train_evaluate_classify(opsin: Opsin, folder: Path, tmp_path: Path) -> 
     document = json.loads(evaluated.stdout)
     assert document["accuracy"] == pytest.approx(report["metrics"]["val_accuracy"])
     assert "split 'val'" in document["protocol"]
-    assert Image.open(tmp_path / "confusion.png").size[0] > 300
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.size[0] > 300
 
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     images = (folder / "red" / "00.png", tmp_path / "broken.jpg", folder / "blue")
@@ -72,11 +73,26 @@ def test_train_evaluate_classify(opsin: Opsin, folder: Path, tmp_path: Path) -> 
     assert len(list((tmp_path / "looked").glob("*.png"))) == 9
 
 
-def test_tables_for_people(opsin: Opsin, run: Path, folder: Path) -> None:
+def test_tables_for_people(opsin: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
     evaluated = opsin("evaluate", run)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "accuracy" in evaluated.stdout and "confusion" in evaluated.stdout
-    classified = opsin("classify", folder / "red" / "00.png", "--model", run, "-k", 1)
+    assert evaluated.stderr == f"next: opsin classify IMAGES --model {run}\n"
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    images = (folder / "red" / "00.png", tmp_path / "broken.jpg")
+    classified = opsin("classify", *images, "--model", run, "-k", 1, "--precision", "32", "--batch-size", 1, "--quiet")
+    assert classified.returncode == 0, classified.stderr
+    assert "red" in classified.stdout
+    assert f"left out  {tmp_path / 'broken.jpg'} is not an image" in classified.stdout
+    assert classified.stderr == ""
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_result(opsin: Opsin, run: Path, folder: Path) -> None:
+    evaluated = opsin("evaluate", run, "--json", "--picture", run / "config.json" / "x.png")
+    assert_one_clear_line(evaluated, "could not be written")
+    assert json.loads(evaluated.stdout)["count"] > 0
+    classified = opsin("classify", folder / "red" / "00.png", "--model", run, "--attention", run / "config.json")
+    assert_one_clear_line(classified, "could not be written")
     assert "red" in classified.stdout
 
 
@@ -95,6 +111,8 @@ def test_wrong_usage_exits_with_2(opsin: Opsin, folder: Path, tmp_path: Path) ->
         opsin("train", "vit", "--out", tmp_path / "x", "--recipe", "cifar"), "did you mean 'cifar10'", code=2
     )
     assert_one_clear_line(opsin("classify", "a.png", "--model", "m", "-k", 0), "--top-k", code=2)
+    assert_one_clear_line(opsin("classify", "a.png", "--model", "m", "--batch-size", 0), "--batch-size", code=2)
+    assert_one_clear_line(opsin("evaluate", "m", "--picture", "c.jpg"), "ends in .png", code=2)
     assert not (tmp_path / "x").exists()
 
 
@@ -176,11 +194,11 @@ def test_unusable_models(opsin: Opsin, folder: Path, run: Path, tmp_path: Path) 
     assert_one_clear_line(opsin("classify", tmp_path / "nothing.png", "--model", run), "there is no file")
 
 
-def test_offline_says_what_to_do(opsin: Opsin, tmp_path: Path) -> None:
+def test_offline_says_what_to_do(opsin: Opsin, folder: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     prepared = opsin("data", "prepare", "cifar10", "--offline", OPSIN_CACHE=cache)
     assert_one_clear_line(prepared, "offline", "cifar-10-python.tar.gz", cache)
     trained = opsin("train", "vit", "--data", "cifar10", "--out", tmp_path / "run", OPSIN_CACHE=cache)
     assert_one_clear_line(trained, "opsin data prepare cifar10")
-    hub = opsin("classify", "a.png", "--model", "hf-hub:nobody/nothing", "--offline", HF_HOME=cache)
+    hub = opsin("classify", folder / "red" / "00.png", "--model", "hf-hub:nobody/nothing", "--offline", HF_HOME=cache)
     assert_one_clear_line(hub, "nobody/nothing", "not in the local cache")

@@ -92,6 +92,18 @@ def test_asking_for_weights_changes_nothing(images: Tensor) -> None:
     assert torch.equal(model(images), before)
 
 
+def test_weights_in_training_are_those_of_eval_mode(images: Tensor) -> None:
+    """Without dropout; the statistics of the stem and the modes of the modules, one of them frozen, stay."""
+    model = small_vit(stem="conv", dropout=0.5)
+    model.transformer.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = model.attention_weights(images)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(weights, model.eval().attention_weights(images))
+
+
 @pytest.mark.parametrize("pool", OPTIONS["pool"])
 def test_without_classes_it_gives_features(images: Tensor, pool: str) -> None:
     model = small_vit(num_classes=0, pool=pool, norm="pre").eval()
@@ -109,6 +121,11 @@ def test_other_sizes() -> None:
     assert model(torch.rand(2, 1, 12, 12)).shape == (2, 5)
     with pytest.raises(ValueError, match=r"expected images of shape \(N, 1, 12, 12\), got \(2, 3, 12, 12\)"):
         model(torch.rand(2, 3, 12, 12))
+
+
+def test_more_tokens_than_the_usual_table_of_positions() -> None:
+    model = small_vit(img_size=72, patch_size=1, embed_dim=4, num_heads=1, dim_feedforward=4, num_layers=1)
+    assert model.eval()(torch.rand(1, 3, 72, 72)).shape == (1, 5)
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))

@@ -27,8 +27,9 @@ def run_toy(directory: Path, **options: object) -> Finished:
     return _wait(_start(directory, options, {}, directory.with_suffix(".stderr")))
 
 
-def run_toy_on(count: int, directory: Path, **options: object) -> list[Finished]:
-    """`toy.main` in `count` processes, in the environment that torchrun gives each of them."""
+def run_toy_on(count: int, directory: Path, *, others: Path | None = None, **options: object) -> list[Finished]:
+    """`toy.main` in `count` processes, in the environment that torchrun gives each of them. With `others` all but the
+    first have that run directory, as on machines that share no disk."""
     receiver, sender = CONTEXT.Pipe(duplex=False)
     finder = CONTEXT.Process(target=_send_free_port, args=(sender,))
     finder.start()
@@ -43,7 +44,12 @@ def run_toy_on(count: int, directory: Path, **options: object) -> list[Finished]
         "TORCHELASTIC_RUN_ID": "test",
     }
     started = [
-        _start(directory, options, {**shared, "RANK": rank, "LOCAL_RANK": rank}, directory.with_suffix(f".{rank}"))
+        _start(
+            others if others and rank else directory,
+            options,
+            {**shared, "RANK": rank, "LOCAL_RANK": rank},
+            directory.with_suffix(f".{rank}"),
+        )
         for rank in range(count)
     ]
     return [_wait(process) for process in started]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from opsin.checkpoint import load_training_state, save_training_state
-from opsin.errors import CheckpointError, ConfigError, DataError, TrainingError
+from opsin.errors import CheckpointError, ConfigError, DataError, TrainingError, TrainingInterrupted
 from opsin.training.loggers import read_metrics
 from opsin.training.run_directory import RunDirectory
 from opsin.training.trainer import Trainer
@@ -142,6 +142,51 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_only_leftovers_of_the_run_itself_are_removed(tmp_path: Path) -> None:
+    """Another run may be going on below, and the directory may hold what others have put there."""
+    own = [".config.json.1.tmp", "checkpoints/.last.pt.1.tmp", ".model.1.tmp/model.safetensors"]
+    others = [".notes.tmp", "checkpoints/.mine.tmp", "second/checkpoints/.last.pt.2.tmp", "second/.model.2.tmp/x"]
+    for name in own + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    train_toy(tmp_path, max_steps=1)
+    assert [name for name in own + others if (tmp_path / name).exists()] == others
+    assert not (tmp_path / ".model.1.tmp").exists()
+
+
+# -------------------------------------------------------------------------------- data that cannot be read
+
+
+class PatchyData(ToyData):
+    """Cannot read its first samples, as a data set whose files went missing; keeps the row of every batch it gave."""
+
+    def __init__(self, unreadable: int) -> None:
+        super().__init__(20)
+        self.unreadable = unreadable
+        self.given: list[list[int]] = []
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        readable = [index for index in indices if index >= self.unreadable]
+        if not readable:
+            raise DataError(f"sample {indices[0]} cannot be read")
+        self.given.append(readable)
+        return super().__getitems__(readable)
+
+
+def test_a_batch_that_cannot_be_read_does_not_end_the_run(tmp_path: Path) -> None:
+    """The next sample that can be read takes its place."""
+    data = PatchyData(unreadable=12)
+    trainer = Trainer(toy_config(max_steps=20, batch_size=1), tmp_path / "run", quiet=True)
+    assert trainer.fit(ToyTask(), data, {}).steps == 20
+    counts = [data.given.count([index]) for index in range(20)]
+    assert counts == [0] * 12 + [13] + [1] * 7
+
+
+def test_data_of_which_nothing_can_be_read_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        Trainer(toy_config(), tmp_path / "run", quiet=True).fit(ToyTask(), PatchyData(unreadable=20), {})
+
+
 # -------------------------------------------------------------------------------- states that do not fit
 
 
@@ -236,8 +281,6 @@ def test_no_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_in_the_same_process_can_be_resumed(tmp_path: Path) -> None:
     """As in a notebook: the signal becomes an exception with the exit code, and the next call goes on."""
-    from opsin.errors import TrainingInterrupted
-
     with pytest.raises(TrainingInterrupted, match="SIGINT after step 3") as caught:
         train_toy(tmp_path / "run", task=UnluckyTask(Accident(step=3, kind="SIGINT")))
     assert caught.value.exit_code == 130

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from opsin.training.loggers import MetricsLog, read_metrics
+from opsin.errors import CheckpointError
+from opsin.training.loggers import MetricsLog, read_metrics, wandb_id
 from opsin.training.progress import ProgressDisplay, format_duration
 from opsin.training.signals import StopSignals
 
@@ -75,6 +76,19 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
         {"step": 2, "train_loss": 0.2},
         {"step": 3, "train_loss": 9.0},
     ]
+
+
+def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("a file, where the events should go")
+    with pytest.raises(CheckpointError, match="the metrics in .* cannot be written"), MetricsLog(tmp_path):
+        pass
+
+
+def test_a_run_keeps_its_wandb_id_and_shares_it_with_no_other(tmp_path: Path) -> None:
+    runs = [tmp_path / parent / "run" for parent in ("one", "two")]
+    ids = [wandb_id(run) for run in runs]
+    assert ids[0] != ids[1]
+    assert [wandb_id(run) for run in runs] == ids
 
 
 def test_metrics_of_no_run() -> None:

@@ -54,6 +54,18 @@ def test_equal_to_one_process(count: int, options: dict, tmp_path: Path) -> None
     assert_same_training(tmp_path / "many", tmp_path / "one")
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(("precision", "bits"), [("32", 32), ("bf16", 16)])
+def test_the_network_runs_in_the_precision_and_the_batch_arrives_as_it_was(
+    count: int, precision: str, bits: int, tmp_path: Path
+) -> None:
+    for finished in run_toy_on(count, tmp_path / "run", precision=precision, max_steps=2, validations=1):
+        assert finished.exit_code == 0, finished.stderr
+        assert finished.stderr == ""
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "train_loss" in row]
+    assert [(row["train_output_bits"], row["train_batch_bits"]) for row in rows] == [(bits, 32)] * 2
+
+
 def test_accumulating_equals_the_whole_batch(tmp_path: Path) -> None:
     """Also in the last batch of an epoch, here of 5 samples in 4 parts of which one is larger."""
     assert run_toy(tmp_path / "whole", **EVEN, samples=29).exit_code == 0
@@ -124,6 +136,14 @@ def test_all_stop_when_the_first_cannot_begin(tmp_path: Path) -> None:
     again = run_toy_on(2, tmp_path / "run")
     assert [process.exit_code for process in again] == [1, 1], again
     assert "already holds a run" in again[0].stderr
+
+
+def test_a_state_that_only_the_first_finds_is_not_resumed(tmp_path: Path) -> None:
+    assert [process.exit_code for process in run_toy_on(2, tmp_path / "run", max_steps=2)] == [0, 0]
+    again = run_toy_on(2, tmp_path / "run", others=tmp_path / "elsewhere", max_steps=4, resume=True)
+    for process in again:
+        assert process.exit_code == 1
+        assert "TrainingError: the processes of the run do not find the same training state" in process.stderr
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path: Path) -> None:

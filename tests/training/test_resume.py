@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from opsin.checkpoint import load_training_state
+from opsin.errors import TrainingInterrupted
 from opsin.training.loggers import read_metrics
+from opsin.training.task import Batch, StepOutput
 from tests.training.launch import run_toy
-from tests.training.toy import train_toy
+from tests.training.toy import Accident, ToyTask, UnluckyTask, train_toy
 
 STEPS = 15
 VARIANTS: dict[str, dict[str, object]] = {
@@ -122,6 +125,30 @@ def test_asked_to_stop(name: str, variant: str, straight: dict[str, Path], tmp_p
     assert load_training_state(run / "checkpoints" / "last.pt")["counters"]["step"] == 7
     assert run_toy(run, **VARIANTS[variant], resume=True).exit_code == 0
     assert_same_run(run, straight[variant])
+
+
+def test_the_best_weights_keep_their_own_metrics(tmp_path: Path) -> None:
+    """The weights of the second sitting are the best, and it ends before it saves its state; the third sitting, as it
+    may under a time budget, validates at other points and finds nothing as good."""
+
+    class Failing(ToyTask):
+        def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+            if self.calls == 4:
+                raise ZeroDivisionError
+            return super().training_step(batch, generator)
+
+    run = tmp_path / "run"
+    options = {"max_steps": 9, "checkpoint_minutes": 1000.0}
+    with pytest.raises(TrainingInterrupted, match="after step 4"):
+        train_toy(run, task=UnluckyTask(Accident(step=4, kind="SIGTERM"), validation_losses=[3.0]), **options)
+    with pytest.raises(ZeroDivisionError):
+        train_toy(run, task=Failing(validation_losses=[1.0]), resume=True, **options)
+    best = load_training_state(run / "checkpoints" / "best.pt")
+    assert (best["step"], best["metrics"]) == (6, {"val_loss": 1.0})
+    result = train_toy(run, task=ToyTask(validation_losses=[4.0, 5.0]), resume=True, **options)
+    assert result.metrics == {"val_loss": 1.0}
+    exported = load_file(run / "model" / "model.safetensors")
+    assert all(torch.equal(tensor, best["model"][name]) for name, tensor in exported.items())
 
 
 def test_asked_to_stop_in_the_last_step(straight: dict[str, Path], tmp_path: Path) -> None:

@@ -56,9 +56,13 @@ class ToyTask(Task):
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         self.calls += 1
         x = batch["x"] + self.noise * torch.randn(batch["x"].shape, generator=generator)
-        loss = (self.model(x) - batch["y"]).square().mean()
+        output = self.model(x)
+        loss = (output - batch["y"]).square().mean()
         self.losses.append(float(loss.detach()))
-        return StepOutput(loss, {"error": loss.detach().sqrt()})
+        bits = {"output_bits": output.element_size() * 8.0, "batch_bits": batch["x"].element_size() * 8.0}
+        return StepOutput(
+            loss, {"error": loss.detach().sqrt(), **{name: torch.tensor(value) for name, value in bits.items()}}
+        )
 
     def evaluate(self) -> dict[str, float]:
         if self.validation_losses:

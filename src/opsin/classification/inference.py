@@ -20,7 +20,7 @@ from opsin.data.images import ImageLike
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
-from opsin.runtime import autocast, resolve_device
+from opsin.runtime import autocast, resolve_device, resolve_precision
 
 KIND = "vit-classifier"
 
@@ -45,22 +45,29 @@ class Classifier:
         *,
         metrics: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
+        precision: str = "auto",
     ) -> None:
-        """`training` is the resolved config of the run that made the model, as JSON types."""
+        """`training` is the resolved config of the run that made the model, as JSON types; `precision` is what scores
+        are computed in: auto, 32, bf16 or 16. Raises ConfigError for one that the model's device lacks."""
         self.model = model.eval()
         self.config = config
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
+        self.precision = precision
+        resolve_precision(precision, self.device)  # refuses here what scoring would refuse later
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     @classmethod
-    def from_pretrained(cls, ref: str | Path, device: str = "auto") -> Classifier:
-        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`. Raises CheckpointError, OfflineError."""
+    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
+        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+
+        Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
+        """
         content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
         settings = from_dict(_Content, content, where=f"{ref}, config.json")
         model = build_model(settings.model, settings.preprocessing.image_size, len(settings.class_names))
@@ -72,6 +79,7 @@ class Classifier:
             settings.preprocessing,
             metrics=settings.metrics,
             training=settings.training,
+            precision=precision,
         )
 
     def save_pretrained(self, directory: str | Path) -> Path:
@@ -111,7 +119,7 @@ class Classifier:
         scores = []
         for chunk in pixels.split(batch_size):
             images = self.preprocessing.prepare(chunk.to(self.device))
-            with autocast(self.device):
+            with autocast(self.device, self.precision):
                 scores.append(self.model(images).float().cpu())
         return torch.cat(scores)
 

@@ -27,8 +27,8 @@ names and the preprocessing.
 | --- | --- |
 {scores}
 
-`val_…` is on images held out from training, `test_…` on the source's test split. It has seen no other images: expect
-worse on pictures that differ from its training data.
+`val_…` is on images held out from training, `test_…` on the source's test split. The model knows nothing but images
+of that source: expect worse on pictures that differ from them.
 
     opsin classify IMAGES --model THIS_DIRECTORY
 """

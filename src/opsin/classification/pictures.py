@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,18 +19,32 @@ from opsin.data.images import ImageLike, open_image
 
 HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
 RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion of the Okabe-Ito palette
+TITLE_SIZE = 11  # points; the report shows wide figures at about two thirds of their size
+TITLE_WIDTH = 22  # characters of that size above one image of a grid
+LARGEST_PICTURE = 512
+"""Pixels to a side at which images are drawn; more would cost memory and show nothing."""
+MOST_TICK_LABELS = 100
 
 
 def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Counts int (K, K), rows true and columns predicted, coloured by the share of each true class."""
+    """Counts int (K, K), rows true and columns predicted, coloured by the share of each true class.
+
+    The counts are written into the cells of up to 20 classes; of more than 100 classes only some are named.
+    """
     K = len(class_names)
     side = min(max(4.5, 1.8 + 0.55 * K), 16)
     figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap=HEAT_COLOURS, vmin=0, vmax=1)
-    axes.set_xticks(range(K), class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(K), class_names)
+    named = range(0, K, -(-K // MOST_TICK_LABELS))
+    labels = [_cut(class_names[index], 40) for index in named]
+    size = max(6.0, min(10.0, 700 / len(named)))  # so that neighbours do not touch at the largest figure
+    # Class names are no formulas, also with dollar signs in them.
+    axes.set_yticks(named, labels, fontsize=size, parse_math=False)
+    axes.set_xticks(named, labels, fontsize=size, parse_math=False, rotation=45 if K <= 20 else 90)
+    for label in axes.get_xticklabels():
+        label.set(horizontalalignment="right", verticalalignment="center", rotation_mode="anchor")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     if K <= 20:
@@ -41,7 +57,7 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
                 ha="center",
                 va="center",
                 color=colour,
-                fontsize=8,
+                fontsize=9,
             )
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
     return figure
@@ -57,10 +73,13 @@ def predictions_figure(
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, result, truth in zip(grid.flat, images, results, truths, strict=False):
-        axes.imshow(open_image(image))
+        axes.imshow(_reduced(open_image(image)))
         right = result.labels[0] == truth
-        title = f"{result.labels[0]} {result.probabilities[0]:.0%}" + ("" if right else f"\nis {truth}")
-        axes.set_title(title, fontsize=8, color=RIGHT if right else WRONG)
+        longest = 2 * TITLE_WIDTH - 8
+        lines = [f"{_cut(result.labels[0], longest)} {result.probabilities[0]:.0%}"]
+        lines += [] if right else [f"is {_cut(truth, longest)}"]
+        title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines)
+        axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
 
 
@@ -89,9 +108,10 @@ def attention_figure(image: ImageLike, attention: np.ndarray, result: Classifica
     left, right = figure.subplots(1, 2)
     left.imshow(square)
     best = zip(result.labels[:2], result.probabilities, strict=False)
-    left.set_title("  ".join(f"{label} {probability:.0%}" for label, probability in best), fontsize=9)
+    lines = [f"{_cut(label, 32)} {probability:.0%}" for label, probability in best]
+    left.set_title("\n".join(lines), fontsize=TITLE_SIZE, parse_math=False)
     heat = _overlay(right, square, attention)
-    right.set_title("where the model looked", fontsize=9)
+    right.set_title("where the model looked", fontsize=TITLE_SIZE)
     for axes in (left, right):
         axes.axis("off")
     figure.colorbar(heat, ax=right, label="attention (1 = even share)", shrink=0.85)
@@ -121,11 +141,24 @@ def save_attention_pictures(
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        # Class names may be in a script that the font lacks: boxes in their place say the same as the warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(file, format="png")
 
 
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _centre_square(image: Image.Image) -> Image.Image:
+    """What the model sees of an image."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return _reduced(image.crop((left, top, left + side, top + side)))
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    reduced = image.copy()
+    reduced.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    return reduced

@@ -59,10 +59,10 @@ def cifar10_2ep() -> ClassificationConfig:
         data="cifar10",
         image_size=32,
         val_fraction=0.0,
-        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=5, num_heads=4, dim_feedforward=384),
+        model=ViTConfig(patch_size=8, embed_dim=256, num_layers=4, num_heads=4, dim_feedforward=512),
         augment=AugmentConfig(shift=2),
         training=TrainingConfig(
-            epochs=2, batch_size=64, learning_rate=1.5e-3, beta2=0.98, warmup=0.1, export="last", log_every=50
+            epochs=2, batch_size=64, learning_rate=5e-4, beta2=0.98, warmup=0.1, export="last", log_every=50
         ),
     )
 
@@ -73,10 +73,10 @@ def cifar10() -> ClassificationConfig:
         data="cifar10",
         image_size=32,
         val_fraction=0.02,
-        model=ViTConfig(patch_size=4, embed_dim=192, num_layers=6, num_heads=4, dim_feedforward=384),
+        model=ViTConfig(patch_size=8, embed_dim=320, num_layers=4, num_heads=4, dim_feedforward=640),
         augment=AugmentConfig(shift=4, label_smoothing=0.1),
         training=TrainingConfig(
-            max_minutes=60, batch_size=64, learning_rate=1.5e-3, beta2=0.98, ema_decay=0.999, log_every=50
+            max_minutes=60, batch_size=64, learning_rate=5e-4, beta2=0.98, ema_decay=0.999, log_every=50
         ),
     )
 

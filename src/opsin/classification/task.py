@@ -83,6 +83,7 @@ class ClassificationTask(Task):
             self.preprocessing,
             metrics=metrics,
             training=self.training_config,
+            precision=self.training_config.get("training", {}).get("precision", "auto"),
         )
 
 

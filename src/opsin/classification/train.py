@@ -17,6 +17,7 @@ from opsin.data.datasets import ImageDataset, PixelDataset, image_dataset
 from opsin.data.preprocessing import Preprocessing, channel_statistics
 from opsin.data.sources import ImageSource, Skipped
 from opsin.runtime import derive_seed
+from opsin.training.config import TrainingConfig
 from opsin.training.trainer import Trainer
 
 
@@ -52,7 +53,7 @@ def train_classifier(
     skipped = [*train_data.skipped, *(validation.skipped if validation else [])]
     if trainer.fabric.is_global_zero and len(rows["test"]):
         test_data = image_dataset(source.select(rows["test"]), config.image_size)
-        metrics |= _add_test_metrics(trainer.run.model, test_data)
+        metrics |= _add_test_metrics(trainer.run.model, test_data, config.training)
         skipped += test_data.skipped
     return TrainReport(
         trainer.run.model,
@@ -85,9 +86,9 @@ def build_task(
     )
 
 
-def _add_test_metrics(model_directory: Path, test_data: ImageDataset) -> dict[str, float]:
+def _add_test_metrics(model_directory: Path, test_data: ImageDataset, training: TrainingConfig) -> dict[str, float]:
     """Measure the exported model on the test split and write the result into its directory."""
-    classifier = Classifier.from_pretrained(model_directory)
+    classifier = Classifier.from_pretrained(model_directory, training.device, training.precision)
     measured = classification_metrics(*evaluate_dataset(classifier, test_data))
     added = {
         "test_accuracy": measured.accuracy,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.options import ModelOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyOptions(SharedOptions):
+class ClassifyOptions(ModelOptions):
     """Options of `opsin classify`."""
 
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    images: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
+    ]
     """Image files and directories of images."""
-    model: str
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 3
     """How many classes to show for each image."""
-    attention: Path | None = None
+    attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Also draw, for each image, where the model looked, into this directory."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    batch_size: int = 64
+    """Images that go through the model together; fewer need less memory."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,28 +41,27 @@ def main(argv: list[str]) -> int:
         raise UsageError("name at least one image or a directory of images")
     if options.top_k < 1:
         raise UsageError(f"--top-k must be at least 1, not {options.top_k}")
+    if options.batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, not {options.batch_size}")
     from opsin.classification.inference import Classifier
     from opsin.data.images import ImageReader, list_images
     from opsin.errors import DataError
 
     reader = ImageReader(list_images(options.images))
-    classifier = Classifier.from_pretrained(options.model, device=options.device)
-    results = classifier.classify(reader, top_k=options.top_k)
+    classifier = Classifier.from_pretrained(options.model, device=options.device, precision=options.precision)
+    results = classifier.classify(reader, top_k=options.top_k, batch_size=options.batch_size)
     if not results:
         raise DataError(
             f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
         )
-    if options.attention is not None:
-        from opsin.classification.pictures import save_attention_pictures
-
-        save_attention_pictures(classifier, reader.read, results, options.attention)
     if options.json:
         _print_json(options.model, reader, results)
     else:
         _print_table(reader, results)
-    for row in reader.skipped:
-        note(f"left out: {row.id}: {row.reason}")
-    if options.attention is not None:
+    if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
+        from opsin.classification.pictures import save_attention_pictures
+
+        save_attention_pictures(classifier, reader.read, results, options.attention)
         note(f"attention pictures: {options.attention}", quiet=options.quiet)
     return 0
 
@@ -84,3 +85,5 @@ def _print_table(reader: ImageReader, results: list[Classification]) -> None:
         best = zip(result.labels, result.probabilities, strict=True)
         rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
     print_table(("image", "classes"), rows)
+    for row in reader.skipped:
+        print(f"left out  {row.reason}")

@@ -34,7 +34,7 @@ class ListOptions(SharedOptions):
 class PrepareOptions(SharedOptions):
     """Options of `opsin data prepare`."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The name of a source, such as emoji or cifar10."""
 
 
@@ -42,13 +42,15 @@ class PrepareOptions(SharedOptions):
 class CheckOptions(SharedOptions):
     """Options of `opsin data check`."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """A data source: emoji, cifar10, cifar10:DIR, a directory, or FILE.parquet."""
 
 
 def main(argv: list[str]) -> int:
     """Run `opsin data`; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        raise UsageError("say what to do: opsin data list, opsin data prepare NAME, or opsin data check SRC")
+    if argv[0] in ("-h", "--help"):
         print("usage: opsin data list | prepare NAME | check SRC\n")
         print("list says which sources there are, prepare builds or downloads one, check looks one over.")
         return 0

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from opsin.cli.options import SharedOptions, parse
+from opsin.cli.options import ModelOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from opsin.classification.evaluation import Evaluation
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(SharedOptions):
+class EvaluateOptions(ModelOptions):
     """Options of `opsin evaluate`."""
 
-    run: Annotated[str, tyro.conf.Positional]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
-    data: str | None = None
+    data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
     """A data source; by default the one that the model was trained on."""
-    split: str | None = None
+    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """train, val, test or all; by default test where there is one, else the images held out from training."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-    picture: Path | None = None
+    picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw the confusion matrix into this PNG file."""
 
 
 def main(argv: list[str]) -> int:
     """Run `opsin evaluate`; returns the exit code."""
     options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
     from opsin.checkpoint import read_model_config, resolve_model
 
     kind = str(read_model_config(resolve_model(options.run))["kind"])
@@ -46,36 +50,46 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     from opsin.classification.evaluation import evaluate_classifier
     from opsin.classification.inference import Classifier
 
-    classifier = Classifier.from_pretrained(options.run, device=options.device)
+    classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
     evaluation = evaluate_classifier(classifier, options.data, options.split)
-    metrics, names = evaluation.metrics, evaluation.class_names
-    if options.picture is not None:
+    protocol = f"{evaluation.metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}, one centre crop"
+    if options.json:
+        _print_json(evaluation, protocol)
+    else:
+        _print_tables(evaluation, protocol)
+    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         from opsin.classification.pictures import confusion_figure, save_figure
 
-        save_figure(confusion_figure(metrics.confusion, names), options.picture)
-    protocol = f"{metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}, one centre crop"
-    if options.json:
-        document: dict[str, Any] = {
-            "protocol": protocol,
-            "accuracy": metrics.accuracy,
-            "top5_accuracy": metrics.top5_accuracy,
-            "loss": metrics.loss,
-            "count": metrics.count,
-            "class_names": names,
-            "confusion": metrics.confusion.tolist(),
-            "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
-        }
-        print_json(document)
-        return 0
-    print_table(
-        ("metric", "value"),
-        [("accuracy", metrics.accuracy), ("top-5 accuracy", metrics.top5_accuracy), ("loss", metrics.loss)],
-        title=protocol,
-    )
-    _print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
-    if evaluation.skipped:
-        note(f"{len(evaluation.skipped)} images could not be used; the first: {evaluation.skipped[0].id}")
+        save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
+        note(f"confusion matrix: {options.picture}", quiet=options.quiet)
+    note(f"next: opsin classify IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
     return 0
+
+
+def _print_json(evaluation: Evaluation, protocol: str) -> None:
+    metrics = evaluation.metrics
+    document: dict[str, Any] = {
+        "protocol": protocol,
+        "accuracy": metrics.accuracy,
+        "top5_accuracy": metrics.top5_accuracy,
+        "loss": metrics.loss,
+        "count": metrics.count,
+        "class_names": evaluation.class_names,
+        "confusion": metrics.confusion.tolist(),
+        "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
+    }
+    print_json(document)
+
+
+def _print_tables(evaluation: Evaluation, protocol: str) -> None:
+    metrics, names = evaluation.metrics, evaluation.class_names
+    rows = [("accuracy", metrics.accuracy), ("top-5 accuracy", metrics.top5_accuracy), ("loss", metrics.loss)]
+    if len(names) <= 5:  # any order of so few classes has the right one among its first five
+        del rows[1]
+    print_table(("metric", "value"), rows, title=protocol)
+    _print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
+    for row in evaluation.skipped:
+        print(f"left out  {row.id}: {row.reason}")
 
 
 def _print_confusion(confusion: Any, names: tuple[str, ...], accuracy: Any) -> None:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from opsin import __version__
-from opsin.cli.options import UsageError
+from opsin.cli.usage import UsageError
 from opsin.errors import OpsinError
 
 

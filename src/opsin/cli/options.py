@@ -5,25 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+import tyro
+
+from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
 
 OptionsT = TypeVar("OptionsT", bound="SharedOptions")
-
-
-class UsageError(Exception):
-    """The arguments parse but make no sense together; the command prints the message and exits with 2."""
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+"""An option that is off unless it is given. A plain `bool` of a config also gets its opposite (`--no-flip`), whatever
+its default is in a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharedOptions:
     """Base of the options of every verb."""
 
-    json: bool = False
+    json: Flag = False
     """Print the result as one JSON document."""
-    quiet: bool = False
+    quiet: Flag = False
     """Print the result and errors only: no progress, no hints."""
-    offline: bool = False
+    offline: Flag = False
     """Open no network connection; what is missing is an error that says where to put it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SharedOptions):
+    """Base of the options of a verb that runs a trained model."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """auto is bf16 where the hardware has it natively, else 32."""
 
 
 def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, description: str) -> OptionsT:
@@ -33,9 +46,7 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     it before importing anything that may use the network. Raises SystemExit: 0 after `--help`, 2 for wrong
     usage.
     """
-    import tyro
-
-    config = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = (tyro.conf.OmitArgPrefixes,)
     options = tyro.cli(options_class, args=list(argv), prog=prog, description=description, config=config)
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")

@@ -25,7 +25,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     for position, name in enumerate(header):
         values = [row[position] for row in rows if row[position] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     # A pipe has no width: give it room, so that no value is folded for readers such as grep.

@@ -1,8 +1,9 @@
-"""`opsin profile`: parameters and multiply-accumulates of a model, in total and part by part."""
+"""`opsin profile`: parameters and operations of a model, in total and part by part."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import tyro
 
@@ -10,8 +11,9 @@ from opsin.cli.options import SharedOptions, parse
 from opsin.cli.output import note, print_json, print_table
 
 DESCRIPTION = (
-    "Count the parameters of a model and its multiply-accumulates (MACs) for one image. Matrix products, "
-    "convolutions and attention are counted; element-wise work is not."
+    "Count the parameters of a model and its operations for one image: multiply-accumulates (MACs), and floating-point "
+    "operations (FLOPs), of which a MAC is two. Matrix products, convolutions and attention are counted; element-wise "
+    "work is not."
 )
 
 
@@ -19,7 +21,7 @@ DESCRIPTION = (
 class ProfileOptions(SharedOptions):
     """Options of `opsin profile`."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
 
 
@@ -37,11 +39,12 @@ def main(argv: list[str]) -> int:
     if options.json:
         print_json({"model": options.model, "input": [1, 3, size, size], **asdict(profile)})
         return 0
-    rows = [(part.name, part.parameters, part.macs) for part in profile.parts]
-    rows.append((profile.name, profile.parameters, profile.macs))
-    print_table(("part", "parameters", "MACs per image"), rows, title=f"{options.model}, {size} x {size} pixels")
+    rows = [(part.name, part.parameters, part.macs, part.flops) for part in (*profile.parts, profile)]
+    header = ("part", "parameters", "MACs per image", "FLOPs per image")
+    print_table(header, rows, title=f"{options.model}, {size} x {size} pixels")
     note(
-        f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs per image",
+        f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs "
+        f"({profile.flops / 1e9:.3f} GFLOPs) per image",
         options.quiet,
     )
     return 0

@@ -29,10 +29,11 @@ def main(argv: list[str]) -> int:
     )
     from opsin.tour.run import run_tour
 
-    note("training on the embedded emoji; this takes a few minutes", quiet=options.quiet)
+    note(f"training on the embedded emoji for about {options.max_minutes:g} minutes", quiet=options.quiet)
     report = run_tour(options.out, training_minutes=options.max_minutes, quiet=options.quiet)
     if options.json:
         print_json({"report": str(report.resolve())})
     else:
         print(report.resolve())
+        note("next: open it in a browser; then opsin train vit --data SRC --out DIR", quiet=options.quiet)
     return 0

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from opsin.cli.options import SharedOptions, UsageError, parse
+import tyro
+
+from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.training.config import TrainingConfig
@@ -46,13 +49,15 @@ class _RunOptions(SharedOptions):
     """The run directory to create, or with --resume the one to continue."""
     recipe: str = "default"
     """Start from this recipe's settings; every other option changes one of them."""
-    resume: bool = False
+    resume: Flag = False
     """Continue the run in --out with its own settings."""
 
 
 def main(argv: list[str]) -> int:
     """Run `opsin train`; returns the exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv:
+        raise UsageError(f"say what to train: opsin train {' | '.join(SYSTEMS)}, with --data SRC --out DIR")
+    if argv[0] in ("-h", "--help"):
         print("usage: opsin train SYSTEM --data SRC --out DIR [--recipe NAME] [--max-minutes M] [--resume] …\n")
         print(
             f"systems: {', '.join(SYSTEMS)}; 'opsin train {next(iter(SYSTEMS))} --help' lists its recipes and options"
@@ -91,7 +96,8 @@ def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
 
     options_class = dataclasses.make_dataclass(
         "TrainOptions",
-        [("config", config_class, dataclasses.field(default=config))],
+        # The name is a heading in the help.
+        [("config", Annotated[config_class, tyro.conf.arg(name=name)], dataclasses.field(default=config))],
         bases=(_RunOptions,),
         frozen=True,
         kw_only=True,
@@ -140,7 +146,7 @@ def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
 
 
 def _print_report(report: Any, options: Any, system: System) -> None:
-    next_command = system.next_command.format(run=options.out)
+    next_command = system.next_command.format(run=shlex.quote(str(options.out)))
     if options.json:
         print_json(
             {
@@ -154,9 +160,8 @@ def _print_report(report: Any, options: Any, system: System) -> None:
         return
     print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
-    if report.skipped:
-        first = report.skipped[0]
-        note(f"{len(report.skipped)} images could not be used; the first: {first.id}: {first.reason}")
+    for row in report.skipped:
+        print(f"left out  {row.id}: {row.reason}")
     note(f"next: {next_command}", quiet=options.quiet)
 
 

@@ -160,8 +160,9 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     H, W = images.shape[-2:]
     # The kernel counts from -1 to 1 both ways, so turning and shearing an oblong image needs its proportions.
     proportions = torch.tensor([[1, H / W, 1], [W / H, 1, 1]], dtype=images.dtype, device=images.device)
-    grid = F.affine_grid(matrices * proportions, list(images.shape), align_corners=False)
-    warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 places are off by up to a pixel
+        grid = F.affine_grid(matrices * proportions, list(images.shape), align_corners=False)
+        warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return warped.clamp(0, 1)  # interpolation can round to just above one
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from opsin.data.images import Skipped
+from opsin.data.pixels import map_rows
 from opsin.data.sources import SPLITS, ImageSource
 from opsin.errors import DataError
 
@@ -44,9 +44,8 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
             return str(error)
         return image.size, hashlib.sha256(image.tobytes() + repr(image.size).encode()).digest()
 
-    with ThreadPoolExecutor() as pool:
-        looks = pool.map(look, range(len(source)))
-        findings = list(tqdm(looks, desc=source.name, total=len(source), unit=" images", disable=quiet))
+    looks = map_rows(look, len(source))
+    findings = list(tqdm(looks, desc=source.name, total=len(source), unit=" images", disable=quiet))
     problems = [Skipped(source.ids[row], found) for row, found in enumerate(findings) if isinstance(found, str)]
     readable = {row: found for row, found in enumerate(findings) if not isinstance(found, str)}
     if not readable:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,19 @@ def _batches_source(directory: Path, name: str) -> ImageSource:
         ids += [f"{file}/{row:05d}" for row in range(len(rows))]
     images = np.concatenate(pixels).transpose(0, 2, 3, 1)
 
-    def load(row: int) -> Image.Image:
-        return Image.fromarray(images[row])
-
     return ImageSource(
         name=name,
         ids=ids,
-        loader=load,
+        loader=partial(_load, images),
         rows=np.arange(len(ids)),
         labels=np.concatenate(labels),
         class_names=CLASS_NAMES,
         splits=np.array(splits),
     )
+
+
+def _load(images: np.ndarray, row: int) -> Image.Image:
+    return Image.fromarray(images[row])
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -57,12 +57,16 @@ class PixelDataset:
 
 
 class FileDataset:
-    """Images read when their batch is asked for; broken ones are left out of the batch and logged."""
+    """Images read when their batch is asked for; broken ones are left out of it, logged, and listed in `skipped`.
+
+    What a worker process of a DataLoader finds broken is listed in that process only.
+    """
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self.source = source
         self.size = size
         self.skipped = list(source.skipped)
+        self._broken: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -74,7 +78,7 @@ class FileDataset:
                 pixels.append(fit_image(self.source.load(index), self.size))
                 rows.append(index)
             except DataError as error:
-                logger.warning("left out: %s", error)
+                self._skip(index, str(error))
         if not rows:
             raise DataError(
                 f"none of the {len(indices)} images of a batch can be read, from {self.source.ids[indices[0]]} on"
@@ -83,6 +87,12 @@ class FileDataset:
         if self.source.labels is not None:
             batch["label"] = torch.from_numpy(self.source.labels[rows])
         return batch
+
+    def _skip(self, index: int, reason: str) -> None:
+        if index not in self._broken:  # every epoch comes across it again
+            self._broken.add(index)
+            self.skipped.append(Skipped(self.source.ids[index], reason))
+            logger.warning("left out: %s", reason)
 
 
 def batches_of(dataset: ImageDataset, batch_size: int) -> Iterator[dict[str, Tensor]]:

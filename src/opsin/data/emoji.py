@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image
 from opsin.checkpoint import atomic_write
 from opsin.data.images import open_image
 from opsin.data.sources import ImageSource
+from opsin.errors import CheckpointError, DataError
 from opsin.runtime import cache_dir
 
 SIZE = 64
@@ -55,14 +57,11 @@ def emoji_source() -> ImageSource:
     class_names = tuple(sorted(set(table["group"])))
     numbers = {name: index for index, name in enumerate(class_names)}
 
-    def load(row: int) -> Image.Image:
-        return Image.fromarray(np.ascontiguousarray(pixels[row].transpose(1, 2, 0)))
-
     codes = np.array(table["code"])
     return ImageSource(
         name="emoji",
         ids=[f"{code}/{style}" for code, style in zip(table["code"], table["style"], strict=True)],
-        loader=load,
+        loader=partial(_load, pixels),
         rows=np.arange(len(codes)),
         labels=np.array([numbers[group] for group in table["group"]], dtype=np.int64),
         class_names=class_names,
@@ -78,15 +77,28 @@ def emoji_source() -> ImageSource:
     )
 
 
+def _load(pixels: np.ndarray, row: int) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[row].transpose(1, 2, 0)))
+
+
 def load_emoji() -> tuple[np.ndarray, dict[str, list[Any]]]:
-    """Pixels uint8 (N, 3, 64, 64), memory-mapped, and the columns that go with them; built when not yet there."""
+    """Pixels uint8 (N, 3, 64, 64), memory-mapped, and the columns that go with them; built when not yet there.
+
+    Raises DataError when the cache has to be built and cannot be written.
+    """
     directory = cache_directory()
     pixels, table = directory / "pixels.npy", directory / "table.json"
     if not table.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / "lock"):
-            if not table.is_file():
-                build_emoji(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / "lock"):
+                if not table.is_file():
+                    build_emoji(directory)
+        except (OSError, CheckpointError) as error:
+            raise DataError(
+                f"the emoji are drawn into a cache, and that cannot be written: {error}; make room in {directory}, or "
+                "set OPSIN_CACHE to another directory"
+            ) from error
     return np.load(pixels, mmap_mode="r"), json.loads(table.read_text(encoding="utf-8"))
 
 

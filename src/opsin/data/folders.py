@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,16 +57,11 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     class_names = tuple(sorted(set(rows.classes)))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     paths = rows.paths
-
     captions, unmatched = read_captions([directory, *split_folders], paths, sidecars=not rows.classes)
-
-    def load(row: int) -> Image.Image:
-        return open_image(paths[row])
-
     return ImageSource(
         name=name,
         ids=[path.relative_to(directory).as_posix() for path in paths],
-        loader=load,
+        loader=partial(_load, paths),
         rows=np.arange(len(paths)),
         labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
@@ -73,6 +69,10 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=[*rows.skipped, *unmatched],
     )
+
+
+def _load(paths: Sequence[Path], row: int) -> Image.Image:
+    return open_image(paths[row])
 
 
 def _split_folders(directory: Path) -> dict[Path, str]:

@@ -57,8 +57,9 @@ def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
         raise DataError(f"{name} is not an image that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} was refused: more than {MAX_PIXELS:,} pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged files, also RuntimeError or struct.error
         raise DataError(f"{name} is damaged: {str(error)[:150] or type(error).__name__}") from error
 
 

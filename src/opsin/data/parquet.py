@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,6 @@ def parquet_source(
             ids += [f"{path.stem}/{row:06d}" for row in range(len(table))]
     encoded = _encoded_images(tables, name)
 
-    def load(row: int) -> Image.Image:
-        content = encoded[row].as_py()
-        if content is None:
-            raise DataError(f"{ids[row]} of {name} has no image")
-        return open_image(content, name=f"{ids[row]} of {name}")
-
     label_column = _pick(tables, LABEL_COLUMNS, _holds_labels)
     caption_column = _pick(tables, CAPTION_COLUMNS, _holds_texts)
     values = [] if label_column is None else _values(tables, label_column)
@@ -84,7 +79,7 @@ def parquet_source(
     source = ImageSource(
         name=name,
         ids=ids,
-        loader=load,
+        loader=partial(_load, encoded, ids, name),
         rows=np.arange(len(ids)),
         labels=labels,
         class_names=names,
@@ -95,6 +90,13 @@ def parquet_source(
         return source
     left_out = [Skipped(ids[row], "has no label") for row in np.flatnonzero(~labelled)]
     return replace(source.select(labelled), skipped=left_out)
+
+
+def _load(encoded: pa.ChunkedArray, ids: Sequence[str], name: str, row: int) -> Image.Image:
+    content = encoded[row].as_py()
+    if content is None:
+        raise DataError(f"{ids[row]} of {name} has no image")
+    return open_image(content, name=f"{ids[row]} of {name}")
 
 
 def _read(path: Path) -> pa.Table:

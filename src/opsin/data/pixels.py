@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,6 +15,9 @@ from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
 DECODING_THREADS = 8  # Pillow releases the interpreter lock while it decodes and resizes
+ROWS_AT_A_TIME = 32
+
+ResultT = TypeVar("ResultT")
 
 
 def fit_image(image: ImageLike, size: int) -> np.ndarray:
@@ -24,6 +29,20 @@ def fit_image(image: ImageLike, size: int) -> np.ndarray:
         left, top = (opened.width - side) / 2, (opened.height - side) / 2
         opened = opened.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1))
+
+
+def map_rows(function: Callable[[int], ResultT], count: int) -> Iterator[ResultT]:
+    """`function` of the rows 0 to `count` - 1, in this order, computed by several threads.
+
+    A thread takes many rows at a time: a task of the pool for every row would need gigabytes for a million of them.
+    """
+
+    def of_block(start: int) -> list[ResultT]:
+        return [function(row) for row in range(start, min(start + ROWS_AT_A_TIME, count))]
+
+    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+        for results in pool.map(of_block, range(0, count, ROWS_AT_A_TIME)):
+            yield from results
 
 
 def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray]:
@@ -41,8 +60,7 @@ def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        problems = list(pool.map(fill, range(len(source)), chunksize=256))
+    problems = list(map_rows(fill, len(source)))
     good = np.array([problem is None for problem in problems], dtype=bool)
     if good.all():
         return source, pixels
@@ -51,5 +69,7 @@ def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray
         raise DataError(
             f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}"
         )
-    usable = replace(source.select(np.flatnonzero(good)), skipped=[*source.skipped, *skipped])
-    return usable, pixels[good]
+    rows = np.flatnonzero(good)
+    for position, row in enumerate(rows):  # in place: a copy would need the memory twice
+        pixels[position] = pixels[row]
+    return replace(source.select(rows), skipped=[*source.skipped, *skipped]), pixels[: len(rows)]

@@ -35,7 +35,8 @@ class ImageSource:
     ids: Sequence[str]
     """Unique and stable: a relative path, `train/000123`, `1F600/openmoji`."""
     loader: Callable[[int], Image.Image]
-    """Decodes the image of a row number of the whole, unselected source."""
+    """Decodes the image of a row number of the whole, unselected source. It can be pickled, because worker processes
+    are not forked everywhere."""
     rows: np.ndarray
     """Row numbers that `loader` knows, int64 (N,)."""
     labels: np.ndarray | None = None

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from opsin.nn.dropout import Dropout
+
 
 def sinusoidal_positions(length: int, embed_dim: int) -> Tensor:
     """Table (length, embed_dim): column 2i is sin(p · 10000^(-2i/D)) for position p, column 2i+1 its cosine."""
@@ -32,7 +34,7 @@ class PositionalEncoding(nn.Module):
 
     def __init__(self, embed_dim: int, dropout: float = 0.1, max_len: int = 5000) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("pe", sinusoidal_positions(max_len, embed_dim).unsqueeze(0))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
@@ -48,7 +50,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, embed_dim: int, length: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.positions = nn.Parameter(torch.empty(1, length, embed_dim))
         nn.init.trunc_normal_(self.positions, std=0.02)
 

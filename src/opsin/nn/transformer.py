@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opsin.nn.attention import KeysValues, MultiHeadAttention
+from opsin.nn.dropout import Dropout
 
 
 class FeedForwardNetwork(nn.Module):
@@ -25,7 +26,7 @@ class FeedForwardNetwork(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(embed_dim, ffn_dim)
         self.gelu = nn.GELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.fc2 = nn.Linear(ffn_dim, embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,8 +52,8 @@ class TransformerEncoderLayer(nn.Module):
         self.ffn = FeedForwardNetwork(input_dim, dim_feedforward, dropout)
         self.norm_self = nn.LayerNorm(input_dim)
         self.norm_ffn = nn.LayerNorm(input_dim)
-        self.dropout_self = nn.Dropout(dropout)
-        self.dropout_ffn = nn.Dropout(dropout)
+        self.dropout_self = Dropout(dropout)
+        self.dropout_ffn = Dropout(dropout)
 
     def forward(self, src: Tensor, src_mask: Tensor | None = None) -> Tensor:
         """(N, T, D) to (N, T, D); `src_mask` as in MultiHeadAttention."""
@@ -116,9 +117,9 @@ class TransformerDecoderLayer(nn.Module):
         self.norm_self = nn.LayerNorm(input_dim)
         self.norm_cross = nn.LayerNorm(input_dim)
         self.norm_ffn = nn.LayerNorm(input_dim)
-        self.dropout_self = nn.Dropout(dropout)
-        self.dropout_cross = nn.Dropout(dropout)
-        self.dropout_ffn = nn.Dropout(dropout)
+        self.dropout_self = Dropout(dropout)
+        self.dropout_cross = Dropout(dropout)
+        self.dropout_ffn = Dropout(dropout)
 
     def forward(self, tgt: Tensor, memory: Tensor, tgt_mask: Tensor | None = None) -> Tensor:
         """tgt (N, T, D) and memory (N, S, D) to (N, T, D); `tgt_mask` applies to the self-attention only."""

@@ -62,7 +62,7 @@ class VisionTransformer(nn.Module):
         if positions == "learned":
             self.positional_encoding = LearnedPositions(embed_dim, num_tokens, dropout)
         else:
-            self.positional_encoding = PositionalEncoding(embed_dim, dropout)
+            self.positional_encoding = PositionalEncoding(embed_dim, dropout, max_len=max(5000, num_tokens))
         layer = TransformerEncoderLayer(embed_dim, num_heads, dim_feedforward, dropout, pre_norm=norm == "pre")
         self.transformer = TransformerEncoder(layer, num_layers)
         self.class_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if pool == "class_token" else None
@@ -81,14 +81,23 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, images: Tensor) -> Tensor:
-        """Self-attention weights of every layer, (N, num_layers, H, T, T); rows are queries and sum to one."""
-        tokens = self._embed(images)
-        weights = []
-        for layer in self.transformer.layers:
-            assert isinstance(layer, TransformerEncoderLayer)
-            weights.append(layer.attention_weights(tokens))
-            tokens = layer(tokens)
-        return torch.stack(weights, dim=1)
+        """Self-attention weights of every layer, (N, num_layers, H, T, T); rows are queries and sum to one.
+
+        They are those of eval mode, whatever mode the model is in: looking does not move the statistics of a stem.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            tokens = self._embed(images)
+            weights = []
+            for layer in self.transformer.layers:
+                assert isinstance(layer, TransformerEncoderLayer)
+                weights.append(layer.attention_weights(tokens))
+                tokens = layer(tokens)
+            return torch.stack(weights, dim=1)
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def _embed(self, images: Tensor) -> Tensor:
         tokens = self.patch_embed(images)

@@ -51,7 +51,7 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
         (
             "network",
             f"{parameters / 1e6:.2f} M parameters",
-            "Vision Transformer",
+            f"Vision Transformer on {config.image_size} x {config.image_size} pixels, recipe emoji-groups",
         ),
     ]
     return Section(

@@ -31,5 +31,5 @@ def learning_curves(metrics_file: Path, score: str, score_label: str) -> Figure:
         axes.set_xlabel("optimiser step")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=10)
     return figure

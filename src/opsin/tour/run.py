@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
+
+from opsin.errors import ConfigError
 from opsin.runtime import describe_environment
 from opsin.tour.classification import classification_section
 from opsin.tour.report import Report, Section
 
+MARK = ".opsin-tour"
 SectionMaker = Callable[[Path, float, bool], Section]
 
 SECTIONS: dict[str, tuple[SectionMaker, float]] = {
@@ -22,18 +27,48 @@ SECTIONS: dict[str, tuple[SectionMaker, float]] = {
 def run_tour(directory: Path | str, *, training_minutes: float = 2.0, quiet: bool = False) -> Path:
     """Train every system for its share of `training_minutes` and write `report.html`; returns its path.
 
-    Runs and models stay in `directory`, one folder a system, and are replaced by the next tour.
+    Runs and models stay in `directory`, one folder a system, and are replaced by the next tour. Raises ConfigError for
+    a directory that cannot be used, that another tour is writing to, or that holds folders of these names which no
+    tour has made.
     """
+    if not training_minutes > 0:
+        raise ConfigError(f"max_minutes must be above zero, not {training_minutes}")
     started = time.monotonic()
     directory = Path(directory)
     total = sum(share for _, share in SECTIONS.values())
-    sections = [
-        make(directory / name, training_minutes * share / total, quiet) for name, (make, share) in SECTIONS.items()
-    ]
-    report = Report(
-        sections=sections,
-        environment=describe_environment(),
-        minutes=(time.monotonic() - started) / 60,
-        date=datetime.date.today().isoformat(),
-    )
-    return report.write(directory / "report.html")
+    with _owned(directory):
+        sections = [
+            make(directory / name, training_minutes * share / total, quiet) for name, (make, share) in SECTIONS.items()
+        ]
+        report = Report(
+            sections=sections,
+            environment=describe_environment(),
+            minutes=(time.monotonic() - started) / 60,
+            date=datetime.date.today().isoformat(),
+        )
+        return report.write(directory / "report.html")
+
+
+@contextmanager
+def _owned(directory: Path) -> Iterator[None]:
+    """Hold the directory for one tour, and refuse one in which a tour would replace what it has not made."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(directory / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise ConfigError(f"another tour is writing to {directory}; wait for it, or choose another --out") from error
+    except OSError as error:
+        raise ConfigError(f"{directory} cannot be used for the tour: {error.strerror or error}") from error
+    try:
+        mark = directory / MARK
+        if not mark.exists():
+            if taken := [name for name in SECTIONS if (directory / name).exists()]:
+                raise ConfigError(
+                    f"{directory / taken[0]} was made by something else than a tour, which would replace it; "
+                    "choose another --out"
+                )
+            mark.touch()
+        yield
+    finally:
+        lock.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Generator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from opsin.errors import DataError
 from opsin.training.sampler import StepSampler
 from opsin.training.task import Batch, BatchDataset
 
@@ -16,17 +18,40 @@ from opsin.training.task import Batch, BatchDataset
 def load_batches(
     dataset: BatchDataset, sampler: StepSampler, device: torch.device, workers: int
 ) -> Generator[Batch, None, None]:
-    """The batches that `sampler` names, on `device`, without end; closing the generator ends the worker processes."""
+    """The batches that `sampler` names, on `device`, without end; closing the generator ends the worker processes.
+
+    Raises DataError when not a single sample of the dataset can be read.
+    """
+    # Elsewhere torch may still be copying when the source is freed (its issue 83015, on MPS).
+    pinned = device.type == "cuda"
     loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
+        _NeverEmpty(dataset),  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_as_is,  # batches come whole from the dataset
-        pin_memory=device.type == "cuda",
+        pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
     for batch in loader:
-        yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
+
+
+class _NeverEmpty:
+    """A dataset that may refuse a batch with DataError, because none of its samples can be read. The next sample that
+    can be read takes the place of such a batch: one small damaged part of the data must not end a run."""
+
+    def __init__(self, dataset: BatchDataset) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        try:
+            return self.dataset.__getitems__(indices)
+        except DataError as error:
+            unreadable = error
+        for distance in range(1, len(self.dataset)):
+            with contextlib.suppress(DataError):
+                return self.dataset.__getitems__([(indices[-1] + distance) % len(self.dataset)])
+        raise unreadable
 
 
 def _as_is(batch: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 
 from opsin.checkpoint import atomic_write
 from opsin.errors import CheckpointError, MissingExtraError
+from opsin.runtime import is_offline
 
 
 class MetricsLog:
@@ -29,8 +31,11 @@ class MetricsLog:
         kept = [row for row in read_metrics(self.path) if row["step"] <= self.start_step]
         with atomic_write(self.path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
-        self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-        self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+        try:
+            self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+            self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._wandb = _start_wandb(self.wandb_project, self.directory) if self.wandb_project else None
         return self
 
@@ -81,4 +86,14 @@ def _start_wandb(project: str, directory: Path) -> Any:
         import wandb
     except ImportError as error:
         raise MissingExtraError("logging to Weights & Biases needs its package: pip install wandb") from error
-    return wandb.init(project=project, dir=str(directory), resume="allow", id=directory.resolve().name)
+    mode = "offline" if is_offline() else None  # None leaves it to WANDB_MODE
+    return wandb.init(project=project, dir=str(directory), resume="allow", id=wandb_id(directory), mode=mode)
+
+
+def wandb_id(directory: Path) -> str:
+    """The name under which a run continues its record, drawn once: directories of different runs may share a name."""
+    path = directory / "wandb_id"
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(secrets.token_hex(8).encode())
+    return path.read_text(encoding="utf-8")

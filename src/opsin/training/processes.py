@@ -10,13 +10,21 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision, Precision
 from torch import Tensor
 
 from opsin.errors import TrainingError
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 
-FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+class AutocastPrecision(MixedPrecision):
+    """Fabric's mixed precision, except that the batch keeps its types: rounding an image to bfloat16, or worse a time
+    or a coordinate, before the task has seen it would change what is learned."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The batch as it is."""
+        return data
 
 
 class Processes:
@@ -38,6 +46,11 @@ class Processes:
         tensor = torch.tensor(values, dtype=torch.float64)
         torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX, group=self._hosts)
         return [float(value) for value in tensor]
+
+    def agree_on(self, value: float) -> bool:
+        """Whether `value` is the same in all processes."""
+        largest, negated_smallest = self.largest([value, -value])
+        return largest == -negated_smallest
 
     def total(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sum over all processes of each scalar; the result stays on the device."""
@@ -83,7 +96,6 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     device = resolve_device(config.device)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
-    precision = FABRIC_PRECISION[resolve_precision(config.precision, device)]
     devices: int | list[int] = local if world_size > 1 or device.index is None else [device.index]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fabric's advice about hardware that the user did not ask for
@@ -92,5 +104,11 @@ def make_fabric(config: TrainingConfig) -> Fabric:
             devices=devices,
             num_nodes=max(world_size // local, 1),
             strategy="ddp" if world_size > 1 else "auto",
-            precision=precision,  # type: ignore[arg-type]
+            plugins=_precision_plugin(resolve_precision(config.precision, device), device.type),
         )
+
+
+def _precision_plugin(precision: str, device_type: str) -> Precision:
+    if precision == "32":
+        return Precision()
+    return AutocastPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", device_type)

@@ -71,8 +71,10 @@ class RunDirectory:
         write_json(self.environment, describe_environment())
 
     def _remove_leftovers(self) -> None:
-        for leftover in self.path.rglob(".*.tmp"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+        """Temporary files of this run only: other runs may lie below, and the directory may hold files of others."""
+        for target in (self.config, self.environment, self.metrics, self.last, self.best, self.model):
+            for leftover in target.parent.glob(f".{target.name}.*.tmp"):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)

@@ -87,6 +87,10 @@ class TrainingState:
             self.counters = from_dict(Counters, content["counters"], where)
         except (ConfigError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{where} does not fit this run: {error}") from error
+        if self.paths.best.exists():
+            # It may be newer than this state, when a run is killed after a validation and before the next save.
+            metrics = load_training_state(self.paths.best).get("metrics", {})
+            self.counters.best, self.counters.best_metrics = metrics.get(self.task.monitor), metrics
 
     @contextmanager
     def exported_weights(self) -> Iterator[None]:
@@ -107,7 +111,8 @@ class TrainingState:
         if value is None or not self._is_better(value):
             return
         if write:
-            save_training_state(self.paths.best, {"model": self.task.model.state_dict(), "step": self.counters.step})
+            content = {"model": self.task.model.state_dict(), "step": self.counters.step, "metrics": dict(metrics)}
+            save_training_state(self.paths.best, content)
         self.counters.best, self.counters.best_metrics = value, dict(metrics)
 
     def _is_better(self, value: float) -> bool:

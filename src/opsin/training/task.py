@@ -48,8 +48,12 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         """The loss of one batch. All randomness comes from `generator` or torch's default one: both are seeded by
-        the trainer for each step, which is what makes a resumed run equal a straight one. Under bf16 and 16, floating
-        tensors of the batch arrive in half precision (integers as they are)."""
+        the trainer for each step, which is what makes a resumed run equal a straight one. It runs under autocast when
+        the precision is bf16 or 16; the batch arrives as it was read."""
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        """What the trainer calls, through the wrapper that brings autocast and the exchange of gradients."""
+        return self.training_step(batch, generator)
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:

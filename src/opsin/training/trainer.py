@@ -33,7 +33,7 @@ from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
 from opsin.training.signals import StopSignals
 from opsin.training.state import TrainingState
-from opsin.training.task import BatchDataset, Task
+from opsin.training.task import BatchDataset, StepOutput, Task
 
 logger = logging.getLogger(__name__)
 DISPLAY_SECONDS = 1.0
@@ -110,12 +110,16 @@ class _Run:
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)
         self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
-        self.wrapped.mark_forward_method("training_step")
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
         self.state = TrainingState(self.paths, task, self.optimizer, self.ema, self.fabric.strategy.precision)
         if resume and self.paths.last.exists():
             self.state.restore()
         self.counters = self.state.counters
+        if not processes.agree_on(self.counters.step):
+            raise TrainingError(
+                f"the processes of the run do not find the same training state in {self.paths.path}; the run directory "
+                "has to be on a disk that all of them share"
+            )
         self.sampler = StepSampler(
             len(dataset),
             self.config.batch_size,
@@ -182,7 +186,7 @@ class _Run:
             torch.manual_seed(derive_seed(*identity, "default"))
             generator = make_generator(*identity, "task", device=self.fabric.device)
             with self.fabric.no_backward_sync(self.wrapped, enabled=part + 1 < self.config.accumulate):
-                output = self.wrapped.training_step(batch, generator)
+                output: StepOutput = self.wrapped(batch, generator)
                 # The processes' gradients are averaged, hence the factor: the sum of the shares is one.
                 self.fabric.backward(output.loss * (share * self.processes.count))
             for name, value in {"loss": output.loss.detach(), **output.metrics}.items():
@@ -297,7 +301,7 @@ class _Run:
             self._refuse_non_finite()
         if log is None or not (to_log or to_show):
             return
-        samples_per_second, waiting = self.speed.measure(step, self.config.batch_size)
+        samples_per_second, waiting = self.speed.measure(step, self.sampler.batch_size)
         if to_log:
             row = {f"train_{name}": float(value) for name, value in metrics.items() if math.isfinite(float(value))}
             row["learning_rate"] = self.optimizer.param_groups[0]["lr"]

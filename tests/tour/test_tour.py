@@ -1,0 +1,137 @@
+"""The guided run and its report."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+
+import filelock
+import pytest
+from matplotlib.figure import Figure
+
+from opsin.cli.main import VERBS, main
+from opsin.errors import ConfigError
+from opsin.tour import run
+from opsin.tour.report import Picture, Report, Section, Table
+from opsin.tour.run import run_tour
+
+VOID = {"meta", "img"}
+ENVIRONMENT: dict[str, object] = {
+    "cpu": "a <fast> processor",
+    "cpu_threads": 2,
+    "gpus": ["one & two"],
+    "packages": {"opsin": "0", "torch": "0"},
+}
+
+
+class Page(HTMLParser):
+    """Tags that do not match, what is fetched from elsewhere, and texts by tag."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.mismatched: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action") and value]
+        self.ids += [values["id"]] if values.get("id") else []
+        if tag == "img":
+            self.images.append(values)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.mismatched.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and data.strip():
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+
+def assert_sound(page: Page) -> None:
+    """Tags match, headings are there, every image is described, and nothing is fetched from outside the file."""
+    assert page.mismatched == [] and page.open == []
+    assert len(page.texts["h1"]) == 1 and page.texts["h2"]
+    assert all(image["alt"] for image in page.images)
+    outside = [address for address in page.addresses if not address.startswith(("#", "data:image/png;base64,"))]
+    assert outside == []
+    assert [address for address in page.addresses if address.startswith("#") and address[1:] not in page.ids] == []
+
+
+def section(title: str = "A & <b>") -> Section:
+    picture = Picture(Figure(figsize=(1, 1)), 'Says "this" & that.')
+    table = Table(("what", "result"), [("<i>accuracy</i>", "50%")])
+    return Section(title, "Introduction.", table, [picture], ["opsin doctor"], "Limits.")
+
+
+def test_report_is_one_sound_file_whatever_the_texts_hold(tmp_path: Path) -> None:
+    report = Report(sections=[section(), section()], environment=ENVIRONMENT, minutes=1.5, date="2020-01-02")
+    page = Page(report.write(tmp_path / "deep" / "report.html"))
+    assert_sound(page)
+    assert page.texts["h2"] == ["A & <b>"] * 2
+    assert page.texts["td"] == ["50%"] * 2
+    assert [image["alt"] for image in page.images] == ['Says "this" & that.'] * 2
+
+
+def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The real thing, for a second of training."""
+    assert main(["tour", "--out", str(tmp_path / "tour"), "--max-minutes", "0.02", "--json", "--quiet"]) == 0
+    printed = capsys.readouterr()
+    report = Path(json.loads(printed.out)["report"])
+    assert printed.err == ""
+    page = Page(report)
+    assert_sound(page)
+    assert len(page.images) == 4
+    commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
+    assert {command[0] for command in commands} == {"opsin"}
+    assert {command[1] for command in commands} <= VERBS.keys()
+    assert (report.parent / "classification" / "model" / "model.safetensors").is_file()
+
+
+@pytest.fixture
+def quick_tour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tour of one section that only writes a file."""
+
+    def make(directory: Path, minutes: float, quiet: bool) -> Section:
+        directory.mkdir(exist_ok=True)
+        (directory / "minutes").write_text(str(minutes))
+        return section()
+
+    monkeypatch.setattr(run, "SECTIONS", {"classification": (make, 3.0)})
+
+
+@pytest.mark.usefixtures("quick_tour")
+def test_a_tour_replaces_only_what_a_tour_has_made(tmp_path: Path) -> None:
+    run_tour(tmp_path / "tour", training_minutes=4)
+    assert (tmp_path / "tour" / "classification" / "minutes").read_text() == "4.0"
+    assert run_tour(tmp_path / "tour", training_minutes=5) == tmp_path / "tour" / "report.html"
+    assert (tmp_path / "tour" / "classification" / "minutes").read_text() == "5.0"
+
+    mine = tmp_path / "runs" / "classification" / "minutes"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("a run of mine")
+    with pytest.raises(ConfigError, match="made by something else than a tour"):
+        run_tour(tmp_path / "runs")
+    assert mine.read_text() == "a run of mine"
+
+
+@pytest.mark.usefixtures("quick_tour")
+def test_unusable_tours_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="above zero"):
+        run_tour(tmp_path / "tour", training_minutes=0)
+    assert not (tmp_path / "tour").exists()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        run_tour(tmp_path / "file")
+    (tmp_path / "tour").mkdir()
+    with filelock.FileLock(tmp_path / "tour" / ".lock"), pytest.raises(ConfigError, match="another tour"):
+        run_tour(tmp_path / "tour")
