@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,15 @@ from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConf
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset
 from opsin.captioning.image_captioner import build_model
-from opsin.captioning.inference import Captioner
+from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.recipes import RECIPES
-from opsin.captioning.splits import open_splits
+from opsin.captioning.splits import open_captioned, open_splits, rows_of_run
 from opsin.captioning.task import CaptioningTask
 from opsin.captioning.train import TrainReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
+from opsin.data.preprocessing import Preprocessing
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -58,6 +61,44 @@ def test_captions_of_new_images(colour_run: Run) -> None:
             assert -3 < caption.log_prob < 0
             assert caption.attention is None
     assert captioner.caption([]) == []
+
+
+def test_words_drawn_at_random_follow_the_generator(colour_run: Run) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0], device="cpu", precision="32")
+    images = [Image.new("RGB", (16, 16), colour) for colour in COLOURS.values()] * 4
+
+    def drawn(seed: int, **settings: float) -> list[str]:
+        sampling = Sampling(generator=torch.Generator().manual_seed(seed), **settings)  # type: ignore[arg-type]
+        return [caption.text for caption in captioner.caption(images, sampling=sampling, batch_size=5)]
+
+    assert drawn(0, temperature=5.0, top_p=1.0) == drawn(0, temperature=5.0, top_p=1.0)
+    assert drawn(0, temperature=5.0, top_p=1.0) != drawn(1, temperature=5.0, top_p=1.0)
+    assert drawn(3, top_p=1e-6) == [caption.text for caption in captioner.caption(images, beams=1)]
+
+
+def test_captions_come_a_batch_after_the_other(colour_run: Run) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
+    taken: list[int] = []
+
+    def images() -> Iterator[Image.Image]:
+        for index in range(6):
+            taken.append(index)
+            yield Image.new("RGB", (8, 8), "red")
+
+    captions = captioner.caption_each(images(), batch_size=2)
+    assert taken == []
+    next(captions)
+    assert len(taken) == 2
+    assert len(list(captions)) == 5
+
+
+def test_precision_is_what_was_asked_for(colour_run: Run) -> None:
+    pixels = torch.full((1, 3, 16, 16), 90, dtype=torch.uint8)
+    exact = Captioner.from_pretrained(colour_run[0], device="cpu", precision="32").encode(pixels)
+    rough = Captioner.from_pretrained(colour_run[0], device="cpu", precision="bf16").encode(pixels)
+    assert not torch.equal(exact, rough.float())
+    with pytest.raises(ConfigError, match="precision 16 needs a GPU"):
+        Captioner.from_pretrained(colour_run[0], device="cpu", precision="16")
 
 
 def test_attention_of_each_word(colour_run: Run) -> None:
@@ -110,7 +151,14 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
     train_captioner(config, tmp_path / "straight", quiet=True)
     splits = open_splits(config)
     parts = build_task(config, splits)
-    task = StoppingTask(parts.model, config, parts.vocabulary, parts.preprocessing, parts.validation)  # type: ignore[arg-type]
+    task = StoppingTask(
+        parts.model,  # type: ignore[arg-type]
+        config,
+        parts.vocabulary,
+        parts.preprocessing,
+        parts.validation,
+        parts.mean_length,
+    )
     with pytest.raises(KeyboardInterrupt):
         Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
     train_captioner(config, tmp_path / "stopped", resume=True, quiet=True)
@@ -127,12 +175,72 @@ def test_every_parameter_gets_a_gradient(captioned_folder: Path) -> None:
     assert [name for name, value in task.named_parameters() if value.grad is None or not value.grad.any()] == []
 
 
-def test_loss_is_the_mean_over_real_words() -> None:
+def test_loss_is_the_sum_over_real_words() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(3, 4, 6, generator=generator)
     targets = torch.tensor([[1, 2, 0, 0], [3, 4, 5, 2], [2, 0, 0, 0]])
     expected = [-scores[n, t].log_softmax(0)[targets[n, t]] for n in range(3) for t in range(4) if targets[n, t] != 0]
-    torch.testing.assert_close(caption_loss(scores, targets, 0), torch.stack(expected).mean())
+    torch.testing.assert_close(caption_loss(scores, targets, 0), torch.stack(expected).sum())
+
+
+def test_parts_of_a_batch_together_are_the_joint_batch() -> None:
+    """What accumulation and several processes rely on, for captions of very different lengths; see `StepOutput`."""
+    vocabulary = Vocabulary.from_texts(["a b c d e f g"])
+    texts = [("a",), ("b c d e f g a b c",), ("c d",), ("d",), ("e f g a b c d",), ("f",)]
+    table = CaptionTable.from_texts(texts, vocabulary, 12)
+    assert table.mean_length == (1 + 9 + 2 + 1 + 7 + 1) / 6 + 1
+    encoder, decoder = EncoderConfig(), DecoderConfig(embed_dim=16, num_layers=1, num_heads=2, dropout=0.0)
+    config = tiny_config("emoji", encoder=encoder, image_size=64, decoder=decoder, label_smoothing=0.1)
+    torch.manual_seed(0)
+    model = build_model(encoder, decoder, 64, vocabulary, feature_dim=5)
+    task = CaptioningTask(model, config, vocabulary, Preprocessing(image_size=64), None, table.mean_length, 5).train()
+    dataset = FeatureCaptionDataset(np.random.default_rng(0).normal(size=(6, 5)), table)
+
+    def step(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        output = task.training_step(dataset.__getitems__(rows), torch.Generator())
+        gradients = torch.autograd.grad(output.loss, list(model.parameters()))
+        return output.loss.detach(), output.metrics["word_accuracy"], list(gradients)
+
+    joint = step([0, 1, 2, 3, 4, 5])
+    parts = [(4 / 6, step([0, 2, 4, 1])), (2 / 6, step([3, 5]))]
+    for place in (0, 1):
+        torch.testing.assert_close(sum(share * part[place] for share, part in parts), joint[place])  # type: ignore[misc]
+    for index, gradient in enumerate(joint[2]):
+        torch.testing.assert_close(sum(share * part[2][index] for share, part in parts), gradient)
+    words = [len(text[0].split()) + 1 for text in texts]
+    every = dataset.__getitems__([0, 1, 2, 3, 4, 5])
+    captions = every["captions"][:, 0]
+    per_word = caption_loss(model(every["feature"], captions[:, :-1]), captions[:, 1:], 0, label_smoothing=0.1)
+    torch.testing.assert_close(joint[0], (per_word / sum(words)).detach())  # these are all captions there are
+
+
+def test_one_style_of_some_emoji_is_held_out() -> None:
+    config = tiny_config("emoji", style_fraction=0.25, captions="first")
+    source = open_captioned("emoji", "first")
+    rows = rows_of_run(source, config)
+    whole = rows_of_run(source, tiny_config("emoji", captions="first"))
+    assert len(whole["other-style"]) == 0
+    np.testing.assert_array_equal(np.union1d(rows["train"], rows["other-style"]), whole["train"])
+    assert len(rows["train"]) + len(rows["other-style"]) == len(whole["train"])
+    assert source.groups is not None
+    styles = source.metadata["style"]
+    pairs = {name: set(zip(source.groups[rows[name]], styles[rows[name]], strict=True)) for name in rows}
+    assert pairs["train"] & pairs["other-style"] == set()
+    assert {group for group, _ in pairs["other-style"]} <= {group for group, _ in pairs["train"]}
+    codes = source.metadata["code"]
+    assert set(codes[rows["other-style"]]) <= set(codes[rows["train"]])
+    share = len(pairs["other-style"]) / len({group for group, _ in pairs["train"]})
+    assert share == pytest.approx(0.25, abs=0.01)
+    assert set(styles[rows["other-style"]]) == {"openmoji", "twemoji"}
+    np.testing.assert_array_equal(rows_of_run(source, config)["other-style"], rows["other-style"])
+
+
+def test_styles_are_held_out_only_where_there_are_some(captioned_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no two of one thing"):
+        open_splits(tiny_config(captioned_folder, style_fraction=0.1))
+    write_course_coco(tmp_path / "data")
+    with pytest.raises(ConfigError, match="no two of one thing"):
+        open_splits(tiny_config(f"course-coco:{tmp_path / 'data'}", style_fraction=0.1))
 
 
 def test_small_convolutional_encoder(captioned_folder: Path, tmp_path: Path) -> None:
@@ -165,6 +273,20 @@ def test_course_features(tmp_path: Path) -> None:
     assert evaluation.result.metrics.exact_match == report.metrics["val_exact_match"]
     with pytest.raises(DataError, match="has no split 'test'; it has train, val"):
         evaluate_captioner(captioner, split="test")
+    write_course_coco(tmp_path / "wide")
+    for split in ("train", "val"):
+        shutil.copy(
+            tmp_path / "wide" / f"{split}2014_vgg16_fc7.h5", tmp_path / "wide" / f"{split}2014_vgg16_fc7_pca.h5"
+        )
+    with pytest.raises(DataError, match="width 512, and those of .* have width 4096"):
+        evaluate_captioner(captioner, f"course-coco:{tmp_path / 'wide'}")
+    write_course_coco(tmp_path / "other")
+    words = json.loads((tmp_path / "other" / "coco2014_vocab.json").read_text())
+    words["idx_to_word"][-1] = "black"
+    words["word_to_idx"]["black"] = words["word_to_idx"].pop("white")
+    (tmp_path / "other" / "coco2014_vocab.json").write_text(json.dumps(words))
+    with pytest.raises(DataError, match="is not that of this captioner"):
+        evaluate_captioner(captioner, f"course-coco:{tmp_path / 'other'}")
     with pytest.raises(DataError, match="takes features, and 'emoji' holds images"):
         evaluate_captioner(captioner, "emoji")
     with pytest.raises(ConfigError, match="tokens, and decoder.max_length is 8"):
@@ -211,6 +333,14 @@ def test_evaluation_of_the_own_source_sees_the_images_of_the_run(colour_run: Run
     others = [evaluate_captioner(captioner, split=split).ids for split in ("train", "val")]
     assert sorted([*own.ids, *others[0], *others[1]]) == sorted({*own.ids, *others[0], *others[1]})
     assert len(own.ids) + len(others[0]) + len(others[1]) == 30
+    scores = own.result.metrics.per_image
+    order = own.result.worst(len(scores))
+    assert sorted(order) == list(range(len(scores)))
+    assert [scores[place].cider_d for place in order] == sorted(score.cider_d for score in scores)
+    for place, name in enumerate(own.ids):
+        blue, _, red = np.asarray(own.image(place)).mean(axis=(0, 1))[::-1]
+        assert (blue > 100, red > 100) == (name.startswith("blue"), name.startswith("red"))
+        assert all(name.removesuffix(".png").rstrip("0123456789") in text for text in own.result.references[place])
     for name, caption in zip(own.ids, own.result.captions, strict=True):
         assert name.removesuffix(".png").rstrip("0123456789") in caption.words
     with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
@@ -247,6 +377,8 @@ def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "together below 1"),
         ({"beams": 0}, "beams must be at least 1"),
         ({"min_count": 0}, "min_count must be at least 1"),
+        ({"style_fraction": 1.5}, "style_fraction must be in 0 to 1"),
+        ({"style_fraction": 0.1, "max_train": 5}, "leave max_train out"),
     ],
 )
 def test_impossible_settings_are_refused(options: dict, message: str) -> None:

@@ -1,9 +1,14 @@
-"""Settings of a captioning run."""
+"""Settings of a captioning run.
+
+Options of the command line are named after fields; those that encoder and decoder both have carry the part's name.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
@@ -17,11 +22,11 @@ class EncoderConfig:
     """
 
     patch_size: int = 8
-    embed_dim: int = 192
-    num_layers: int = 4
-    num_heads: int = 4
-    dim_feedforward: int = 384
-    dropout: float = 0.1
+    embed_dim: Annotated[int, arg(name="encoder.embed_dim")] = 192
+    num_layers: Annotated[int, arg(name="encoder.num_layers")] = 4
+    num_heads: Annotated[int, arg(name="encoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, arg(name="encoder.dim_feedforward")] = 384
+    dropout: Annotated[float, arg(name="encoder.dropout")] = 0.1
     stem: Literal["linear", "conv"] = "conv"
 
 
@@ -29,11 +34,11 @@ class EncoderConfig:
 class DecoderConfig:
     """Shape of the decoder; see `opsin.captioning.model`."""
 
-    embed_dim: int = 192
-    num_layers: int = 3
-    num_heads: int = 4
-    dim_feedforward: int = 768
-    dropout: float = 0.1
+    embed_dim: Annotated[int, arg(name="decoder.embed_dim")] = 192
+    num_layers: Annotated[int, arg(name="decoder.num_layers")] = 3
+    num_heads: Annotated[int, arg(name="decoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, arg(name="decoder.dim_feedforward")] = 768
+    dropout: Annotated[float, arg(name="decoder.dropout")] = 0.1
     pre_norm: bool = True
     tie_weights: bool = True
     max_length: int = 32
@@ -60,8 +65,15 @@ class CaptioningConfig:
     """Train on the first so many images of a fixed random order only."""
     max_val: int | None = None
     """Validate on so many images at most."""
+    style_fraction: float = 0.0
+    """Share of the training emoji of which one of the two drawing styles is not trained on; the final test looks at
+    these drawings apart. Only for sources with drawing styles."""
+    frozen_encoder: str | None = None
+    """Let this encoder look at the images instead of one that is trained along: timm:NAME, open_clip:ARCHITECTURE/TAG,
+    or the directory of a classifier. It is never changed, and encodes each image once, as its own preprocessing says:
+    image_size, flip and shift are not used."""
     encoder: EncoderConfig = EncoderConfig()
-    """Not used with features (course-coco:DIR)."""
+    """Not used with a frozen encoder or features (course-coco:DIR)."""
     decoder: DecoderConfig = DecoderConfig()
     flip: bool = False
     """Mirror half of the images. Captions that say left or right become wrong by it."""
@@ -92,6 +104,10 @@ class CaptioningConfig:
                 f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be at least 0 and "
                 "together below 1"
             )
+        if not 0 <= self.style_fraction <= 1:
+            raise ConfigError(f"style_fraction must be in 0 to 1, not {self.style_fraction}")
+        if self.style_fraction > 0 and self.max_train is not None:
+            raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
         for name in ("min_count", "beams", "max_train", "max_val"):
             value = getattr(self, name)
             if value is not None and value < 1:

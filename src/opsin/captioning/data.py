@@ -19,6 +19,8 @@ from opsin.data.course_coco import CourseSplit
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.images import Skipped
 from opsin.data.sources import ImageSource
+from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.features import source_features
 from opsin.errors import DataError
 
 
@@ -38,6 +40,11 @@ class CaptionTable:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def mean_length(self) -> float:
+        """Words that are to be predicted in a caption, `<END>` among them, on average over all captions."""
+        return float((self.tokens[:, 1:] != self.vocabulary.word_to_idx[NULL]).sum() / len(self.tokens))
 
     def references(self, image: int) -> tuple[str, ...]:
         """The captions of an image as texts; if only their tokens are known, without what the vocabulary lacks."""
@@ -143,6 +150,19 @@ def image_caption_dataset(
     # The dataset leaves broken images out; labels tell which rows of the table belong to the others.
     numbered = replace(source, labels=np.arange(len(source)), class_names=None)
     return ImageCaptionDataset(image_dataset(numbered, image_size), table)
+
+
+def encoded_caption_dataset(
+    source: ImageSource, vocabulary: Vocabulary, encoder: NetworkEncoder, max_length: int, *, quiet: bool = False
+) -> tuple[FeatureCaptionDataset, ImageSource]:
+    """`image_caption_dataset` with a frozen encoder's features in place of images.
+
+    With it comes the source without the images that cannot be read: its rows are those of the table.
+    """
+    usable, features = source_features(source, encoder, quiet=quiet)
+    assert usable.captions is not None
+    table = CaptionTable.from_texts(usable.captions, vocabulary, max_length)
+    return FeatureCaptionDataset(features, table, usable.skipped), usable
 
 
 def course_caption_dataset(split: CourseSplit, vocabulary: Vocabulary) -> FeatureCaptionDataset:

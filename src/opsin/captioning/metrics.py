@@ -91,6 +91,11 @@ def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str
     )
 
 
+def is_exact_match(candidate: str, references: Sequence[str]) -> bool:
+    """Whether a caption is, word by word, one of its references."""
+    return tokenise(candidate) in [tokenise(text) for text in references]
+
+
 def corpus_bleu(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> tuple[float, ...]:
     """BLEU-1 to BLEU-4 of all captions together, unsmoothed: 0 where no run of so many words is right anywhere."""
     total = np.sum(

@@ -25,8 +25,9 @@ setting of the run under `training`, the vocabulary and the preprocessing.
 {scores}
 
 `val_…` is on images held out from training, with greedy decoding; `test_…` is on the test images, with the run's
-number of beams. BLEU, ROUGE-L and exact match are in 0 to 1, CIDEr-D is in 0 to 10; texts are cut into words by opsin's
-own rules. The model knows only what its training captions say: expect wrong captions for other pictures.
+number of beams, and `other_style_…` on drawings of training emoji in the style that was held out of training. BLEU,
+ROUGE-L and exact match are in 0 to 1, CIDEr-D is in 0 to 10; texts are cut into words by opsin's own rules. The model
+knows only what its training captions say: expect wrong captions for other pictures.
 
     opsin caption IMAGES --model THIS_DIRECTORY
 """

@@ -50,10 +50,14 @@ def overfit_50() -> CaptioningConfig:
 
 
 def emoji() -> CaptioningConfig:
-    """The names of the embedded emoji, in two drawing styles."""
+    """The names of the embedded emoji, in two drawing styles.
+
+    Two tests: emoji that were never seen, and a tenth of the training emoji in the style that was held out.
+    """
     return CaptioningConfig(
         data="emoji",
         captions="first",
+        style_fraction=0.1,
         image_size=32,
         encoder=EncoderConfig(patch_size=4, embed_dim=128, num_layers=4, num_heads=4, dim_feedforward=256),
         decoder=DecoderConfig(embed_dim=128, num_layers=2, num_heads=4, dim_feedforward=512, max_length=16),

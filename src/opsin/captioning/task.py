@@ -24,8 +24,10 @@ from opsin.training.task import Batch, StepOutput, Task
 class CaptioningTask(Task):
     """Cross-entropy of the next word, given the image and the true words before it.
 
-    The loss is the mean over the words of a batch. Where a batch is cut into parts (several processes, accumulation),
-    the parts count alike, although their captions have more or fewer words.
+    The loss is the mean over the captions of a batch of their words' summed cross-entropy, in units of the mean length
+    of all training captions: nats per word on average, and every word counts alike, as in the course's loss. Dividing
+    by the words of the batch itself would not do: where a batch is cut into parts (several processes, accumulation),
+    parts with fewer words would have louder ones. This way the parts together are exactly the joint batch.
     """
 
     monitor = "val_cider_d"
@@ -38,14 +40,17 @@ class CaptioningTask(Task):
         vocabulary: Vocabulary,
         preprocessing: Preprocessing,
         validation: CaptionDataset | None,
+        mean_length: float,
         feature_dim: int | None = None,
     ) -> None:
-        """`feature_dim` is the width of the features that take the place of images, if they do."""
+        """`mean_length` is that of the training captions (`CaptionTable.mean_length`), `feature_dim` the width of the
+        features that take the place of images, if they do."""
         super().__init__(model)
         self.config = config
         self.vocabulary = vocabulary
         self.preprocessing = preprocessing
         self.validation = validation
+        self.mean_length = mean_length
         self.feature_dim = feature_dim
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
@@ -54,10 +59,11 @@ class CaptioningTask(Task):
         targets = captions[:, 1:]
         scores = self.model(inputs, captions[:, :-1])
         null = self._network.decoder.null_index
-        loss = caption_loss(scores, targets, null, label_smoothing=self.config.label_smoothing)
+        total = caption_loss(scores, targets, null, label_smoothing=self.config.label_smoothing)
+        loss = total / (len(captions) * self.mean_length)
         real = targets != null
-        accuracy = ((scores.argmax(dim=2) == targets) & real).sum() / real.sum()
-        return StepOutput(loss, {"word_accuracy": accuracy.detach()})
+        right = ((scores.argmax(dim=2) == targets) & real).sum(dim=1) / real.sum(dim=1)
+        return StepOutput(loss, {"word_accuracy": right.mean()})
 
     def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         images = pixels.float() / 255
@@ -85,8 +91,10 @@ class CaptioningTask(Task):
             self.vocabulary,
             self.preprocessing,
             feature_dim=self.feature_dim,
+            frozen_encoder=self.config.frozen_encoder,
             metrics=metrics,
             training=training,
+            precision=self.config.training.precision,
         )
 
     @property

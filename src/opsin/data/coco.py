@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,19 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     if len(set(ids)) < len(ids):
         twice = Counter(ids).most_common(1)[0][0]
         raise DataError(f"two annotation files in {directory} name the same image, for example {twice!r}")
-
-    def load(row: int) -> Image.Image:
-        return open_image(paths[row])
-
     return ImageSource(
         name=name,
         ids=ids,
-        loader=load,
+        loader=partial(_load, paths),
         rows=np.arange(len(paths)),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
         skipped=skipped,
     )
+
+
+def _load(paths: Sequence[Path], row: int) -> Image.Image:
+    return open_image(paths[row])
 
 
 def _annotation_files(directory: Path) -> list[Path]:
