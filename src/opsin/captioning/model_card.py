@@ -9,6 +9,8 @@ from typing import Any
 def model_card(num_words: int, metrics: Mapping[str, float], training: Mapping[str, Any]) -> str:
     """Markdown that says what the model was trained on, how many words it knows, and what was measured."""
     data = training.get("data", "unknown data")
+    frozen = training.get("frozen_encoder")
+    needs = f"\nIt looks at images through the encoder `{frozen}`, which is not in this directory.\n" if frozen else ""
     scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items()) or "| none measured | |"
     return f"""---
 library_name: opsin
@@ -19,7 +21,7 @@ tags: [image-to-text]
 
 A transformer decoder that knows {num_words} words, trained with opsin on the source `{data}`; `config.json` holds every
 setting of the run under `training`, the vocabulary and the preprocessing.
-
+{needs}
 | measured | value |
 | --- | --- |
 {scores}

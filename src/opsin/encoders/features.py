@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -105,6 +106,7 @@ def _write(path: Path, source: ImageSource, encoder: NetworkEncoder, *, quiet: b
             bar.update(len(batch))
 
 
-def _batches(source: ImageSource) -> Iterator[list[ImageLike]]:
+def _batches(source: ImageSource) -> Iterator[list[Image.Image]]:
     for start in range(0, len(source), BATCH_SIZE):
-        yield list(map_rows(lambda row, start=start: source.load(start + row), min(BATCH_SIZE, len(source) - start)))
+        part = source.select(np.arange(start, min(start + BATCH_SIZE, len(source))))
+        yield list(map_rows(part.load, len(part)))
