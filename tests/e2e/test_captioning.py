@@ -23,9 +23,9 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 PARTS = ("--encoder.", "--decoder.")
 TINY = [
-    *("--image-size", "16", "--patch-size", "4", "--shift", "0", "--max-length", "12"),
-    *(f"{part}{name}" for part in PARTS for name in ("embed-dim=32", "num-layers=1", "num-heads=2")),
-    *(f"{part}dim-feedforward=32" for part in PARTS),
+    *("--image-size", "16", "--patch-size", "4", "--shift", "1", "--label-smoothing", "0", "--max-length", "12"),
+    *(f"{part}{name}" for part in PARTS for name in ("embed-dim=32", "num-heads=2", "dim-feedforward=32")),
+    *("--encoder.num-layers", "1", "--decoder.num-layers", "2"),
     *("--batch-size", "12", "--learning-rate", "0.01", "--validations", "1", "--device", "cpu"),
 ]
 
@@ -73,7 +73,8 @@ def test_train_and_caption(opsin: Opsin, folder: Path, tmp_path: Path) -> None:
     assert "left out  silent.png: has no caption" in trained.stdout
     captioned = opsin("caption", folder / "red0.png", folder / "broken.png", "--model", out)
     assert captioned.returncode == 0, captioned.stderr
-    assert "red" in captioned.stdout.split("caption", 1)[1]
+    (row,) = [line for line in captioned.stdout.splitlines() if "red0.png" in line]
+    assert "red" in row.split("red0.png")[1]
     assert f"left out  {folder / 'broken.png'} is not an image" in captioned.stdout
 
 
@@ -101,10 +102,11 @@ def test_a_folder_gives_json_lines(command: Command, run: Path, folder: Path) ->
 
 def test_limits_and_drawn_words(command: Command, run: Path, folder: Path) -> None:
     def captions(*options: object) -> list[str]:
-        return [row["caption"] for row in lines_of(command("caption", folder, "--model", run, "--json", *options))]
+        rows = lines_of(command("caption", folder, "--model", run, "--json", *options))
+        return [row["caption"] for row in rows if "caption" in row]
 
     assert max(len(text.split()) for text in captions("--max-length", 2)) == 2
-    assert min(len(text.split()) for text in captions("--min-length", 6, "--no-repeat-ngram", 1)) == 6
+    assert min(len(text.split()) for text in captions("--min-length", 6, "--no-repeat-ngram", 1)) >= 6
     wild = ("--top-p", 1, "--temperature", 5)
     assert captions(*wild, "--seed", 3) == captions(*wild, "--seed", 3) != captions(*wild, "--seed", 4)
 

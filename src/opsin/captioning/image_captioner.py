@@ -12,17 +12,24 @@ from opsin.captioning.vocabulary import Vocabulary
 from opsin.nn.vision_transformer import VisionTransformer
 
 
+class PatchEncoder(VisionTransformer):
+    """A Vision Transformer that is called for its patch tokens, (N, P, D)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_features(images)
+
+
 class ImageCaptioner(nn.Module):
     """Encoder and decoder, trained together; without an encoder, features take the place of images."""
 
-    def __init__(self, encoder: VisionTransformer | None, decoder: CaptioningTransformer) -> None:
+    def __init__(self, encoder: PatchEncoder | None, decoder: CaptioningTransformer) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Images (N, 3, S, S) to the decoder's features (N, P, I); features (N, I) or (N, P, I) stay what they are."""
-        return inputs if self.encoder is None else self.encoder.forward_features(inputs)
+        return inputs if self.encoder is None else self.encoder(inputs)
 
     def forward(self, inputs: Tensor, captions: Tensor) -> Tensor:
         """Scores (N, T, V) of the word after each word of `captions` (N, T); `inputs` as `encode` takes them."""
@@ -40,7 +47,7 @@ def build_model(
     network = None
     if feature_dim is None:
         shape = dataclasses.asdict(encoder)
-        network = VisionTransformer(img_size=image_size, num_classes=0, norm="pre", positions="learned", **shape)
+        network = PatchEncoder(img_size=image_size, num_classes=0, norm="pre", positions="learned", **shape)
     settings = dataclasses.asdict(decoder)
     width = settings.pop("embed_dim")
     return ImageCaptioner(

@@ -19,8 +19,8 @@ from opsin.captioning.train import TrainReport, train_captioner
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
 
-SHOWN = 8
-"""Pictures of each kind, right and wrong."""
+SHOWN = 4
+"""Pictures of each kind, right and wrong: a row of each."""
 
 
 def captioning_section(directory: Path, minutes: float, quiet: bool) -> Section:
