@@ -246,10 +246,10 @@ def test_doctor_knows_the_extras_of_the_project() -> None:
 
 
 def test_doctor_says_whether_the_emoji_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
-    assert not diagnose().emoji_built
     emoji.load_emoji()
     assert diagnose().emoji_built
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
+    assert not diagnose().emoji_built
 
 
 def test_profile_of_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

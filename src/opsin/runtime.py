@@ -29,6 +29,11 @@ def is_offline() -> bool:
     return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in values)
 
 
+def is_first_process() -> bool:
+    """False in all but one of the processes that torchrun starts for a run: that one reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def resolve_device(name: str = "auto") -> torch.device:
     """`auto` takes CUDA, then Apple's MPS, then the CPU; any other name is a torch device string.
 

@@ -129,6 +129,9 @@ def test_evaluation_states_its_protocol(colour_run: Run, colour_folder: Path) ->
     assert (own.split, own.metrics.count) == ("val", 9)
     assert own.metrics.accuracy == colour_run[1].metrics["val_accuracy"]
     assert evaluate_classifier(classifier, split="train").metrics.count == 27
+    assert evaluate_classifier(classifier, split="all").metrics.count == 36
+    rewritten = evaluate_classifier(classifier, str(colour_folder / "red" / ".."))  # still the images it was trained on
+    assert (rewritten.split, rewritten.metrics.count) == ("val", 9)
     with pytest.raises(DataError, match="no split 'test'"):
         evaluate_classifier(classifier, split="test")
 

@@ -47,19 +47,15 @@ def make_parquet(tmp_path: Path) -> MakeParquet:
 
 
 @pytest.fixture(scope="session")
-def emoji_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache directory in which the emoji have been drawn."""
-    directory = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPSIN_CACHE", str(directory))
-        emoji_source()
-    return directory
+def emoji_cache(session_cache: Path) -> Path:
+    """The cache directory of the session, in which the emoji have been drawn."""
+    emoji_source()
+    return session_cache
 
 
 @pytest.fixture
-def emoji(emoji_cache: Path, monkeypatch: pytest.MonkeyPatch) -> ImageSource:
-    """The emoji source, from the cache that all tests of this folder share."""
-    monkeypatch.setenv("OPSIN_CACHE", str(emoji_cache))
+def emoji(emoji_cache: Path) -> ImageSource:
+    """The emoji source."""
     return emoji_source()
 
 

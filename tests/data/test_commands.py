@@ -177,6 +177,7 @@ def test_check_of_nothing(tmp_path: Path, capsys: Printed) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "opsin data prepare NAME"),
         (["chek"], "unknown action 'chek'; did you mean 'check'?"),
         (["xyzzy"], "there are list, prepare, check"),
         (["check"], "Required"),
@@ -191,7 +192,7 @@ def test_wrong_usage(arguments: list[str], words: str, capsys: Printed) -> None:
 
 
 def test_help(capsys: Printed) -> None:
-    assert cli.main(["data"]) == 0
+    assert cli.main(["data", "--help"]) == 0
     assert "usage: opsin data list | prepare NAME | check SRC" in capsys.readouterr().out
     for action in ("list", "prepare", "check"):
         assert cli.main(["data", action, "--help"]) == 0

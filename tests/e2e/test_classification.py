@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from opsin.checkpoint import load_training_state
 from tests.classification.conftest import make_colour_folder
 
 from .conftest import Opsin, assert_one_clear_line
@@ -154,6 +160,40 @@ def test_a_run_is_not_overwritten_and_can_be_continued(opsin: Opsin, folder: Pat
     changed = opsin("train", "vit", "--out", copy, "--resume", "--embed-dim", 64)
     assert_one_clear_line(changed, "another model.embed_dim", code=2)
     assert_one_clear_line(opsin("train", "vit", "--out", tmp_path / "none", "--resume"), "holds no run to continue")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_saves_and_can_be_continued(
+    opsin: Opsin, folder: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "run"
+    command = ["train", "vit", "--data", folder, "--out", out, "--max-steps", 100_000, "--log-every", 1, *SHORT]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "opsin", *map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not (out / "metrics.jsonl").exists() or "train_loss" not in (out / "metrics.jsonl").read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == code, stderr
+    assert f"stopped by {number.name} after step" in stderr
+    done = load_training_state(out / "checkpoints" / "last.pt")["counters"]["step"]
+    continued = opsin("train", "vit", "--out", out, "--resume", "--max-steps", done + 2, "--json", "--quiet")
+    assert continued.returncode == 0, continued.stderr
+    assert json.loads(continued.stdout)["steps"] == done + 2
+
+
+def test_two_processes_report_once(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "opsin"]
+    options = ["train", "vit", "--data", folder, "--out", tmp_path / "run", "--max-steps", 4, "--json", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, *map(str, [*options, *SHORT])], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 4
 
 
 def test_a_config_with_an_unknown_key_names_the_nearest(opsin: Opsin, run: Path, tmp_path: Path) -> None:

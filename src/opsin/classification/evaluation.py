@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -30,15 +31,15 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     """Evaluate on a split of a source; both default to what the model was trained on.
 
     Without `split`: of the training source the test split, or else the images that were held out; of another source
-    its test split, or else all of it. Classes are matched by name. Raises DataError when the model does not know a
-    class of the source, or when the split is empty.
+    its test split, or else all of it. The split `all` is the whole source, training images included. Classes are
+    matched by name. Raises DataError when the model does not know a class of the source, or when the split is empty.
     """
     own_data = str(classifier.training.get("data", ""))
     ref = data or own_data
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
     source = _match_classes(open_labelled(ref), classifier.class_names)
-    source, split = _choose(source, split, classifier, foreign=ref != own_data)
+    source, split = _choose(source, split, classifier, foreign=not _same_source(ref, own_data))
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
@@ -50,11 +51,13 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
 def _choose(
     source: ImageSource, split: str | None, classifier: Classifier, *, foreign: bool
 ) -> tuple[ImageSource, str]:
+    if split == "all":
+        return source, split
     if foreign:
         if split is None:
             has_test = source.splits is not None and bool((source.splits == "test").any())
             return (source.split("test"), "test") if has_test else (source, "all")
-        return (source, "all") if split == "all" else (source.split(split), split)
+        return source.split(split), split
     training = classifier.training
     rows = rows_of_run(
         source,
@@ -68,6 +71,12 @@ def _choose(
         usable = ", ".join(name for name, indices in rows.items() if len(indices))
         raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
     return source.select(rows[split]), split
+
+
+def _same_source(ref: str, other: str) -> bool:
+    """Also when a directory or file is written in two ways: its training images must not pass for unseen ones."""
+    paths = (Path(ref), Path(other))
+    return ref == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

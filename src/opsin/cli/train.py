@@ -16,6 +16,7 @@ import tyro
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
+from opsin.runtime import is_first_process
 from opsin.training.config import TrainingConfig
 
 
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> int:
     options = _parse(system, name, rest)
     train: Callable[..., Any] = _load(system.train)
     report = train(options.config, options.out, resume=options.resume, quiet=options.quiet)
-    if report is not None:
+    if is_first_process():
         _print_report(report, options, system)
     return 0
 

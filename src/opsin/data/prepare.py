@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from opsin.config import nearest_name
 from opsin.data import cifar10, emoji
 from opsin.data.download import RemoteFile, download, extract
@@ -33,9 +35,15 @@ def _prepare_emoji(quiet: bool) -> None:
 
 def _prepare_cifar10(quiet: bool) -> None:
     directory = cifar10.cifar10_directory()
-    archive = download(CIFAR10, directory, quiet=quiet)
-    extract(archive, directory)
-    archive.unlink()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".prepare.lock"):  # a second process waits here, and then finds everything done
+            if not _has_cifar10():
+                archive = download(CIFAR10, directory, quiet=quiet)
+                extract(archive, directory)
+                archive.unlink()
+    except OSError as error:
+        raise DataError(f"{directory} cannot be written ({error.strerror or error})") from error
 
 
 def _has_cifar10() -> bool:

@@ -36,23 +36,13 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
     metrics = classification_metrics(scores, labels)
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     most_common = float(np.bincount(labels.numpy()).max() / len(labels))
+    shown = f"{metrics.count} pictures of emoji never trained on, two styles"
+    network = f"Vision Transformer on {config.image_size} x {config.image_size} pixels, recipe emoji-groups"
     rows = [
-        (
-            "accuracy on test emoji",
-            f"{metrics.accuracy:.1%}",
-            f"{metrics.count} pictures of emoji never trained on, two styles",
-        ),
+        ("accuracy on test emoji", f"{metrics.accuracy:.1%}", shown),
         ("always guessing the largest group", f"{most_common:.1%}", "the score to beat"),
-        (
-            "training",
-            f"{report.seconds / 60:.1f} minutes",
-            f"{report.steps} steps, {report.num_train} pictures",
-        ),
-        (
-            "network",
-            f"{parameters / 1e6:.2f} M parameters",
-            f"Vision Transformer on {config.image_size} x {config.image_size} pixels, recipe emoji-groups",
-        ),
+        ("training", f"{report.seconds / 60:.1f} minutes", f"{report.steps} steps, {report.num_train} pictures"),
+        ("network", f"{parameters / 1e6:.2f} M parameters", network),
     ]
     return Section(
         title="Image classification",
