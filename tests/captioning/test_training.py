@@ -343,6 +343,9 @@ def test_evaluation_of_the_own_source_sees_the_images_of_the_run(colour_run: Run
         assert all(name.removesuffix(".png").rstrip("0123456789") in text for text in own.result.references[place])
     for name, caption in zip(own.ids, own.result.captions, strict=True):
         assert name.removesuffix(".png").rstrip("0123456789") in caption.words
+    other_spelling = str(captioned_folder / ".." / captioned_folder.name)
+    assert evaluate_captioner(captioner, other_spelling).ids == own.ids
+    assert len(evaluate_captioner(captioner, split="all").ids) == 30
     with pytest.raises(DataError, match="no split 'dev'; it has train, val, test"):
         evaluate_captioner(captioner, split="dev")
 

@@ -17,7 +17,7 @@ from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_sp
 from opsin.config import from_dict
 from opsin.data.datasets import batches_of
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource
+from opsin.data.sources import ImageSource, is_same_source
 from opsin.errors import DataError
 from opsin.runtime import autocast
 
@@ -83,11 +83,12 @@ class Evaluation:
 def evaluate_all(
     captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int | None = None
 ) -> tuple[Evaluation, ...]:
-    """`evaluate_captioner`, and, without `data` and `split`, also on drawings in the other style that were held out."""
-    evaluations = [evaluate_captioner(captioner, data, split, beams=beams)]
-    if data is None and split is None and _own_config(captioner).style_fraction > 0:
-        evaluations.append(evaluate_captioner(captioner, split=OTHER_STYLE, beams=beams))
-    return tuple(evaluations)
+    """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
+    first = evaluate_captioner(captioner, data, split, beams=beams)
+    own = _own_config(captioner)
+    if split is not None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
+        return (first,)
+    return first, evaluate_captioner(captioner, split=OTHER_STYLE, beams=beams)
 
 
 def evaluate_captioner(
@@ -96,8 +97,9 @@ def evaluate_captioner(
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
     Without `split`: of the training source the test images, or else those that were held out to validate on; of another
-    source its test split, or else all of it. Raises DataError when the split is empty, when the source holds features
-    and the model takes images, or the reverse, and when it holds features or words that the model does not take.
+    source its test split, or else all of it. The split `all` is the whole source, training images included. Raises
+    DataError when the split is empty, when the source holds features and the model takes images, or the reverse, and
+    when it holds features or words that the model does not take.
     """
     own = _own_config(captioner)
     beams = own.beams if beams is None else beams
@@ -130,12 +132,15 @@ def _own_config(captioner: Captioner) -> CaptioningConfig:
 
 
 def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[ImageSource, str]:
-    if ref != own.data:
-        source = open_captioned(ref)
+    is_own = is_same_source(ref, own.data)
+    source = open_captioned(ref, own.captions if is_own else "all")
+    if split == "all":
+        return source, split
+    if not is_own:
         has_test = source.splits is not None and bool((source.splits == "test").any())
-        split = split or ("test" if has_test else "all")
-        return (source, "all") if split == "all" else (source.split(split), split)
-    source = open_captioned(ref, own.captions)
+        if split is None and not has_test:
+            return source, "all"
+        return source.split(split or "test"), split or "test"
     rows = rows_of_run(source, own)
     split = split or ("test" if len(rows["test"]) else "val")
     if len(rows.get(split, ())) == 0:

@@ -19,7 +19,7 @@ from opsin.config import nearest_name
 from opsin.data.images import Skipped
 from opsin.errors import DataError
 
-__all__ = ["ImageSource", "Skipped", "open_source"]
+__all__ = ["ImageSource", "Skipped", "is_same_source", "open_source"]
 
 SPLITS = ("train", "val", "test")
 
@@ -93,6 +93,12 @@ class ImageSource:
     def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
         """The same images under other classes."""
         return replace(self, labels=labels, class_names=class_names)
+
+
+def is_same_source(ref: str, other: str) -> bool:
+    """Also when a directory or file is written in two ways: its training images must not pass for unseen ones."""
+    paths = (Path(ref), Path(other))
+    return ref == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def open_source(ref: str | Path) -> ImageSource:
