@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    arguments = ["train", "captioner", "--data", folder, "--out", out, "--val-fraction", 0.2, "--max-steps", 60]
+    arguments = ["train", "captioner", "--data", folder, "--out", out, "--val-fraction", 0.2, "--max-steps", 200]
     assert main([*map(str, arguments), "--quiet", *TINY]) == 0
     return out
 
@@ -66,7 +66,7 @@ def lines_of(result: subprocess.CompletedProcess[str]) -> list[Any]:
 
 def test_train_and_caption(opsin: Opsin, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    options = ("--data", folder, "--out", out, "--max-steps", 60, "--val-fraction", 0.2, "--quiet", *TINY)
+    options = ("--data", folder, "--out", out, "--max-steps", 200, "--val-fraction", 0.2, "--quiet", *TINY)
     trained = opsin("train", "captioner", *options)
     assert trained.returncode == 0, trained.stderr
     assert "val_cider_d" in trained.stdout

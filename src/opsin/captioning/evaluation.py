@@ -88,7 +88,7 @@ def evaluate_all(
     own = _own_config(captioner)
     if split is not None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
-    return first, evaluate_captioner(captioner, split=OTHER_STYLE, beams=beams)
+    return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams)
 
 
 def evaluate_captioner(
