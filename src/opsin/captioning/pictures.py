@@ -29,6 +29,8 @@ from opsin.pictures import (
 MOST_WORDS = 59
 """Words of one caption that get a picture; with the image they fill ten rows of six."""
 LONGEST_TITLE = 4 * TITLE_WIDTH
+LINE_HEIGHT = 0.22
+"""Inches that a line of a title takes."""
 
 
 def captions_figure(
@@ -36,16 +38,20 @@ def captions_figure(
 ) -> Figure:
     """A grid of images, each titled with its caption: blue when it is one of the true ones, else orange, with one."""
     rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(2.3 * columns, 3.0 * rows), layout="constrained", dpi=110)
+    rights = [is_exact_match(*pair) for pair in zip(captions, truths, strict=True)]
+    titles = []
+    for caption, texts, right in zip(captions, truths, rights, strict=True):
+        lines = [cut(caption or "(no words)", LONGEST_TITLE)]
+        lines += [] if right else [f"is: {cut(texts[0], LONGEST_TITLE)}"]
+        titles.append("\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines))
+    most_lines = max((title.count("\n") + 1 for title in titles), default=1)
+    size = (2.3 * columns, (2.5 + LINE_HEIGHT * most_lines) * rows)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, image, caption, texts in zip(grid.flat, images, captions, truths, strict=False):
+    for axes, image, title, right in zip(grid.flat, images, titles, rights, strict=False):
         axes.imshow(reduced(open_image(image)))
-        right = is_exact_match(caption, texts)
-        lines = [cut(caption or "(no words)", LONGEST_TITLE)]
-        lines += [] if right else [f"is: {cut(texts[0], LONGEST_TITLE)}"]
-        title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines)
         axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
 
@@ -53,10 +59,11 @@ def captions_figure(
 def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], columns: int = 6) -> Figure:
     """Each image as the model sees it, then once for each word of its caption under what the decoder looked at.
 
-    An image begins a new row and takes as many as its words need; all maps of the figure share one scale. The captions
-    must have been written with `attention=True`.
+    An image begins a new row of at most `columns` and takes as many rows as its words need; all maps of the figure
+    share one scale. The captions must have been written with `attention=True`.
     """
     maps = [_maps(caption) for caption in captions]
+    columns = min(columns, max((1 + len(own) for own in maps), default=1))
     heights = [-(-(1 + len(own)) // columns) for own in maps]
     figure = Figure(figsize=(2.1 * columns + 0.8, 2.5 * max(1, sum(heights))), layout="constrained", dpi=110)
     grid = figure.subplots(max(1, sum(heights)), columns, squeeze=False)
