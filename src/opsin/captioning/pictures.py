@@ -52,6 +52,7 @@ def captions_figure(
         axes.axis("off")
     for axes, image, title, right in zip(grid.flat, images, titles, rights, strict=False):
         axes.imshow(reduced(open_image(image)))
+        axes.set_anchor("S")  # what the image leaves of its place belongs to the title above it
         axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
 
