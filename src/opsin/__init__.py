@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from opsin.captioning.inference import Captioner
     from opsin.classification.inference import Classifier
 
 __version__ = "0.1.0"
-__all__ = ["Classifier", "__version__"]
+__all__ = ["Captioner", "Classifier", "__version__"]
 
-_HOMES = {"Classifier": "opsin.classification.inference"}
+_HOMES = {"Captioner": "opsin.captioning.inference", "Classifier": "opsin.classification.inference"}
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from opsin.classification.pictures import (
     attention_grid,
     confusion_figure,
     predictions_figure,
-    save_figure,
 )
+from opsin.pictures import save_figure
 
 NAMES = [r"$\frac$", "日本", "a name of so many words that no picture has room for all of them", "[b]"]
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+import icv83551.captioning_solver_transformer
 import icv83551.classification_solver_vit
 import icv83551.classifiers.transformer
+import icv83551.coco_utils
 import icv83551.transformer_layers as layers
+import opsin.captioning.model
 import opsin.nn.attention
 import opsin.nn.vision_transformer
 
@@ -18,6 +21,10 @@ IMPORTS = """
 from icv83551.gradient_check import eval_numerical_gradient, \\
     eval_numerical_gradient_array
 from icv83551.transformer_layers import *
+from icv83551.captioning_solver_transformer import CaptioningSolverTransformer
+from icv83551.classifiers.transformer import CaptioningTransformer
+from icv83551.coco_utils import load_coco_data, sample_coco_minibatch, \\
+    decode_captions
 from icv83551.image_utils import image_from_url
 from icv83551.transformer_layers import PatchEmbedding
 from icv83551.transformer_layers import TransformerEncoderLayer
@@ -37,6 +44,7 @@ def test_notebook_imports() -> None:
 
 def test_paths_lead_to_the_library() -> None:
     assert layers.MultiHeadAttention is opsin.nn.attention.MultiHeadAttention
+    assert icv83551.classifiers.transformer.CaptioningTransformer is opsin.captioning.model.CaptioningTransformer
     assert icv83551.classifiers.transformer.VisionTransformer is opsin.nn.vision_transformer.VisionTransformer
 
 
@@ -62,6 +70,24 @@ LAYER = [("input_dim", NO_DEFAULT), ("num_heads", NO_DEFAULT), ("dim_feedforward
             + [("num_heads", 4), ("dim_feedforward", 256), ("num_classes", 10), ("dropout", 0.1)],
         ),
         (
+            icv83551.classifiers.transformer.CaptioningTransformer,
+            [("word_to_idx", NO_DEFAULT), ("input_dim", NO_DEFAULT), ("wordvec_dim", NO_DEFAULT)]
+            + [("num_heads", 4), ("num_layers", 2), ("max_length", 50)],
+        ),
+        (
+            icv83551.captioning_solver_transformer.CaptioningSolverTransformer,
+            [("model", NO_DEFAULT), ("data", NO_DEFAULT), ("idx_to_word", NO_DEFAULT)],
+        ),
+        (
+            icv83551.coco_utils.load_coco_data,
+            [("base_dir", icv83551.coco_utils.BASE_DIR), ("max_train", None), ("pca_features", True)],
+        ),
+        (
+            icv83551.coco_utils.sample_coco_minibatch,
+            [("data", NO_DEFAULT), ("batch_size", 100), ("split", "train")],
+        ),
+        (icv83551.coco_utils.decode_captions, [("captions", NO_DEFAULT), ("idx_to_word", NO_DEFAULT)]),
+        (
             icv83551.classification_solver_vit.ClassificationSolverViT,
             [("train_data", NO_DEFAULT), ("test_data", NO_DEFAULT), ("model", NO_DEFAULT)],
         ),
@@ -77,3 +103,14 @@ def test_solver_options() -> None:
     parameters = inspect.signature(icv83551.classification_solver_vit.ClassificationSolverViT).parameters.values()
     options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert options == {"learning_rate": 1e-4, "weight_decay": 0.0, "batch_size": 64, "num_epochs": 2}
+    parameters = inspect.signature(
+        icv83551.captioning_solver_transformer.CaptioningSolverTransformer
+    ).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert options == {
+        "learning_rate": 0.001,
+        "batch_size": 100,
+        "num_epochs": 10,
+        "print_every": 10,
+        "verbose": True,
+    }

@@ -1,5 +1,6 @@
 """Transformer models under the course's path."""
 
+from opsin.captioning.model import CaptioningTransformer
 from opsin.nn.vision_transformer import VisionTransformer
 
-__all__ = ["VisionTransformer"]
+__all__ = ["CaptioningTransformer", "VisionTransformer"]

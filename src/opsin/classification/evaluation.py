@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from opsin.classification.inference import Classifier
 from opsin.classification.metrics import ClassificationMetrics, classification_metrics
 from opsin.classification.task import evaluate_dataset
 from opsin.data.datasets import image_dataset
-from opsin.data.sources import ImageSource, Skipped
+from opsin.data.sources import ImageSource, Skipped, is_same_source
 from opsin.errors import DataError
 
 
@@ -39,7 +38,7 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
     source = _match_classes(open_labelled(ref), classifier.class_names)
-    source, split = _choose(source, split, classifier, foreign=not _same_source(ref, own_data))
+    source, split = _choose(source, split, classifier, foreign=not is_same_source(ref, own_data))
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
@@ -71,12 +70,6 @@ def _choose(
         usable = ", ".join(name for name, indices in rows.items() if len(indices))
         raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
     return source.select(rows[split]), split
-
-
-def _same_source(ref: str, other: str) -> bool:
-    """Also when a directory or file is written in two ways: its training images must not pass for unseen ones."""
-    paths = (Path(ref), Path(other))
-    return ref == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

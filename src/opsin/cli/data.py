@@ -16,12 +16,14 @@ from opsin.config import nearest_name
 
 LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
-    ("DIR", "images directly inside, with captions in NAME.txt or metadata.jsonl if there are any"),
+    ("DIR", "images directly inside, with captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
     (
         "FILE.parquet",
         "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
     ),
     ("cifar10:DIR", "CIFAR-10 in DIR, as torchvision keeps it or as train.parquet and test.parquet"),
+    ("coco:DIR", "COCO captions: DIR/annotations/captions_*.json, and the images that they name anywhere below DIR"),
+    ("course-coco:DIR", "the course's captions and image features in HDF5 files; for captioners only"),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from opsin.cli.output import note, print_json, print_table
 from opsin.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from opsin.captioning.evaluation import Evaluation as CaptionEvaluation
     from opsin.classification.evaluation import Evaluation
 
 
@@ -27,9 +28,14 @@ class EvaluateOptions(ModelOptions):
     data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
     """A data source; by default the one that the model was trained on."""
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
-    """train, val, test or all; by default test where there is one, else the images held out from training."""
+    """train, val, test or all; by default test where there is one, else the images held out from training. Captioners
+    that left one style of some emoji out of training also have other-style, and by default both are judged."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Also draw the confusion matrix into this PNG file."""
+    """Also draw into this PNG file: of a classifier the confusion matrix, of a captioner the worst captions."""
+    beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
+    worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of a captioner: how many of the images with the worst captions to list; 5 by default."""
 
 
 def main(argv: list[str]) -> int:
@@ -37,6 +43,10 @@ def main(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
+    for name in ("beams", "worst"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} must be at least 1, not {value}")
     from opsin.checkpoint import read_model_config, resolve_model
 
     kind = str(read_model_config(resolve_model(options.run))["kind"])
@@ -47,6 +57,8 @@ def main(argv: list[str]) -> int:
 
 
 def _evaluate_classifier(options: EvaluateOptions) -> int:
+    if options.beams is not None or options.worst is not None:
+        raise UsageError(f"--beams and --worst are for captioners, and {options.run} is a classifier")
     from opsin.classification.evaluation import evaluate_classifier
     from opsin.classification.inference import Classifier
 
@@ -58,7 +70,8 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     else:
         _print_tables(evaluation, protocol)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
-        from opsin.classification.pictures import confusion_figure, save_figure
+        from opsin.classification.pictures import confusion_figure
+        from opsin.pictures import save_figure
 
         save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
         note(f"confusion matrix: {options.picture}", quiet=options.quiet)
@@ -108,4 +121,101 @@ def _print_confusion(confusion: Any, names: tuple[str, ...], accuracy: Any) -> N
     print_table(("class", "images", "accuracy", "most often taken for"), rows, title="per class")
 
 
-EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {"vit-classifier": _evaluate_classifier}
+def _evaluate_captioner(options: EvaluateOptions) -> int:
+    from opsin.captioning.evaluation import evaluate_all
+    from opsin.captioning.inference import Captioner
+
+    captioner = Captioner.from_pretrained(options.run, device=options.device, precision=options.precision)
+    if options.picture is not None and not captioner.takes_images:
+        raise UsageError(f"--picture needs images, and {options.run} was trained on features")
+    evaluations = evaluate_all(captioner, options.data, options.split, beams=options.beams)
+    count = options.worst or 5
+    if options.json:
+        print_json({"evaluations": [_caption_document(evaluation, count) for evaluation in evaluations]})
+    else:
+        for evaluation in evaluations:
+            _print_caption_tables(evaluation, count)
+    for evaluation in evaluations:
+        if evaluation.result.metrics.collapsed:
+            note(
+                f"warning: the captions have collapsed: all {evaluation.result.metrics.count} images of the split "
+                f"{evaluation.split!r} got {evaluation.result.captions[0].text!r}",
+                quiet=options.quiet,
+            )
+    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
+        _draw_worst_captions(evaluations, count, options.picture)
+        note(f"worst captions: {options.picture}", quiet=options.quiet)
+    note(f"next: opsin caption IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
+    return 0
+
+
+CAPTION_SCORES = {
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "bleu4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "cider_d": "CIDEr-D (of 10)",
+    "exact_match": "exact match",
+    "distinct_ratio": "different captions / captions",
+}
+
+
+def _caption_document(evaluation: CaptionEvaluation, worst: int) -> dict[str, Any]:
+    metrics = evaluation.result.metrics
+    return {
+        "protocol": evaluation.protocol,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "count": metrics.count,
+        **{name: getattr(metrics, name) for name in CAPTION_SCORES},
+        "loss": evaluation.result.loss,
+        "collapsed": metrics.collapsed,
+        "worst": [
+            {
+                "id": evaluation.ids[place],
+                "caption": evaluation.result.captions[place].text,
+                "references": evaluation.result.references[place],
+                **asdict(metrics.per_image[place]),
+            }
+            for place in evaluation.result.worst(worst)
+        ],
+        "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
+    }
+
+
+def _print_caption_tables(evaluation: CaptionEvaluation, worst: int) -> None:
+    result = evaluation.result
+    scores = [(name, float(getattr(result.metrics, field))) for field, name in CAPTION_SCORES.items()]
+    print_table(("metric", "value"), [*scores, ("loss (nats per word)", result.loss)], title=evaluation.protocol)
+    rows = [
+        (
+            evaluation.ids[place],
+            result.captions[place].text,
+            result.references[place][0],
+            result.metrics.per_image[place].cider_d,
+        )
+        for place in result.worst(worst)
+    ]
+    print_table(("image", "caption", "a person's", "CIDEr-D"), rows, title="worst captions")
+    for row in evaluation.skipped:
+        print(f"left out  {row.id}: {row.reason}")
+
+
+def _draw_worst_captions(evaluations: tuple[CaptionEvaluation, ...], count: int, path: Path) -> None:
+    from opsin.captioning.pictures import captions_figure
+    from opsin.pictures import save_figure
+
+    shown = [(evaluation, place) for evaluation in evaluations for place in evaluation.result.worst(count)]
+    figure = captions_figure(
+        [evaluation.image(place) for evaluation, place in shown],
+        [evaluation.result.captions[place].text for evaluation, place in shown],
+        [evaluation.result.references[place] for evaluation, place in shown],
+    )
+    save_figure(figure, path)
+
+
+EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
+    "vit-classifier": _evaluate_classifier,
+    "captioner": _evaluate_captioner,
+}

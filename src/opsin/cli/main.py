@@ -29,6 +29,7 @@ VERBS = {
     "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
+    "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
     "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),

@@ -13,6 +13,11 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
+def print_json_line(document: Any) -> None:
+    """Print one line of JSON Lines on stdout, at once, so that its reader need not wait for the next one."""
+    print(json.dumps(document, ensure_ascii=False), flush=True)
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """Print a table on stdout, under its title; columns of numbers are aligned on the right, None is a dash."""
     from rich.box import SIMPLE_HEAD

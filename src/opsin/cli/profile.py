@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
 from opsin.cli.options import SharedOptions, parse
 from opsin.cli.output import note, print_json, print_table
+from opsin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from opsin.captioning.inference import Captioner
 
 DESCRIPTION = (
     "Count the parameters of a model and its operations for one image: multiply-accumulates (MACs), and floating-point "
@@ -25,26 +32,78 @@ class ProfileOptions(SharedOptions):
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
 
 
+class Example(NamedTuple):
+    """A network with the input of one image, in tensors and in words; `size` is what the JSON document says of it."""
+
+    network: nn.Module
+    inputs: tuple[Tensor, ...]
+    words: str
+    size: dict[str, Any]
+
+
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
     options = parse(ProfileOptions, argv, "opsin profile", DESCRIPTION)
-    import torch
+    from opsin.checkpoint import read_model_config, resolve_model
 
-    from opsin import Classifier
+    kind = str(read_model_config(resolve_model(options.model))["kind"])
+    if kind not in EXAMPLES:
+        raise CheckpointError(f"{options.model} is a model of kind {kind!r}, which this verb does not know")
     from opsin.profile import profile_model
 
-    classifier = Classifier.from_pretrained(options.model, device="cpu")
-    size = classifier.preprocessing.image_size
-    profile = profile_model(classifier.model, torch.zeros(1, 3, size, size))
+    example = EXAMPLES[kind](options.model)
+    profile = profile_model(example.network, *example.inputs)
     if options.json:
-        print_json({"model": options.model, "input": [1, 3, size, size], **asdict(profile)})
+        print_json({"model": options.model, **example.size, **asdict(profile)})
         return 0
     rows = [(part.name, part.parameters, part.macs, part.flops) for part in (*profile.parts, profile)]
     header = ("part", "parameters", "MACs per image", "FLOPs per image")
-    print_table(header, rows, title=f"{options.model}, {size} x {size} pixels")
+    print_table(header, rows, title=f"{options.model}, {example.words}")
     note(
         f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs "
         f"({profile.flops / 1e9:.3f} GFLOPs) per image",
         options.quiet,
     )
     return 0
+
+
+def _classifier(model: str) -> Example:
+    import torch
+
+    from opsin import Classifier
+
+    classifier = Classifier.from_pretrained(model, device="cpu")
+    size = classifier.preprocessing.image_size
+    image = torch.zeros(1, 3, size, size)
+    return Example(classifier.model, (image,), f"{size} x {size} pixels", {"input": list(image.shape)})
+
+
+def _captioner(model: str) -> Example:
+    """One caption of the usual length, all of its words in one pass: writing it takes no more with a cache."""
+    import torch
+
+    from opsin import Captioner
+
+    captioner = Captioner.from_pretrained(model, device="cpu")
+    if captioner.frozen_encoder is not None:
+        image, text = _frozen_features(captioner), f"features of {captioner.frozen_encoder}, which is not counted"
+    elif captioner.feature_dim is not None:
+        image, text = torch.zeros(1, captioner.feature_dim), f"{captioner.feature_dim} features"
+    else:
+        size = captioner.preprocessing.image_size
+        image, text = torch.zeros(1, 3, size, size), f"{size} x {size} pixels"
+    words = torch.full((1, captioner.usual_length), captioner.model.decoder.null_index)
+    size_of_input = {"input": list(image.shape), "caption_length": words.shape[1]}
+    return Example(captioner.model, (image, words), f"{text}, a caption of {words.shape[1]} words", size_of_input)
+
+
+def _frozen_features(captioner: Captioner) -> Tensor:
+    """What the frozen encoder makes of an image."""
+    from PIL import Image
+
+    from opsin.encoders.features import image_features
+
+    return image_features(captioner.load_frozen_encoder(), [Image.new("RGB", (64, 64))])[0]
+
+
+EXAMPLES: dict[str, Callable[[str], Example]] = {"vit-classifier": _classifier, "captioner": _captioner}

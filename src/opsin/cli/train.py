@@ -38,6 +38,12 @@ SYSTEMS = {
         "opsin.classification.train:train_classifier",
         "opsin classify IMAGES --model {run}",
     ),
+    "captioner": System(
+        "opsin.captioning.recipes",
+        "opsin.captioning.config:CaptioningConfig",
+        "opsin.captioning.train:train_captioner",
+        "opsin caption IMAGES --model {run}",
+    ),
 }
 
 LENGTHS = ("epochs", "max_steps", "max_minutes")

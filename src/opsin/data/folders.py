@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from opsin.data.caption_tables import read_captions
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
@@ -40,8 +39,9 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     """Images below a directory.
 
     Layouts, tried in this order: `train/…`, `val/…`, `test/…`, each with class folders or flat; `CLASS/…` (images at
-    any depth below the class's folder); images directly in the directory. Captions come from `metadata.jsonl` in the
-    directory or its split folders, else, for images without classes, from `NAME.txt` beside `NAME.jpg`.
+    any depth below the class's folder); images directly in the directory. Captions come from `metadata.jsonl` and
+    `captions.csv` in the directory or its split folders, else, for images without classes, from `NAME.txt` beside
+    `NAME.jpg`.
     Raises DataError when no image is found in any of them.
     """
     split_folders = _split_folders(directory)
@@ -57,6 +57,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     class_names = tuple(sorted(set(rows.classes)))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     paths = rows.paths
+    captions, unmatched = read_captions([directory, *split_folders], paths, sidecars=not rows.classes)
     return ImageSource(
         name=name,
         ids=[path.relative_to(directory).as_posix() for path in paths],
@@ -64,9 +65,9 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         rows=np.arange(len(paths)),
         labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
-        captions=_captions([directory, *split_folders], paths, sidecars=not rows.classes),
+        captions=captions,
         splits=np.array(rows.splits) if rows.splits else None,
-        skipped=rows.skipped,
+        skipped=[*rows.skipped, *unmatched],
     )
 
 
@@ -116,62 +117,6 @@ def _rows_below(directory: Path) -> _Rows:
             *(Skipped(path.name, "lies outside the class folders") for path in direct),
         ],
     )
-
-
-def _captions(directories: Sequence[Path], images: Sequence[Path], *, sidecars: bool) -> list[tuple[str, ...]] | None:
-    """Captions of each image, or None when there are none at all. An image without one gets an empty tuple."""
-    tables = [path for directory in directories if (path := directory / "metadata.jsonl").is_file()]
-    if tables:
-        captions: dict[Path, list[str]] = {path: [] for path in images}
-        for table in tables:
-            _read_metadata(table, captions)
-        return [tuple(captions[path]) for path in images]
-    texts = [path.with_suffix(".txt") for path in images] if sidecars else []
-    return [_read_sidecar(path) for path in texts] if any(path.is_file() for path in texts) else None
-
-
-def _read_sidecar(path: Path) -> tuple[str, ...]:
-    """One caption a line."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []
-    return tuple(line.strip() for line in lines if line.strip())
-
-
-def _read_metadata(metadata: Path, captions: dict[Path, list[str]]) -> None:
-    """Add the captions of one `metadata.jsonl` to those of the images that it names, by paths relative to it."""
-    missing, known = [], False
-    try:
-        lines = metadata.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{metadata} is not UTF-8 text") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        file_name, texts = _metadata_row(line, f"{metadata}, line {number}")
-        image = metadata.parent / file_name
-        if image in captions:
-            captions[image] += texts
-            known = True
-        else:
-            missing.append(file_name)
-    if missing and not known:
-        raise DataError(
-            f"{metadata} names no image that is there; for example {missing[0]!r} is not in {metadata.parent}"
-        )
-
-
-def _metadata_row(line: str, where: str) -> tuple[str, list[str]]:
-    problem = f"{where}: expected a JSON object with `file_name` and a `text`, or a list of them in `captions`"
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(problem) from error
-    if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-        raise DataError(problem)
-    texts: Any = next((row[key] for key in ("captions", "caption", "text") if row.get(key) is not None), [])
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataError(problem)
-    return row["file_name"], texts
 
 
 def _visible_folders(directory: Path) -> list[Path]:

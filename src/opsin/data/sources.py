@@ -1,7 +1,8 @@
 """Data sources: one string names the data in every command, and one class holds it.
 
-`emoji`, `cifar10`, `cifar10:DIR`, a directory (class folders or flat, with or without captions), `FILE.parquet`, or a
-directory of parquet files.
+`emoji`, `cifar10`, `cifar10:DIR`, `coco:DIR`, a directory (class folders or flat, with or without captions),
+`FILE.parquet`, or a directory of parquet files. `course-coco:DIR` holds features, no images; see
+`opsin.data.course_coco`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from opsin.config import nearest_name
 from opsin.data.images import Skipped
 from opsin.errors import DataError
 
-__all__ = ["ImageSource", "Skipped", "open_source"]
+__all__ = ["ImageSource", "Skipped", "is_same_source", "open_source"]
 
 SPLITS = ("train", "val", "test")
 
@@ -94,6 +95,12 @@ class ImageSource:
         return replace(self, labels=labels, class_names=class_names)
 
 
+def is_same_source(ref: str, other: str) -> bool:
+    """Also when a directory or file is written in two ways: its training images must not pass for unseen ones."""
+    paths = (Path(ref), Path(other))
+    return ref == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
+
+
 def open_source(ref: str | Path) -> ImageSource:
     """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none."""
     text = str(ref)
@@ -110,6 +117,14 @@ def open_source(ref: str | Path) -> ImageSource:
         from opsin.data.cifar10 import cifar10_source
 
         return cifar10_source(Path(argument).expanduser() if argument else None)
+    if kind == "coco" and argument:
+        from opsin.data.coco import coco_source
+
+        return coco_source(Path(argument).expanduser(), name=text)
+    if kind == "course-coco":
+        raise DataError(
+            f"{text!r} holds image features instead of images, so only a captioner can be trained and judged on it"
+        )
     path = Path(text).expanduser()
     if path.is_dir():
         from opsin.data.folders import folder_source

@@ -8,6 +8,7 @@ Dimensions: N batch, T query length, S key length, H heads, D width, d = D / H w
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,13 @@ from torch import Tensor, nn
 from opsin.nn.dropout import Dropout
 
 LONGEST_PLAIN_BF16 = 256
+
+
+class KeysValues(NamedTuple):
+    """Projected keys and values, each (N, H, S, d): what `MultiHeadAttention.attend` needs of the tokens looked at."""
+
+    keys: Tensor
+    values: Tensor
 
 
 class MultiHeadAttention(nn.Module):
@@ -51,14 +59,15 @@ class MultiHeadAttention(nn.Module):
         Returns: (N, T, D).
         """
         q_NHTd, k_NHSd, v_NHSd = self._project(query, key, value)
-        mask = _boolean(attn_mask)
-        dropping = self.training and self.dropout.p > 0
-        if _plain_is_better(k_NHSd, dropping):
-            weights_NHTS = self.dropout(attention_probabilities(q_NHTd, k_NHSd, mask))
-            heads_NHTd = weights_NHTS @ v_NHSd
-        else:
-            heads_NHTd = _fused_attention(q_NHTd, k_NHSd, v_NHSd, mask, self.dropout.p if dropping else 0.0)
-        return self.proj(heads_NHTd.transpose(1, 2).flatten(2))
+        return self._attend(q_NHTd, k_NHSd, v_NHSd, _boolean(attn_mask))
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Keys and values of tokens (N, S, D), for `attend`."""
+        return KeysValues(self._split_heads(self.key(tokens)), self._split_heads(self.value(tokens)))
+
+    def attend(self, query: Tensor, memory: KeysValues) -> Tensor:
+        """What `forward` gives for queries (N, T, D) without a mask, from keys and values that are known already."""
+        return self._attend(self._split_heads(self.query(query)), *memory, mask=None)
 
     def attention_weights(self, query: Tensor, key: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """The weights (N, H, T, S) that `forward` uses for these inputs, before dropout; rows sum to one.
@@ -67,6 +76,15 @@ class MultiHeadAttention(nn.Module):
         """
         q_NHTd, k_NHSd = self._split_heads(self.query(query)), self._split_heads(self.key(key))
         return attention_probabilities(q_NHTd, k_NHSd, _boolean(attn_mask))
+
+    def _attend(self, q_NHTd: Tensor, k_NHSd: Tensor, v_NHSd: Tensor, mask: Tensor | None) -> Tensor:
+        dropping = self.training and self.dropout.p > 0
+        if _plain_is_better(k_NHSd, dropping):
+            weights_NHTS = self.dropout(attention_probabilities(q_NHTd, k_NHSd, mask))
+            heads_NHTd = weights_NHTS @ v_NHSd
+        else:
+            heads_NHTd = _fused_attention(q_NHTd, k_NHSd, v_NHSd, mask, self.dropout.p if dropping else 0.0)
+        return self.proj(heads_NHTd.transpose(1, 2).flatten(2))
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if query is key and key is value:  # self-attention: one large matrix product is faster than three

@@ -37,12 +37,12 @@ class PositionalEncoding(nn.Module):
         self.dropout = Dropout(dropout)
         self.register_buffer("pe", sinusoidal_positions(max_len, embed_dim).unsqueeze(0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) to (N, T, D); T may be at most `max_len`."""
-        length = x.shape[1]
-        if length > self.pe.shape[1]:
-            raise ValueError(f"a sequence of {length} tokens exceeds the {self.pe.shape[1]} positions of this model")
-        return self.dropout(x + self.pe[:, :length])
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """(N, T, D) to (N, T, D), where the first token has position `start`; `start + T` may be at most `max_len`."""
+        end = start + x.shape[1]
+        if end > self.pe.shape[1]:
+            raise ValueError(f"a sequence of {end} tokens exceeds the {self.pe.shape[1]} positions of this model")
+        return self.dropout(x + self.pe[:, start:end])
 
 
 class LearnedPositions(nn.Module):

@@ -3,16 +3,19 @@
 Deviations from the paper: exact GELU instead of ReLU, and, as an option, pre-normalisation ("On Layer Normalization
 in the Transformer Architecture", Xiong et al. 2020) instead of the paper's post-normalisation.
 
-Dimensions: N batch, T sequence length, S memory length, D width.
+Dimensions: N batch, T sequence length, S memory length, R sequences decoded at once, H heads, D width.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from opsin.nn.attention import MultiHeadAttention
+from opsin.nn.attention import KeysValues, MultiHeadAttention
 from opsin.nn.dropout import Dropout
 
 
@@ -68,6 +71,32 @@ class TransformerEncoderLayer(nn.Module):
         return self.self_attn.attention_weights(x, x, src_mask)
 
 
+Attention = Callable[[Tensor], Tensor]
+"""Gives what queries (N, T, D) found, (N, T, D)."""
+
+
+@dataclass
+class LayerCache:
+    """What a decoder layer keeps between tokens: keys and values of the tokens so far, and of the memory."""
+
+    memory: KeysValues
+    past: KeysValues | None = None
+
+    def append(self, new: KeysValues) -> KeysValues:
+        """Take in the keys and values of one more token a sequence; returns those of all tokens so far."""
+        if self.past is None:
+            self.past = new
+        else:
+            keys = torch.cat([self.past.keys, new.keys], dim=2)
+            self.past = KeysValues(keys, torch.cat([self.past.values, new.values], dim=2))
+        return self.past
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i go on from the past of sequence `rows[i]`, which must have the same memory."""
+        if self.past is not None:
+            self.past = KeysValues(self.past.keys[rows], self.past.values[rows])
+
+
 class TransformerDecoderLayer(nn.Module):
     """Masked self-attention, attention to a memory, and a feed-forward network, each with residual and layer norm."""
 
@@ -94,16 +123,58 @@ class TransformerDecoderLayer(nn.Module):
 
     def forward(self, tgt: Tensor, memory: Tensor, tgt_mask: Tensor | None = None) -> Tensor:
         """tgt (N, T, D) and memory (N, S, D) to (N, T, D); `tgt_mask` applies to the self-attention only."""
+
+        def look_back(x: Tensor) -> Tensor:
+            return self.self_attn(query=x, key=x, value=x, attn_mask=tgt_mask)
+
+        def look_at_memory(x: Tensor) -> Tensor:
+            return self.cross_attn(query=x, key=memory, value=memory)
+
+        return self._run(tgt, look_back, look_at_memory)
+
+    def start(self, memory: Tensor) -> LayerCache:
+        """The cache for decoding token by token with a memory (N, S, D), whose keys and values are computed here."""
+        return LayerCache(self.cross_attn.keys_values(memory))
+
+    def step(self, tgt: Tensor, cache: LayerCache) -> Tensor:
+        """One more token (R, 1, D) of each sequence to (R, 1, D); the cache takes in its keys and values.
+
+        It equals the last token of `forward` over the whole sequence with a causal mask. R is N, or a multiple of it
+        when several sequences in a row share a memory, as the beams of one image do.
+        """
+
+        def look_back(x: Tensor) -> Tensor:
+            return self.self_attn.attend(x, cache.append(self.self_attn.keys_values(x)))
+
+        def look_at_memory(x: Tensor) -> Tensor:
+            # Sequences that share a memory are queries of one attention: the memory is never copied for them.
+            grouped = x.reshape(len(cache.memory.keys), -1, x.shape[-1])
+            return self.cross_attn.attend(grouped, cache.memory).reshape(x.shape)
+
+        return self._run(tgt, look_back, look_at_memory)
+
+    def forward_with_weights(
+        self, tgt: Tensor, memory: Tensor, tgt_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the weights (N, H, T, S) with which its tokens look at the memory."""
+        weights: list[Tensor] = []
+
+        def look_back(x: Tensor) -> Tensor:
+            return self.self_attn(query=x, key=x, value=x, attn_mask=tgt_mask)
+
+        def look_at_memory(x: Tensor) -> Tensor:
+            weights.append(self.cross_attn.attention_weights(x, memory))
+            return self.cross_attn(query=x, key=memory, value=memory)
+
+        return self._run(tgt, look_back, look_at_memory), weights[0]
+
+    def _run(self, tgt: Tensor, look_back: Attention, look_at_memory: Attention) -> Tensor:
         if self.pre_norm:
-            x = self.norm_self(tgt)
-            tgt = tgt + self.dropout_self(self.self_attn(query=x, key=x, value=x, attn_mask=tgt_mask))
-            x = self.norm_cross(tgt)
-            tgt = tgt + self.dropout_cross(self.cross_attn(query=x, key=memory, value=memory))
+            tgt = tgt + self.dropout_self(look_back(self.norm_self(tgt)))
+            tgt = tgt + self.dropout_cross(look_at_memory(self.norm_cross(tgt)))
             return tgt + self.dropout_ffn(self.ffn(self.norm_ffn(tgt)))
-        attended = self.self_attn(query=tgt, key=tgt, value=tgt, attn_mask=tgt_mask)
-        tgt = self.norm_self(tgt + self.dropout_self(attended))
-        attended = self.cross_attn(query=tgt, key=memory, value=memory)
-        tgt = self.norm_cross(tgt + self.dropout_cross(attended))
+        tgt = self.norm_self(tgt + self.dropout_self(look_back(tgt)))
+        tgt = self.norm_cross(tgt + self.dropout_cross(look_at_memory(tgt)))
         return self.norm_ffn(tgt + self.dropout_ffn(self.ffn(tgt)))
 
 
@@ -121,6 +192,20 @@ class TransformerEncoder(nn.Module):
         return src
 
 
+@dataclass
+class DecoderCache:
+    """What a decoder keeps between tokens; `TransformerDecoder.start` makes it, `step` extends it."""
+
+    layers: list[LayerCache]
+    length: int = 0
+    """Tokens taken in so far."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i go on from the past of sequence `rows[i]`, which must have the same memory."""
+        for layer in self.layers:
+            layer.reorder(rows)
+
+
 class TransformerDecoder(nn.Module):
     """`num_layers` deep copies of one decoder layer."""
 
@@ -133,6 +218,28 @@ class TransformerDecoder(nn.Module):
         for layer in self.layers:
             tgt = layer(tgt, memory, tgt_mask)
         return tgt
+
+    def start(self, memory: Tensor) -> DecoderCache:
+        """The cache with which `step` decodes sequences for a memory (N, S, D)."""
+        return DecoderCache([layer.start(memory) for layer in self._typed_layers()])
+
+    def step(self, tgt: Tensor, cache: DecoderCache) -> Tensor:
+        """One more token (R, 1, D) of each sequence to (R, 1, D); see `TransformerDecoderLayer.step`."""
+        for layer, layer_cache in zip(self._typed_layers(), cache.layers, strict=True):
+            tgt = layer.step(tgt, layer_cache)
+        cache.length += 1
+        return tgt
+
+    def memory_weights(self, tgt: Tensor, memory: Tensor, tgt_mask: Tensor | None = None) -> Tensor:
+        """The weights (N, num_layers, H, T, S) with which each token looks at the memory in `forward`."""
+        weights = []
+        for layer in self._typed_layers():
+            tgt, layer_weights = layer.forward_with_weights(tgt, memory, tgt_mask)
+            weights.append(layer_weights)
+        return torch.stack(weights, dim=1)
+
+    def _typed_layers(self) -> list[TransformerDecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, TransformerDecoderLayer)]
 
 
 def initialize_transformer_weights(module: nn.Module) -> None:

@@ -1,0 +1,114 @@
+"""Settings of a captioning run.
+
+Options of the command line are named after fields; those that encoder and decoder both have carry the part's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from opsin.errors import ConfigError
+from opsin.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Shape of the image encoder, a Vision Transformer with pre-normalisation and learned positions.
+
+    With no layers and the convolutional stem it is a small convolutional network.
+    """
+
+    patch_size: int = 8
+    embed_dim: Annotated[int, arg(name="encoder.embed_dim")] = 192
+    num_layers: Annotated[int, arg(name="encoder.num_layers")] = 4
+    num_heads: Annotated[int, arg(name="encoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, arg(name="encoder.dim_feedforward")] = 384
+    dropout: Annotated[float, arg(name="encoder.dropout")] = 0.1
+    stem: Literal["linear", "conv"] = "conv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Shape of the decoder; see `opsin.captioning.model`."""
+
+    embed_dim: Annotated[int, arg(name="decoder.embed_dim")] = 192
+    num_layers: Annotated[int, arg(name="decoder.num_layers")] = 3
+    num_heads: Annotated[int, arg(name="decoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, arg(name="decoder.dim_feedforward")] = 768
+    dropout: Annotated[float, arg(name="decoder.dropout")] = 0.1
+    pre_norm: bool = True
+    tie_weights: bool = True
+    max_length: int = 32
+    """Tokens of the longest caption, `<START>` and `<END>` counted; longer ones are cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptioningConfig:
+    """A whole run: data, model, augmentation, training."""
+
+    data: str = "emoji"
+    """A data source with captions: emoji, coco:DIR, course-coco:DIR, a directory, or FILE.parquet."""
+    image_size: int = 64
+    """Side of the square images that the model sees, in pixels."""
+    captions: Literal["all", "first"] = "all"
+    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
+    min_count: int = 1
+    """Words that occur less often in the training captions are not learned."""
+    val_fraction: float = 0.1
+    """Share of the training images held out to validate on, when the source has no validation split of its own."""
+    test_fraction: float = 0.0
+    """Share of the training images held out for the final test, when the source has no test split of its own."""
+    max_train: int | None = None
+    """Train on the first so many images of a fixed random order only."""
+    max_val: int | None = None
+    """Validate on so many images at most."""
+    style_fraction: float = 0.0
+    """Share of the training emoji of which one of the two drawing styles is not trained on; the final test looks at
+    these drawings apart. Only for sources with drawing styles."""
+    frozen_encoder: str | None = None
+    """Let this encoder look at the images instead of one that is trained along: timm:NAME, open_clip:ARCHITECTURE/TAG,
+    or the directory of a classifier. It is never changed, and encodes each image once, as its own preprocessing says:
+    image_size, flip and shift are not used."""
+    encoder: EncoderConfig = EncoderConfig()
+    """Not used with a frozen encoder or features (course-coco:DIR)."""
+    decoder: DecoderConfig = DecoderConfig()
+    flip: bool = False
+    """Mirror half of the images. Captions that say left or right become wrong by it."""
+    shift: int = 0
+    """Largest shift in pixels."""
+    label_smoothing: float = 0.0
+    """Probability spread evenly over all words in the targets."""
+    beams: int = 3
+    """Beams of the final test; validation is greedy."""
+    training: TrainingConfig = TrainingConfig(max_minutes=5)
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.encoder.patch_size != 0:
+            raise ConfigError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
+            )
+        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if part.embed_dim % part.num_heads != 0:
+                raise ConfigError(
+                    f"{name}: embed_dim ({part.embed_dim}) must be divisible by num_heads ({part.num_heads})"
+                )
+        if self.decoder.embed_dim % 2 != 0:
+            raise ConfigError(f"decoder: embed_dim must be even, not {self.decoder.embed_dim}")
+        if self.decoder.max_length < 3:
+            raise ConfigError(f"decoder: max_length must leave room for a word, not {self.decoder.max_length}")
+        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be at least 0 and "
+                "together below 1"
+            )
+        if not 0 <= self.style_fraction <= 1:
+            raise ConfigError(f"style_fraction must be in 0 to 1, not {self.style_fraction}")
+        if self.style_fraction > 0 and self.max_train is not None:
+            raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
+        for name in ("min_count", "beams", "max_train", "max_val"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,205 @@
+"""Judging a captioner on a source or a dataset: its captions, their scores, and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from opsin.captioning.config import CaptioningConfig
+from opsin.captioning.data import CaptionDataset, all_captions, encoded_caption_dataset, image_caption_dataset
+from opsin.captioning.inference import Caption, Captioner
+from opsin.captioning.metrics import CaptionMetrics, caption_metrics
+from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
+from opsin.config import from_dict
+from opsin.data.datasets import batches_of
+from opsin.data.images import Skipped
+from opsin.data.sources import ImageSource, is_same_source
+from opsin.errors import DataError
+from opsin.runtime import autocast
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation:
+    """`captions[i]` was written about the image in row `rows[i]` of the dataset's table, and people wrote
+    `references[i]`.
+
+    `loss` is the mean cross-entropy in nats per token, over all captions of all images.
+    """
+
+    metrics: CaptionMetrics
+    loss: float
+    captions: tuple[Caption, ...]
+    references: tuple[tuple[str, ...], ...]
+    rows: tuple[int, ...]
+
+    def worst(self, count: int) -> list[int]:
+        """The places in `captions` of the `count` lowest by CIDEr-D, then by ROUGE-L, the worst first."""
+        scores = self.metrics.per_image
+        order = sorted(range(len(scores)), key=lambda place: (scores[place].cider_d, scores[place].rouge_l))
+        return order[:count]
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """The scores as named numbers, for logs and model cards."""
+        names = ("bleu1", "bleu4", "rouge_l", "cider_d", "exact_match", "distinct_ratio")
+        scores = {f"{prefix}_{name}": float(getattr(self.metrics, name)) for name in names}
+        return {**scores, f"{prefix}_loss": self.loss}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A result with its protocol: which source, which split, how many beams, and what was left out.
+
+    `ids[i]` names the image of `result.captions[i]`; `source` has the images, in the rows `result.rows`, and is None
+    for features.
+    """
+
+    data: str
+    split: str
+    beams: int
+    result: DatasetEvaluation
+    ids: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+    source: ImageSource | None
+
+    @property
+    def protocol(self) -> str:
+        """What was measured, and how, in a line."""
+        count = self.result.metrics.count
+        unseen = ", emoji seen in training in another style only" if self.split == OTHER_STYLE else ""
+        decoding = f"{self.beams} beams" if self.beams > 1 else "greedy decoding"
+        return f"{count} images of {self.data!r}, split {self.split!r}{unseen}, {decoding}, words cut by opsin"
+
+    def image(self, place: int) -> Image.Image:
+        """The image that `result.captions[place]` is about. Raises ValueError for features."""
+        if self.source is None:
+            raise ValueError("features have no images")
+        return self.source.load(self.result.rows[place])
+
+
+def evaluate_all(
+    captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int | None = None
+) -> tuple[Evaluation, ...]:
+    """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
+    first = evaluate_captioner(captioner, data, split, beams=beams)
+    own = _own_config(captioner)
+    if split is not None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
+        return (first,)
+    return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams)
+
+
+def evaluate_captioner(
+    captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int | None = None
+) -> Evaluation:
+    """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
+
+    Without `split`: of the training source the test images, or else those that were held out to validate on; of another
+    source its test split, or else all of it. The split `all` is the whole source, training images included. Raises
+    DataError when the split is empty, when the source holds features and the model takes images, or the reverse, and
+    when it holds features or words that the model does not take.
+    """
+    own = _own_config(captioner)
+    beams = own.beams if beams is None else beams
+    ref = data or own.data
+    if captioner.takes_images == ref.startswith(COURSE):
+        kinds = ("images", "features") if captioner.takes_images else ("features", "images")
+        raise DataError(f"this captioner takes {kinds[0]}, and {ref!r} holds {kinds[1]}")
+    dataset: CaptionDataset
+    source: ImageSource | None = None
+    if captioner.takes_images:
+        source, split = _choose_images(ref, split, own)
+        size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
+        if captioner.frozen_encoder is None:
+            dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
+        else:
+            encoder = captioner.load_frozen_encoder()
+            dataset, source = encoded_caption_dataset(source, captioner.vocabulary, encoder, longest, quiet=True)
+        names = list(source.ids)
+    else:
+        dataset, split = _choose_features(ref, split, own, captioner)
+        names = [f"{split} image {row}" for row in range(len(dataset))]
+    result = evaluate_dataset(captioner, dataset, beams=beams)
+    ids = tuple(names[row] for row in result.rows)
+    return Evaluation(ref, split, beams, result, ids, tuple(dataset.skipped), source)
+
+
+def _own_config(captioner: Captioner) -> CaptioningConfig:
+    """The settings of the run that made the model."""
+    return from_dict(CaptioningConfig, captioner.training, where="the model's training config")
+
+
+def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[ImageSource, str]:
+    is_own = is_same_source(ref, own.data)
+    source = open_captioned(ref, own.captions if is_own else "all")
+    if split == "all":
+        return source, split
+    if not is_own:
+        has_test = source.splits is not None and bool((source.splits == "test").any())
+        if split is None and not has_test:
+            return source, "all"
+        return source.split(split or "test"), split or "test"
+    rows = rows_of_run(source, own)
+    split = split or ("test" if len(rows["test"]) else "val")
+    if len(rows.get(split, ())) == 0:
+        usable = ", ".join(name for name, indices in rows.items() if len(indices))
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
+    return source.select(rows[split]), split
+
+
+def _choose_features(
+    ref: str, split: str | None, own: CaptioningConfig, captioner: Captioner
+) -> tuple[CaptionDataset, str]:
+    splits = open_splits(replace(own, data=ref))
+    if splits.feature_dim != captioner.feature_dim:
+        raise DataError(
+            f"this captioner takes features of width {captioner.feature_dim}, and those of {ref!r} have width "
+            f"{splits.feature_dim}"
+        )
+    if splits.vocabulary != captioner.vocabulary:
+        raise DataError(
+            f"the vocabulary of {ref!r} ({len(splits.vocabulary)} words) is not that of this captioner "
+            f"({len(captioner.vocabulary)} words), so its captions cannot be compared"
+        )
+    split = split or "val"
+    dataset = {"train": splits.train, "val": splits.val}.get(split)
+    if dataset is None:
+        raise DataError(f"{ref!r} has no split {split!r}; it has train, val")
+    return dataset, split
+
+
+@torch.no_grad()
+def evaluate_dataset(
+    captioner: Captioner, dataset: CaptionDataset, *, beams: int = 1, batch_size: int = 64
+) -> DatasetEvaluation:
+    """Caption every image and compare with all its captions. Raises DataError when no caption has a word in it."""
+    captions: list[Caption] = []
+    rows: list[int] = []
+    loss, tokens = 0.0, 0
+    for batch in batches_of(dataset, batch_size):
+        features = captioner.encode(batch["image"] if "image" in batch else batch["feature"])
+        captions += captioner.write(features, beams=beams)
+        rows += batch["row"].tolist()
+        every, images = all_captions(batch["captions"], batch["num_captions"])
+        every, images = every.to(captioner.device), images.to(captioner.device)
+        with autocast(captioner.device, captioner.precision):
+            scores = captioner.model.decoder(features[images], every[:, :-1])
+        null = captioner.model.decoder.null_index
+        loss += float(caption_loss(scores, every[:, 1:], null))
+        tokens += int((every[:, 1:] != null).sum())
+    references = tuple(dataset.table.references(row) for row in rows)
+    metrics = caption_metrics([caption.text for caption in captions], references)
+    return DatasetEvaluation(metrics, loss / tokens, tuple(captions), references, tuple(rows))
+
+
+def caption_loss(scores: Tensor, targets: Tensor, null_index: int, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of scores (N, T, V) against words (N, T), summed over the places that are not `<NULL>`."""
+    return F.cross_entropy(
+        scores.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=null_index,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )

@@ -1,0 +1,319 @@
+"""Using a trained captioner: captions for images, where it looked for each word, and its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsin import checkpoint
+from opsin.captioning.config import DecoderConfig, EncoderConfig
+from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
+from opsin.captioning.image_captioner import ImageCaptioner, build_model
+from opsin.captioning.model_card import model_card
+from opsin.captioning.vocabulary import START, Vocabulary, join_words
+from opsin.config import from_dict, to_dict
+from opsin.data.images import ImageLike
+from opsin.data.pixels import fit_image
+from opsin.data.preprocessing import Preprocessing
+from opsin.encoders import load
+from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.features import image_features
+from opsin.errors import ConfigError, DataError
+from opsin.runtime import autocast, resolve_device, resolve_precision
+
+KIND = "captioner"
+USUAL_LENGTH = 30
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the model wrote about one image.
+
+    `log_prob` is the total log-probability of the tokens in nats. `attention` is float32 (words, rows, columns): for
+    each word, the share of every patch in what the decoder looked at, a map summing to one; None unless asked for.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    log_prob: float
+    attention: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Drawing words at random; see `opsin.captioning.decoding.nucleus`.
+
+    The same generator state, images and batch size give the same captions.
+    """
+
+    generator: torch.Generator
+    top_p: float = 0.9
+    temperature: float = 1.0
+
+
+class Captioner:
+    """A network with its vocabulary, preprocessing and metrics: all that its directory holds."""
+
+    def __init__(
+        self,
+        model: ImageCaptioner,
+        encoder: EncoderConfig,
+        decoder: DecoderConfig,
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        *,
+        feature_dim: int | None = None,
+        frozen_encoder: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        training: Mapping[str, Any] | None = None,
+        precision: str = "auto",
+    ) -> None:
+        """`frozen_encoder` is the reference (see `opsin.encoders.load`) of the encoder that gives the features, where
+        one does; `training` is the resolved config of the run that made the model, as JSON types; `precision` is what
+        captions are written in: auto, 32, bf16 or 16. Raises ConfigError for one that the model's device lacks."""
+        self.model = model.eval()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.vocabulary = vocabulary
+        self.preprocessing = preprocessing
+        self.feature_dim = feature_dim
+        self.frozen_encoder = frozen_encoder
+        self._loaded_encoder: NetworkEncoder | None = None
+        self.metrics = dict(metrics or {})
+        self.training = dict(training or {})
+        self.precision = precision
+        resolve_precision(precision, self.device)  # refuses here what writing would refuse later
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it describes images; else features that were computed elsewhere."""
+        return self.feature_dim is None or self.frozen_encoder is not None
+
+    def load_frozen_encoder(self) -> NetworkEncoder:
+        """The frozen encoder that the model refers to, loaded when it is first needed.
+
+        Raises what `opsin.encoders.load` raises, and ConfigError for a model that has none.
+        """
+        if self.frozen_encoder is None:
+            raise ConfigError("this captioner has no frozen encoder")
+        if self._loaded_encoder is None:
+            self._loaded_encoder = load(self.frozen_encoder, str(self.device))
+        return self._loaded_encoder
+
+    @property
+    def usual_length(self) -> int:
+        """Tokens at most that captions are written with, `<END>` counted, where nothing else is asked for."""
+        return min(USUAL_LENGTH, self.model.decoder.max_length)
+
+    @classmethod
+    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Captioner:
+        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+
+        Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
+        """
+        content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
+        settings = from_dict(_Content, content, where=f"{ref}, config.json")
+        vocabulary = Vocabulary(settings.words)
+        model = build_model(
+            settings.encoder, settings.decoder, settings.preprocessing.image_size, vocabulary, settings.feature_dim
+        )
+        checkpoint.load_state_dict(model, tensors, str(ref))
+        return cls(
+            model.to(resolve_device(device)),
+            settings.encoder,
+            settings.decoder,
+            vocabulary,
+            settings.preprocessing,
+            feature_dim=settings.feature_dim,
+            frozen_encoder=settings.frozen_encoder,
+            metrics=settings.metrics,
+            training=settings.training,
+            precision=precision,
+        )
+
+    def save_pretrained(self, directory: str | Path) -> Path:
+        """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
+        content = _Content(
+            encoder=self.encoder,
+            decoder=self.decoder,
+            words=self.vocabulary.words,
+            preprocessing=self.preprocessing,
+            feature_dim=self.feature_dim,
+            frozen_encoder=self.frozen_encoder,
+            metrics=self.metrics,
+            training=self.training,
+        )
+        card = model_card(len(self.vocabulary), self.metrics, self.training)
+        return checkpoint.save_pretrained(
+            directory, kind=KIND, config=to_dict(content), tensors=self.model.state_dict(), card=card
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload to the Hugging Face Hub; returns the repository's address."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            return checkpoint.push_to_hub(self.save_pretrained(Path(folder) / "model"), repo_id, private=private)
+
+    def caption(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        beams: int = 3,
+        length_penalty: float = 1.0,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        attention: bool = False,
+        batch_size: int = 32,
+    ) -> list[Caption]:
+        """A caption for each image, all at the end; see `caption_each`."""
+        return list(
+            self.caption_each(
+                images,
+                beams=beams,
+                length_penalty=length_penalty,
+                limits=limits,
+                sampling=sampling,
+                attention=attention,
+                batch_size=batch_size,
+            )
+        )
+
+    def caption_each(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        beams: int = 3,
+        length_penalty: float = 1.0,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        attention: bool = False,
+        batch_size: int = 32,
+    ) -> Iterator[Caption]:
+        """A caption for each image (paths, PIL images or arrays), a batch after the other.
+
+        With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Raises
+        DataError for a broken image, ConfigError for a model that takes features instead of images, and what
+        `opsin.encoders.load` raises for a model with a frozen encoder.
+        """
+        if not self.takes_images:
+            raise ConfigError("this captioner was trained on features, not images; use caption_features")
+        for features, grid in self._encoded_batches(images, batch_size):
+            yield from self.write(
+                features,
+                grid=grid,
+                beams=beams,
+                length_penalty=length_penalty,
+                limits=limits,
+                sampling=sampling,
+                attention=attention,
+            )
+
+    def caption_features(self, features: np.ndarray | Tensor, *, beams: int = 3) -> list[Caption]:
+        """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""
+        if self.feature_dim is None:
+            raise ConfigError("this captioner was trained on images, not features; use caption")
+        tensor = torch.as_tensor(features, dtype=torch.float32)
+        if tensor.ndim not in (2, 3) or tensor.shape[-1] != self.feature_dim:
+            raise DataError(
+                f"this captioner takes features of width {self.feature_dim}, not of shape {tuple(tensor.shape)}"
+            )
+        return self.write(self.encode(tensor), beams=beams)
+
+    @torch.no_grad()
+    def encode(self, inputs: Tensor) -> Tensor:
+        """What the decoder attends to, on the model's device, for uint8 pixels (N, 3, S, S) or float features."""
+        moved = inputs.to(self.device)
+        with autocast(self.device, self.precision):
+            return self.model.encode(self.preprocessing.prepare(moved) if self.feature_dim is None else moved)
+
+    def write(
+        self,
+        features: Tensor,
+        *,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        limits: Limits | None = None,
+        sampling: Sampling | None = None,
+        attention: bool = False,
+        grid: tuple[int, int] | None = None,
+    ) -> list[Caption]:
+        """Captions for what `encode` gave; `grid` is that of its patches, where they are not those of the own encoder.
+
+        Without one, maps of attention to features have a single row.
+        """
+        decoder = self.model.decoder
+        limits = limits or Limits(max_length=self.usual_length)
+        with autocast(self.device, self.precision):
+            if sampling is not None:
+                top_p, temperature, generator = sampling.top_p, sampling.temperature, sampling.generator
+                decoded = nucleus(decoder, features, limits, top_p=top_p, temperature=temperature, generator=generator)
+            elif beams == 1:
+                decoded = greedy(decoder, features, limits)
+            else:
+                decoded = beam_search(decoder, features, limits, beams=beams, length_penalty=length_penalty)
+            maps = self._attention(features, decoded.tokens, grid) if attention else None
+        captions = []
+        for row, tokens in enumerate(decoded.tokens.tolist()):
+            words = self.vocabulary.decode_words(tokens)
+            seen = None if maps is None else maps[row, : len(words)]
+            captions.append(Caption(join_words(words), tuple(words), float(decoded.log_probs[row]), seen))
+        return captions
+
+    def _attention(self, features: Tensor, tokens: Tensor, grid: tuple[int, int] | None) -> np.ndarray:
+        """float32 (N, T, rows, columns): where the decoder looked for each word, averaged over layers and heads."""
+        first = torch.full_like(tokens[:, :1], self.vocabulary.word_to_idx[START])
+        weights = self.model.decoder.attention_weights(features, torch.cat([first, tokens[:, :-1]], dim=1))
+        maps_NTP = weights.float().mean(dim=(1, 2))
+        encoder = self.model.encoder
+        if encoder is not None:
+            grid = (encoder.grid_size, encoder.grid_size)
+        return maps_NTP.unflatten(2, grid or (1, maps_NTP.shape[2])).cpu().numpy()
+
+    def _encoded_batches(
+        self, images: Iterable[ImageLike], batch_size: int
+    ) -> Iterator[tuple[Tensor, tuple[int, int] | None]]:
+        """What the decoder attends to, with the grid of a frozen encoder's patches."""
+        if self.frozen_encoder is None:
+            for pixels in self._pixel_batches(images, batch_size):
+                yield self.encode(pixels), None
+            return
+        remaining = iter(images)
+        while batch := list(islice(remaining, batch_size)):
+            features, grid = image_features(self.load_frozen_encoder(), batch)
+            yield self.encode(features), grid
+
+    def _pixel_batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
+        batch: list[np.ndarray] = []
+        for image in images:
+            batch.append(fit_image(image, self.preprocessing.image_size))
+            if len(batch) == batch_size:
+                yield torch.from_numpy(np.stack(batch))
+                batch = []
+        if batch:
+            yield torch.from_numpy(np.stack(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What config.json of a captioner holds besides its kind and format version."""
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    words: tuple[str, ...]
+    preprocessing: Preprocessing
+    feature_dim: int | None
+    frozen_encoder: str | None = None
+    metrics: dict[str, float]
+    training: dict[str, Any]

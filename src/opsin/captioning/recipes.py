@@ -1,0 +1,93 @@
+"""Recipes: whole configs for known data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
+from opsin.training.config import TrainingConfig
+
+
+def default() -> CaptioningConfig:
+    """A small network for captioned images of one's own: five minutes, weights chosen by validation."""
+    return CaptioningConfig(
+        image_size=64,
+        shift=6,
+        label_smoothing=0.1,
+        training=TrainingConfig(max_minutes=5, batch_size=64),
+    )
+
+
+def overfit_50() -> CaptioningConfig:
+    """The course's first check: 50 captions of its COCO features, 200 steps without regularisation, known by heart.
+
+    The data is in `--data course-coco:DIR`. The decoder has the notebook's sizes.
+    """
+    return CaptioningConfig(
+        data="course-coco:datasets/coco_captioning",
+        captions="first",
+        max_train=50,
+        max_val=50,
+        decoder=DecoderConfig(
+            embed_dim=256,
+            num_layers=2,
+            num_heads=2,
+            dim_feedforward=2048,
+            pre_norm=False,
+            tie_weights=False,
+            max_length=30,
+        ),
+        training=TrainingConfig(
+            max_steps=200,
+            batch_size=25,
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            validations=1,
+            export="last",
+            log_every=10,
+        ),
+    )
+
+
+def emoji() -> CaptioningConfig:
+    """The names of the embedded emoji, in two drawing styles.
+
+    Two tests: emoji that were never seen, and a tenth of the training emoji in the style that was held out.
+    """
+    return CaptioningConfig(
+        data="emoji",
+        captions="first",
+        style_fraction=0.1,
+        image_size=32,
+        encoder=EncoderConfig(patch_size=4, embed_dim=128, num_layers=4, num_heads=4, dim_feedforward=256),
+        decoder=DecoderConfig(embed_dim=128, num_layers=2, num_heads=4, dim_feedforward=512, max_length=16),
+        shift=3,
+        label_smoothing=0.1,
+        training=TrainingConfig(max_minutes=10, batch_size=64, learning_rate=1e-3),
+    )
+
+
+def photos() -> CaptioningConfig:
+    """A few hundred photos with several captions each, encoder and decoder trained together.
+
+    Words that occur once are not learned. A tenth of the photos is for validation and a tenth for the test.
+    """
+    return CaptioningConfig(
+        data="photos.parquet",
+        image_size=96,
+        min_count=3,
+        test_fraction=0.1,
+        encoder=EncoderConfig(patch_size=16, embed_dim=192, num_layers=2, num_heads=4, dim_feedforward=384),
+        flip=True,
+        shift=8,
+        label_smoothing=0.1,
+        training=TrainingConfig(max_minutes=20, batch_size=64, learning_rate=5e-4),
+    )
+
+
+RECIPES: dict[str, Callable[[], CaptioningConfig]] = {
+    "default": default,
+    "overfit-50": overfit_50,
+    "emoji": emoji,
+    "photos": photos,
+}

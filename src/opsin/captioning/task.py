@@ -1,0 +1,103 @@
+"""Training a captioner: the loss of one batch, with one caption drawn for each image, and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsin.captioning.config import CaptioningConfig
+from opsin.captioning.data import CaptionDataset, pick_captions
+from opsin.captioning.evaluation import caption_loss, evaluate_dataset
+from opsin.captioning.image_captioner import ImageCaptioner
+from opsin.captioning.inference import Captioner
+from opsin.captioning.vocabulary import Vocabulary
+from opsin.config import to_dict
+from opsin.data.augment import random_flip, random_shift
+from opsin.data.preprocessing import Preprocessing
+from opsin.training.task import Batch, StepOutput, Task
+
+
+class CaptioningTask(Task):
+    """Cross-entropy of the next word, given the image and the true words before it.
+
+    The loss is the mean over the captions of a batch of their words' summed cross-entropy, in units of the mean length
+    of all training captions: nats per word on average, and every word counts alike, as in the course's loss. Dividing
+    by the words of the batch itself would not do: where a batch is cut into parts (several processes, accumulation),
+    parts with fewer words would have louder ones. This way the parts together are exactly the joint batch.
+    """
+
+    monitor = "val_cider_d"
+    higher_is_better = True
+
+    def __init__(
+        self,
+        model: ImageCaptioner,
+        config: CaptioningConfig,
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        validation: CaptionDataset | None,
+        mean_length: float,
+        feature_dim: int | None = None,
+    ) -> None:
+        """`mean_length` is that of the training captions (`CaptionTable.mean_length`), `feature_dim` the width of the
+        features that take the place of images, if they do."""
+        super().__init__(model)
+        self.config = config
+        self.vocabulary = vocabulary
+        self.preprocessing = preprocessing
+        self.validation = validation
+        self.mean_length = mean_length
+        self.feature_dim = feature_dim
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
+        captions = pick_captions(batch["captions"], batch["num_captions"], generator)
+        targets = captions[:, 1:]
+        scores = self.model(inputs, captions[:, :-1])
+        null = self._network.decoder.null_index
+        total = caption_loss(scores, targets, null, label_smoothing=self.config.label_smoothing)
+        loss = total / (len(captions) * self.mean_length)
+        real = targets != null
+        right = ((scores.argmax(dim=2) == targets) & real).sum(dim=1) / real.sum(dim=1)
+        return StepOutput(loss, {"word_accuracy": right.mean()})
+
+    def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        images = pixels.float() / 255
+        if self.config.flip:
+            images = random_flip(images, generator)
+        if self.config.shift:
+            images = random_shift(images, self.config.shift, generator)
+        return self.preprocessing.normalize(images)
+
+    def evaluate(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        return evaluate_dataset(self.captioner(), self.validation).summary("val")
+
+    def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
+        self.captioner(metrics).save_pretrained(directory)
+
+    def captioner(self, metrics: Mapping[str, float] | None = None) -> Captioner:
+        """The model in its present state, ready for use."""
+        training: dict[str, Any] = to_dict(self.config)
+        return Captioner(
+            self._network,
+            self.config.encoder,
+            self.config.decoder,
+            self.vocabulary,
+            self.preprocessing,
+            feature_dim=self.feature_dim,
+            frozen_encoder=self.config.frozen_encoder,
+            metrics=metrics,
+            training=training,
+            precision=self.config.training.precision,
+        )
+
+    @property
+    def _network(self) -> ImageCaptioner:
+        assert isinstance(self.model, ImageCaptioner)
+        return self.model

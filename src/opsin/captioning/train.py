@@ -1,0 +1,101 @@
+"""One captioning run from its config to a model directory with measured scores."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from opsin.captioning.config import CaptioningConfig
+from opsin.captioning.data import ImageCaptionDataset
+from opsin.captioning.evaluation import evaluate_dataset
+from opsin.captioning.image_captioner import build_model
+from opsin.captioning.inference import Captioner
+from opsin.captioning.splits import CaptionSplits, open_splits
+from opsin.captioning.task import CaptioningTask
+from opsin.config import to_dict
+from opsin.data.datasets import PixelDataset
+from opsin.data.images import Skipped
+from opsin.data.preprocessing import Preprocessing, channel_statistics
+from opsin.runtime import derive_seed
+from opsin.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run left: where the model is, its metrics, how it was made, and what could not be used."""
+
+    model: Path
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    num_train: int
+    num_words: int
+    cut: int
+    """Training captions that were too long and were learned without their end."""
+    skipped: tuple[Skipped, ...]
+
+
+def train_captioner(
+    config: CaptioningConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
+) -> TrainReport:
+    """Train as `config` says into the run directory, or go on with the run that is there.
+
+    The test splits, where there are any, are looked at once, after training. Raises DataError when the data cannot be
+    used for this, and what `Trainer.fit` raises.
+    """
+    splits = open_splits(config, quiet=quiet)
+    task = build_task(config, splits)
+    trainer = Trainer(config.training, directory, quiet=quiet)
+    result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
+    metrics = dict(result.metrics)
+    if trainer.fabric.is_global_zero:
+        if splits.train.table.cut:
+            logger.warning(
+                "%d training captions have more than %d words and were learned without their end; see --max-length",
+                splits.train.table.cut,
+                config.decoder.max_length - 2,
+            )
+        metrics |= _add_test_metrics(trainer.run.model, splits, config)
+    return TrainReport(
+        model=trainer.run.model,
+        metrics=metrics,
+        steps=result.steps,
+        seconds=result.seconds,
+        num_train=len(splits.train),
+        num_words=len(splits.vocabulary),
+        cut=splits.train.table.cut,
+        skipped=splits.skipped,
+    )
+
+
+def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTask:
+    """The task of a run, with a model initialised from the run's seed."""
+    preprocessing = Preprocessing(image_size=config.image_size)
+    if isinstance(splits.train, ImageCaptionDataset) and isinstance(splits.train.images, PixelDataset):
+        mean, std = channel_statistics(splits.train.images.pixels.numpy())
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+        model = build_model(config.encoder, config.decoder, config.image_size, splits.vocabulary, splits.feature_dim)
+    mean_length = splits.train.table.mean_length
+    return CaptioningTask(model, config, splits.vocabulary, preprocessing, splits.val, mean_length, splits.feature_dim)
+
+
+def _add_test_metrics(model_directory: Path, splits: CaptionSplits, config: CaptioningConfig) -> dict[str, float]:
+    """Measure the exported model on the splits that are kept for the end, and write the results into its directory."""
+    tests = {"test": splits.test, "other_style": splits.other_style}
+    added: dict[str, float] = {}
+    if splits.test is None and splits.other_style is None:
+        return added
+    captioner = Captioner.from_pretrained(model_directory, config.training.device, config.training.precision)
+    for name, dataset in tests.items():
+        if dataset is not None:
+            added |= evaluate_dataset(captioner, dataset, beams=config.beams).summary(name)
+    captioner.metrics |= added
+    captioner.save_pretrained(model_directory)
+    return added

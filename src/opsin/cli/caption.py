@@ -1,0 +1,143 @@
+"""`opsin caption IMAGES…`: a sentence for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from opsin.cli.options import ModelOptions, UsageError, parse
+from opsin.cli.output import note, print_json, print_json_line, print_table
+
+if TYPE_CHECKING:
+    from opsin.captioning.inference import Caption, Captioner
+    from opsin.data.images import ImageReader
+
+DESCRIPTION = (
+    "Describe images with a trained captioner. With --json the result is one JSON document; with --json and a "
+    "directory among IMAGES it is JSON Lines, one object an image, each printed as soon as it is written."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(ModelOptions):
+    """Options of `opsin caption`."""
+
+    images: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
+    ]
+    """Image files and directories of images."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    beams: int = 3
+    """Unfinished captions that the search keeps for each image; 1 takes the most probable word at each step."""
+    length_penalty: float = 1.0
+    """Captions are compared by log-probability divided by length to this power: more than 1 prefers longer ones."""
+    min_length: int = 1
+    """Words before a caption may end."""
+    max_length: int | None = None
+    """Words at most, the end counted as one; by default 30, or less where the model knows less."""
+    no_repeat_ngram: int = 0
+    """No run of so many words may occur twice in a caption; 0 allows it."""
+    top_p: float | None = None
+    """Draw each word at random from the most probable ones, whose probabilities sum to this (nucleus sampling). Takes
+    the place of --beams."""
+    temperature: float = 1.0
+    """With --top-p: below 1 probable words become more probable, above 1 less."""
+    seed: int = 0
+    """With --top-p: decides what is drawn."""
+    attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Also draw, for each image and word by word, where the model looked, into this directory."""
+    batch_size: int = 32
+    """Images that go through the model together; fewer need less memory."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin caption`; returns the exit code."""
+    options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
+    _refuse_senseless(options)
+    from opsin.captioning.inference import Captioner
+    from opsin.data.images import ImageReader, list_images
+    from opsin.errors import DataError
+
+    reader = ImageReader(list_images(options.images))
+    captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
+    as_lines = options.json and any(path.is_dir() for path in options.images)
+    captions: list[Caption] = []
+    for caption in _written(captioner, reader, options):
+        if as_lines:
+            print_json_line(_entry(reader.read[len(captions)], caption))
+        captions.append(caption)
+    if not captions:
+        raise DataError(
+            f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
+        )
+    if as_lines:
+        for row in reader.skipped:
+            print_json_line({"image": row.id, "skipped": row.reason})
+    elif options.json:
+        _print_document(options.model, reader, captions)
+    else:
+        _print_table(reader, captions)
+    if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
+        from opsin.captioning.pictures import save_attention_pictures
+
+        save_attention_pictures(reader.read, captions, options.attention)
+        note(f"attention pictures: {options.attention}", quiet=options.quiet)
+    return 0
+
+
+def _refuse_senseless(options: CaptionOptions) -> None:
+    if not options.images:
+        raise UsageError("name at least one image or a directory of images")
+    for name in ("beams", "batch_size"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
+    if options.top_p is None and options.temperature != 1:
+        raise UsageError("--temperature is for words drawn at random; give --top-p as well")
+
+
+def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
+    import torch
+
+    from opsin.captioning.decoding import Limits
+    from opsin.captioning.inference import Sampling
+
+    sampling = None
+    if options.top_p is not None:
+        generator = torch.Generator().manual_seed(options.seed)
+        sampling = Sampling(generator=generator, top_p=options.top_p, temperature=options.temperature)
+    limits = Limits(
+        min_length=options.min_length,
+        max_length=captioner.usual_length if options.max_length is None else options.max_length,
+        no_repeat_ngram=options.no_repeat_ngram,
+    )
+    return captioner.caption_each(
+        reader,
+        beams=options.beams,
+        length_penalty=options.length_penalty,
+        limits=limits,
+        sampling=sampling,
+        attention=options.attention is not None,
+        batch_size=options.batch_size,
+    )
+
+
+def _print_document(model: str, reader: ImageReader, captions: list[Caption]) -> None:
+    images = [_entry(path, caption) for path, caption in zip(reader.read, captions, strict=True)]
+    skipped = [{"id": row.id, "reason": row.reason} for row in reader.skipped]
+    print_json({"model": model, "images": images, "skipped": skipped})
+
+
+def _entry(path: Path, caption: Caption) -> dict[str, Any]:
+    return {"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)}
+
+
+def _print_table(reader: ImageReader, captions: list[Caption]) -> None:
+    rows = [(str(path), caption.text) for path, caption in zip(reader.read, captions, strict=True)]
+    print_table(("image", "caption"), rows)
+    for row in reader.skipped:
+        print(f"left out  {row.reason}")

@@ -1,0 +1,149 @@
+"""COCO captions: annotation files in JSON, and the images that they name.
+
+"Microsoft COCO Captions: Data Collection and Evaluation Server", Chen et al. 2015. A file holds `images` (`id`,
+`file_name`) and `annotations` (`image_id`, `caption`); other fields are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from opsin.data.images import Skipped, find_images, open_image
+from opsin.data.sources import SPLITS, ImageSource
+from opsin.errors import DataError
+
+
+@dataclass(frozen=True)
+class _Annotations:
+    """One annotation file: captions by file name, in the order of its images."""
+
+    path: Path
+    captions: dict[str, list[str]]
+    skipped: list[Skipped]
+
+
+def coco_source(directory: Path, name: str) -> ImageSource:
+    """Images with the captions of COCO annotation files.
+
+    The files are `annotations/captions_*.json`, else `captions_*.json` or the only JSON file in the directory; what
+    their names say (`train2014`, `val2017`) becomes the split. Images may lie anywhere below the directory; of several
+    with the same name, the one in the folder that the annotation file is named for counts. An image that is not there
+    is listed in `skipped`. Raises DataError when no image is found, and when an annotation file is damaged, is no such
+    file, or has captions for ids that are not among its images.
+    """
+    files = _annotation_files(directory)
+    found: dict[str, list[Path]] = {}
+    for path in find_images(directory):
+        found.setdefault(path.name, []).append(path)
+    paths: list[Path] = []
+    captions: list[tuple[str, ...]] = []
+    splits: list[str | None] = []
+    skipped: list[Skipped] = []
+    for file in map(_read, files):
+        folder, split = _folder_and_split(file.path)
+        skipped += file.skipped
+        for file_name, texts in file.captions.items():
+            image = _choose(found, file_name, folder)
+            if image is None:
+                skipped.append(Skipped(file_name, f"named in {file.path.name}, but no such image is there"))
+                continue
+            paths.append(image)
+            captions.append(tuple(texts))
+            splits.append(split)
+    if not paths:
+        examples = ", ".join(repr(row.id) for row in skipped[:3])
+        raise DataError(
+            f"none of the {len(skipped)} images that {files[0].name} names is below {directory}, for example {examples}"
+        )
+    ids = [path.relative_to(directory).as_posix() for path in paths]
+    if len(set(ids)) < len(ids):
+        twice = Counter(ids).most_common(1)[0][0]
+        raise DataError(f"two annotation files in {directory} name the same image, for example {twice!r}")
+    return ImageSource(
+        name=name,
+        ids=ids,
+        loader=partial(_load, paths),
+        rows=np.arange(len(paths)),
+        captions=captions,
+        splits=np.array([split or "train" for split in splits]) if any(splits) else None,
+        skipped=skipped,
+    )
+
+
+def _load(paths: Sequence[Path], row: int) -> Image.Image:
+    return open_image(paths[row])
+
+
+def _annotation_files(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise DataError(f"there is no directory {directory}")
+    for pattern in ("annotations/captions_*.json", "captions_*.json"):
+        if files := sorted(directory.glob(pattern)):
+            return files
+    files = sorted(directory.glob("*.json"))
+    if len(files) != 1:
+        raise DataError(
+            f"no COCO captions in {directory}; tried annotations/captions_*.json, captions_*.json and a single *.json"
+        )
+    return files
+
+
+def _folder_and_split(path: Path) -> tuple[str, str | None]:
+    """`train2014` and `train` of `captions_train2014.json`; no split for a name that says none."""
+    folder = path.stem.removeprefix("captions_")
+    return folder, next((split for split in SPLITS if folder.lower().startswith(split)), None)
+
+
+def _choose(found: Mapping[str, Sequence[Path]], file_name: str, folder: str) -> Path | None:
+    """The image that a file name means. It may be given with folders."""
+    named = Path(file_name)
+    candidates = [path for path in found.get(named.name, ()) if path.parts[-len(named.parts) :] == named.parts]
+    return next((path for path in candidates if path.parent.name == folder), candidates[0] if candidates else None)
+
+
+def _read(path: Path) -> _Annotations:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not a readable JSON file: {error}") from error
+    images = _entries(content, "images", {"id": (int, str), "file_name": (str,)}, path)
+    annotations = _entries(content, "annotations", {"image_id": (int, str), "caption": (str,)}, path)
+    names: dict[Any, str] = {}
+    skipped = []
+    for entry in images:
+        if names.setdefault(entry["id"], entry["file_name"]) != entry["file_name"]:
+            raise DataError(f"{path}: the id {entry['id']!r} stands for two images, {names[entry['id']]!r} is one")
+    if len(names) < len(images):
+        skipped.append(Skipped(path.name, f"lists {len(images) - len(names)} images twice; each counts once"))
+    captions: dict[str, list[str]] = {file_name: [] for file_name in names.values()}
+    if len(captions) < len(names):
+        raise DataError(f"{path}: {len(names) - len(captions)} of its images have the file name of another one")
+    unknown = list(dict.fromkeys(entry["image_id"] for entry in annotations if entry["image_id"] not in names))
+    if unknown:
+        examples = ", ".join(map(repr, unknown[:3]))
+        raise DataError(f"{path}: {len(unknown)} image ids have captions but no image, for example {examples}")
+    for entry in annotations:
+        if text := entry["caption"].strip():
+            captions[names[entry["image_id"]]].append(text)
+    return _Annotations(path, captions, skipped)
+
+
+def _entries(content: Any, key: str, fields: Mapping[str, tuple[type, ...]], path: Path) -> list[dict[str, Any]]:
+    """The list under `key`, whose entries all have these fields; DataError naming the first that has not."""
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(f"{path} is no file of COCO captions: it has no list {key!r}")
+    for number, entry in enumerate(entries):
+        for field, types in fields.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(field), types):
+                raise DataError(f"{path}: entry {number} of {key!r} has no usable {field!r}")
+    return entries

@@ -1,0 +1,65 @@
+"""Encoders made with opsin: the network of a trained classifier, without its head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opsin import checkpoint
+from opsin.config import from_dict
+from opsin.data.images import ImageLike
+from opsin.data.pixels import fit_image
+from opsin.data.preprocessing import Preprocessing
+from opsin.encoders.base import DenseNetworkEncoder
+from opsin.nn.vision_transformer import VisionTransformer
+
+KIND = "vit-classifier"
+
+
+class LocalEncoder(DenseNetworkEncoder):
+    """A Vision Transformer from a classifier's directory; the class token, if it has one, is no patch."""
+
+    def __init__(
+        self, name: str, network: VisionTransformer, preprocessing: Preprocessing, device: torch.device
+    ) -> None:
+        super().__init__(name, network, device)
+        self._vit = network
+        self._preprocessing = preprocessing
+
+    def _prepare(self, image: ImageLike) -> Tensor:
+        pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
+        return self._preprocessing.prepare(pixels[None])[0]
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return self._vit(images)
+
+    def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        tokens = self._vit.forward_features(images)
+        return tokens[:, int(self._vit.class_token is not None) :], (self._vit.grid_size, self._vit.grid_size)
+
+
+def load_local(ref: str, device: torch.device) -> LocalEncoder:
+    """The network of a classifier: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+
+    Raises CheckpointError when there is none, or when the directory holds another kind of model.
+    """
+    content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
+    settings = from_dict(_Content, content, where=f"{ref}, config.json")
+    network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)
+    without_head = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    checkpoint.load_state_dict(network, without_head, ref)
+    return LocalEncoder(ref, network, settings.preprocessing, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What config.json of a classifier holds besides its kind and format version."""
+
+    model: dict[str, Any]
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, float]
+    training: dict[str, Any]

@@ -1,0 +1,66 @@
+"""What the pictures of several systems share: colours, type that can be read, maps over images, writing files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
+
+from opsin.checkpoint import atomic_write
+
+HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
+RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion of the Okabe-Ito palette
+TITLE_SIZE = 11  # points; the report shows wide figures at about two thirds of their size
+TITLE_WIDTH = 22  # characters of that size above one image of a grid
+HEAT_LABEL = "attention (1 = even share)"
+LARGEST_PICTURE = 512
+"""Pixels to a side at which images are drawn; more would cost memory and show nothing."""
+
+
+def overlay(axes: Axes, square: Image.Image, attention: np.ndarray, top: float | None = None) -> AxesImage:
+    """Draw the image in grey with the map (rows, columns) over it, in units of the share each patch has by chance.
+
+    The colours end at `top` of these units, by default where nearly all of the map is below.
+    """
+    axes.imshow(square.convert("L"), cmap="gray", vmin=0, vmax=255, extent=(0, 1, 0, 1))
+    relative = attention * attention.size
+    top = top or highest_share(attention)
+    return axes.imshow(relative, cmap=HEAT_COLOURS, alpha=0.6, extent=(0, 1, 0, 1), vmin=0, vmax=top)
+
+
+def highest_share(attention: np.ndarray) -> float:
+    """Where the colours of maps (..., rows, columns) should end, in units of the share each patch has by chance."""
+    rows, columns = attention.shape[-2:]
+    return max(2.0, float(np.quantile(attention * (rows * columns), 0.99)))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
+    with atomic_write(path) as file, warnings.catch_warnings():
+        # Texts may be in a script that the font lacks: boxes in their place say the same as the warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(file, format="png")
+
+
+def cut(text: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis, in at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def centre_square(image: Image.Image) -> Image.Image:
+    """What a model sees of an image."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return reduced(image.crop((left, top, left + side, top + side)))
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """A copy of at most `LARGEST_PICTURE` pixels to a side."""
+    copy = image.copy()
+    copy.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    return copy

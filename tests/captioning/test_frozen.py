@@ -1,0 +1,127 @@
+"""Captioners on a frozen encoder: what it gives is computed once, and the model refers to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opsin.captioning.evaluation import evaluate_captioner
+from opsin.captioning.inference import Captioner
+from opsin.captioning.splits import open_splits
+from opsin.captioning.train import TrainReport, train_captioner
+from opsin.classification.config import ViTConfig
+from opsin.classification.inference import Classifier, build_model
+from opsin.data.preprocessing import Preprocessing
+from opsin.errors import CheckpointError, ConfigError, DataError
+
+from .conftest import COLOURS, tiny_config
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that has learned nothing, with large features, on which a decoder learns sooner."""
+    torch.manual_seed(0)
+    shape = {"patch_size": 8, "embed_dim": 32, "num_layers": 1, "num_heads": 2, "dim_feedforward": 32}
+    # Untrained, learned positions are small; sinusoidal ones would drown the pixels.
+    config = ViTConfig(**shape, norm="pre", positions="learned")
+    preprocessing = Preprocessing(image_size=24, std=(0.3, 0.3, 0.3))
+    model = build_model(config, 24, 2)
+    torch.nn.init.constant_(model.norm.weight, 10.0)  # type: ignore[arg-type]
+    classifier = Classifier(model, config, ("a", "b"), preprocessing)
+    return classifier.save_pretrained(tmp_path_factory.mktemp("encoder") / "model")
+
+
+@pytest.fixture(scope="module")
+def frozen_run(
+    captioned_folder: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, TrainReport]:
+    directory = tmp_path_factory.mktemp("runs") / "frozen"
+    config = tiny_config(captioned_folder, frozen_encoder=str(encoder), test_fraction=0.2, shift=0, max_steps=60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPSIN_CACHE", str(directory.parent / "cache"))
+        return directory, train_captioner(config, directory, quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(frozen_run: tuple[Path, TrainReport], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPSIN_CACHE", str(frozen_run[0].parent / "cache"))
+    return frozen_run[0].parent / "cache" / "features"
+
+
+def test_learns_on_frozen_features(frozen_run: tuple[Path, TrainReport]) -> None:
+    directory, report = frozen_run
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["val_loss"] < np.log(13) / 2
+    assert report.metrics["test_loss"] < np.log(13) / 2
+    assert {row.id for row in report.skipped} == {"silent.png", "broken.png"}
+    captioner = Captioner.from_pretrained(directory, device="cpu")
+    assert captioner.model.encoder is None
+    assert captioner.feature_dim == 32
+    assert captioner.takes_images
+
+
+def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
+    captioner = Captioner.from_pretrained(frozen_run[0], device="cpu")
+    assert captioner.frozen_encoder == str(encoder)
+    assert f"through the encoder `{encoder}`" in (frozen_run[0] / "model" / "README.md").read_text()
+    images = [Image.new("RGB", (30, 20), colour) for colour in COLOURS.values()]
+    captions = captioner.caption(images, attention=True, batch_size=2)
+    for caption in captions:
+        assert caption.attention is not None
+        assert caption.attention.shape == (len(caption.words), 3, 3)
+    features = captioner.load_frozen_encoder().encode_dense(images).tokens  # type: ignore[attr-defined]
+    again = captioner.caption_features(features)
+    assert [caption.text for caption in again] == [caption.text for caption in captions]
+    copy = Captioner.from_pretrained(captioner.save_pretrained(frozen_run[0].parent / "copy"), device="cpu")
+    assert [caption.text for caption in copy.caption(images)] == [caption.text for caption in captions]
+
+
+def test_features_are_computed_once_a_split(
+    frozen_run: tuple[Path, TrainReport], captioned_folder: Path, cache: Path
+) -> None:
+    before = sorted(path.name for path in cache.glob("*.npy"))
+    assert len(before) == 3  # training, validation, test
+    captioner = Captioner.from_pretrained(frozen_run[0], device="cpu")
+    evaluation = evaluate_captioner(captioner)
+    assert evaluation.split == "test"
+    assert evaluation.result.metrics.exact_match == frozen_run[1].metrics["test_exact_match"]
+    images = [Image.open(captioned_folder / name).convert("RGB") for name in evaluation.ids]
+    for place, image in enumerate(images):
+        np.testing.assert_array_equal(evaluation.image(place), image)
+    expected = [caption.log_prob for caption in captioner.caption(images)]
+    assert [caption.log_prob for caption in evaluation.result.captions] == pytest.approx(expected, rel=2e-2)
+    assert sorted(path.name for path in cache.glob("*.npy")) == before
+
+
+def test_same_images_as_without_a_frozen_encoder(captioned_folder: Path, encoder: Path) -> None:
+    config = tiny_config(captioned_folder, test_fraction=0.2)
+    own, frozen = open_splits(config), open_splits(dataclasses.replace(config, frozen_encoder=str(encoder)), quiet=True)
+    assert own.vocabulary == frozen.vocabulary
+    for split in ("train", "val", "test"):
+        first, second = getattr(own, split), getattr(frozen, split)
+        assert len(first) == len(second)
+        assert [texts for texts in first.table.texts if texts != ("a broken picture",)] == second.table.texts
+
+
+def test_encoder_that_is_gone(frozen_run: tuple[Path, TrainReport], tmp_path: Path) -> None:
+    """The model loads, and says what it lacks when it is to look at an image."""
+    copy = Captioner.from_pretrained(frozen_run[0]).save_pretrained(tmp_path / "copy")
+    content = json.loads((copy / "config.json").read_text())
+    content["frozen_encoder"] = str(tmp_path / "gone")
+    (copy / "config.json").write_text(json.dumps(content))
+    captioner = Captioner.from_pretrained(copy, device="cpu")
+    with pytest.raises(CheckpointError, match=r"there is no model '.*gone'"):
+        captioner.caption([Image.new("RGB", (8, 8))])
+
+
+def test_features_instead_of_images_need_no_encoder(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
+    with pytest.raises(ConfigError, match="leave frozen_encoder out"):
+        open_splits(tiny_config("course-coco:x", frozen_encoder=str(encoder)))
+    with pytest.raises(DataError, match="takes images, and 'course-coco:x' holds features"):
+        evaluate_captioner(Captioner.from_pretrained(frozen_run[0], device="cpu"), "course-coco:x")
