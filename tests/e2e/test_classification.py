@@ -226,9 +226,9 @@ def test_unusable_models(opsin: Opsin, folder: Path, run: Path, tmp_path: Path) 
     assert_one_clear_line(classify(newer), "format version 99", "Update opsin")
 
     foreign = copied("foreign")
-    (foreign / "config.json").write_text(json.dumps({**config, "kind": "captioner"}))
-    assert_one_clear_line(classify(foreign), "kind 'captioner'")
-    assert_one_clear_line(opsin("evaluate", foreign), "captioner")
+    (foreign / "config.json").write_text(json.dumps({**config, "kind": "segmenter"}))
+    assert_one_clear_line(classify(foreign), "kind 'segmenter'")
+    assert_one_clear_line(opsin("evaluate", foreign), "segmenter")
 
     assert_one_clear_line(classify(tmp_path / "nowhere"), "there is no model")
     assert_one_clear_line(opsin("classify", tmp_path / "nothing.png", "--model", run), "there is no file")
