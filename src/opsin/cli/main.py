@@ -31,6 +31,7 @@ VERBS = {
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
+    "export": Verb("opsin.cli.export", "write a model into a directory of its own, at half the size with --half"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
     "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),
     "tour": Verb("opsin.cli.tour", "train a small model and write an illustrated report"),
