@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint types imports docs bench clean
+.PHONY: demo test lint types imports docs bench zoo clean
 
 demo: $(VENV)/.stamp-demo  ## Train a small model and write an illustrated report.
 	@$(BIN)/opsin tour --out build/tour
@@ -31,6 +31,10 @@ docs: $(VENV)/.stamp-dev  ## Build the documentation into build/docs.
 
 bench: $(VENV)/.stamp-dev  ## Measure speed against named peers; one script a workload.
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, and put them in place.
+	$(BIN)/opsin train captioner --recipe emoji --out build/zoo/emoji-captioner
+	$(BIN)/opsin export build/zoo/emoji-captioner --half --card src/opsin/zoo/emoji-captioner/README.md --out src/opsin/zoo/emoji-captioner
 
 clean:  ## Remove everything that was built here, the virtual environment included.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

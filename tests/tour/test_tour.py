@@ -90,8 +90,8 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed.err == ""
     page = Page(report)
     assert_sound(page)
-    assert page.texts["h2"] == ["Image classification"]
-    assert len(page.images) == 4
+    assert page.texts["h2"] == ["Image classification", "Image captioning"]
+    assert len(page.images) == 4 + 4
     commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
     assert {command[0] for command in commands} == {"opsin"}
     assert {command[1] for command in commands} <= VERBS.keys()

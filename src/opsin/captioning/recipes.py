@@ -34,6 +34,7 @@ def overfit_50() -> CaptioningConfig:
             num_layers=2,
             num_heads=2,
             dim_feedforward=2048,
+            dropout=0.0,
             pre_norm=False,
             tie_weights=False,
             max_length=30,
@@ -54,6 +55,9 @@ def emoji() -> CaptioningConfig:
     """The names of the embedded emoji, in two drawing styles.
 
     Two tests: emoji that were never seen, and a tenth of the training emoji in the style that was held out.
+    `opsin train captioner --recipe emoji --out RUN` gave, for 148 drawings in the held-out style, an exact match of 0.297,
+    BLEU-4 of 0.375 and CIDEr-D of 1.78, and for 402 drawings of emoji never seen 0.017, 0.204 and 0.59 (3 beams, last
+    weights, seed 0), after 4,775 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
     """
     return CaptioningConfig(
         data="emoji",
@@ -76,18 +80,23 @@ def emoji() -> CaptioningConfig:
 def photos() -> CaptioningConfig:
     """A few hundred photos with several captions each, encoder and decoder trained together.
 
-    Words that occur once are not learned. A tenth of the photos is for validation and a tenth for the test.
+    Words that occur less than three times are not learned. A tenth of the photos is for validation and a tenth for the
+    test. `opsin train captioner --recipe photos --data SRC --out RUN` on 800 photos with five captions each gave a BLEU-4
+    of 0.113 and a CIDEr-D of 0.28 on the 80 test photos (3 beams, weights with the best validation CIDEr-D, seed 0), after
+    1,431 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
     """
     return CaptioningConfig(
         data="photos.parquet",
         image_size=96,
         min_count=3,
         test_fraction=0.1,
-        encoder=EncoderConfig(patch_size=16, embed_dim=192, num_layers=2, num_heads=4, dim_feedforward=384),
+        encoder=EncoderConfig(patch_size=16, embed_dim=192, num_layers=0),
         flip=True,
         shift=8,
+        augment_ops=1,
         label_smoothing=0.1,
-        training=TrainingConfig(max_minutes=20, batch_size=64, learning_rate=5e-4),
+        word_loss=1.0,
+        training=TrainingConfig(max_minutes=10, batch_size=64, learning_rate=1e-3, beta2=0.98),
     )
 
 

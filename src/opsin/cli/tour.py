@@ -15,7 +15,7 @@ class TourOptions(SharedOptions):
 
     out: Path = Path("opsin-tour")
     """Directory of the report and of the runs behind it."""
-    max_minutes: float = 2.0
+    max_minutes: float = 2.5
     """Minutes of training, over all systems together; pictures and measurements come on top."""
 
 

@@ -12,6 +12,7 @@ import filelock
 
 from opsin.errors import ConfigError
 from opsin.runtime import describe_environment
+from opsin.tour.captioning import captioning_section
 from opsin.tour.classification import classification_section
 from opsin.tour.report import Report, Section
 
@@ -20,11 +21,12 @@ SectionMaker = Callable[[Path, float, bool], Section]
 
 SECTIONS: dict[str, tuple[SectionMaker, float]] = {
     "classification": (classification_section, 1.0),
+    "captioning": (captioning_section, 1.5),
 }
 """Each system's section and its share of the training time."""
 
 
-def run_tour(directory: Path | str, *, training_minutes: float = 2.0, quiet: bool = False) -> Path:
+def run_tour(directory: Path | str, *, training_minutes: float = 2.5, quiet: bool = False) -> Path:
     """Train every system for its share of `training_minutes` and write `report.html`; returns its path.
 
     Runs and models stay in `directory`, one folder a system, and are replaced by the next tour. Raises ConfigError for
