@@ -12,6 +12,7 @@ def default() -> CaptioningConfig:
     """A small network for captioned images of one's own: five minutes, weights chosen by validation."""
     return CaptioningConfig(
         image_size=64,
+        encoder=EncoderConfig(num_layers=0),
         shift=6,
         label_smoothing=0.1,
         word_loss=1.0,
@@ -55,9 +56,9 @@ def emoji() -> CaptioningConfig:
     """The names of the embedded emoji, in two drawing styles.
 
     Two tests: emoji that were never seen, and a tenth of the training emoji in the style that was held out.
-    `opsin train captioner --recipe emoji --out RUN` gave, for 148 drawings in the held-out style, an exact match of 0.297,
-    BLEU-4 of 0.375 and CIDEr-D of 1.78, and for 402 drawings of emoji never seen 0.017, 0.204 and 0.59 (3 beams, last
-    weights, seed 0), after 4,775 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
+    `opsin train captioner --recipe emoji --out RUN` gave, for 148 drawings in the held-out style, an exact match of
+    0.297, BLEU-4 of 0.375 and CIDEr-D of 1.78, and for 402 drawings of emoji never seen 0.017, 0.204 and 0.59 (3 beams,
+    last weights, seed 0), after 4,775 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
     """
     return CaptioningConfig(
         data="emoji",
@@ -81,9 +82,9 @@ def photos() -> CaptioningConfig:
     """A few hundred photos with several captions each, encoder and decoder trained together.
 
     Words that occur less than three times are not learned. A tenth of the photos is for validation and a tenth for the
-    test. `opsin train captioner --recipe photos --data SRC --out RUN` on 800 photos with five captions each gave a BLEU-4
-    of 0.113 and a CIDEr-D of 0.28 on the 80 test photos (3 beams, weights with the best validation CIDEr-D, seed 0), after
-    1,431 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
+    test. `opsin train captioner --recipe photos --data SRC --out RUN` on 800 photos with five captions each gave a
+    BLEU-4 of 0.113 and a CIDEr-D of 0.28 on the 80 test photos (3 beams, weights with the best validation CIDEr-D,
+    seed 0), after 1,431 steps in 10 minutes on two cores of an AMD EPYC in bfloat16, 2026-11-24.
     """
     return CaptioningConfig(
         data="photos.parquet",
