@@ -43,6 +43,27 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class TextEncoder(Protocol):
+    """Gives one vector for a whole text."""
+
+    name: str
+    """The reference that `opsin.encoders.load` takes."""
+
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
+        """float32 (N, D) on the CPU for at least one text, of length one with `normalize`; what a text has beyond the
+        length that the network can read is left out. Raises ValueError without any text."""
+        ...
+
+
+@runtime_checkable
+class ImageTextEncoder(ImageEncoder, TextEncoder, Protocol):
+    """Gives vectors of images and texts that can be compared by their cosine."""
+
+    logit_scale: float
+    """The factor on cosines before a softmax over them; the inverse of the temperature of training."""
+
+
+@runtime_checkable
 class DenseEncoder(Protocol):
     """Gives a vector for every patch of an image, after the network's last norm and before any projection."""
 
