@@ -1,4 +1,4 @@
-"""Encoders of images and texts with weights from elsewhere: one string names a model, and an object with its protocols comes back."""
+"""Encoders of images and texts: one string names a model, and an object with its protocols comes back."""
 
 from opsin.encoders.base import DenseEncoder, DenseFeatures, ImageEncoder, ImageTextEncoder, TextEncoder
 from opsin.encoders.loading import load
