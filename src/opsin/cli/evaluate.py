@@ -70,8 +70,7 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     else:
         _print_tables(evaluation, protocol)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
-        from opsin.classification.pictures import confusion_figure
-        from opsin.pictures import save_figure
+        from opsin.pictures import confusion_figure, save_figure
 
         save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
         note(f"confusion matrix: {options.picture}", quiet=options.quiet)
