@@ -91,10 +91,12 @@ class NetworkEncoder:
         self.name = name
         self.network = network.to(device).eval().requires_grad_(False)
         self.device = device
+        self.precision = "auto"
+        """What features are computed in: auto, 32, bf16 or 16; see `opsin.runtime.resolve_precision`."""
 
     def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled(batch).float().cpu() for batch in self._batches(images)]
         if not pooled:
             raise ValueError("encode_image needs at least one image")
@@ -128,12 +130,13 @@ class TextNetwork:
     """Common to encoders with a text half: texts go through it in batches."""
 
     device: torch.device
+    precision: str
 
     def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         """See `TextEncoder.encode_text`. Raises ValueError without any text, TypeError for a single string."""
         if isinstance(texts, str):
             raise TypeError(f"encode_text takes a list of texts; write [{texts!r}] for a single one")
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled_texts(batch).float().cpu() for batch in batched(texts, BATCH_SIZE)]
         if not pooled:
             raise ValueError("encode_text needs at least one text")
@@ -150,7 +153,7 @@ class DenseNetworkEncoder(NetworkEncoder):
 
     def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
         """See `DenseEncoder.encode_dense`. Raises ValueError without any image."""
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), autocast(self.device, self.precision):
             parts = [self._dense(batch) for batch in self._batches(images)]
         if not parts:
             raise ValueError("encode_dense needs at least one image")

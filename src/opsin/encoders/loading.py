@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
 from opsin.encoders.weights import hub_has
 from opsin.errors import ConfigError
-from opsin.runtime import resolve_device
+from opsin.runtime import resolve_device, resolve_precision
 
 
-def load(ref: str, device: str = "auto") -> NetworkEncoder:
+def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEncoder:
     """The encoder that a reference names; it has the protocols of `opsin.encoders.base` that its network supports.
 
     `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` (a model of open_clip or of opsin), a directory with
     a model of open_clip, a file with a CLIP state dict in OpenAI's format, or a model of opsin: a zoo name, a run or
-    model directory. Raises ConfigError, CheckpointError, and OfflineError when weights are not here and cannot be
-    downloaded.
+    model directory. `precision` is what features are computed in: auto, 32, bf16 or 16.
+
+    Raises ConfigError, CheckpointError, and OfflineError when weights are not here and cannot be downloaded.
     """
     target = resolve_device(device)
+    resolve_precision(precision, target)  # refuses here what encoding would refuse later
+    encoder = _load(ref, target)
+    encoder.precision = precision
+    return encoder
+
+
+def _load(ref: str, target: torch.device) -> NetworkEncoder:
     kind, _, name = ref.partition(":")
     if kind == "timm" and name:
         from opsin.encoders.timm import load_timm
@@ -46,9 +56,9 @@ def load(ref: str, device: str = "auto") -> NetworkEncoder:
     return load_local(ref, target)
 
 
-def load_image_text(ref: str, device: str = "auto") -> ImageTextEncoder:
+def load_image_text(ref: str, device: str = "auto", precision: str = "auto") -> ImageTextEncoder:
     """`load`, for an encoder of both images and texts. Raises ConfigError for one without a text half, besides."""
-    encoder = load(ref, device)
+    encoder = load(ref, device, precision)
     if not isinstance(encoder, ImageTextEncoder):
         raise ConfigError(
             f"{ref} encodes images only, and this needs a model that encodes texts as well, such as emoji-clip, which "
