@@ -36,17 +36,17 @@ def similarity_figure(similarity: np.ndarray, images: Sequence[ImageLike], capti
     N, M = similarity.shape
     if (len(captions), len(images)) != (N, M):
         raise ValueError(f"{N} x {M} cosines do not fit {len(captions)} captions and {len(images)} images")
-    side = 3.4
-    size = (side + CELL * max(M, 3) + 1.0, CELL * (max(N, 2) + 1) + 0.7)
+    texts = [_wrapped(caption) for caption in captions]
+    side = 0.09 * max(len(line) for text in texts for line in text.splitlines())
+    size = (max(side + CELL * M + 1.2, 5.2), CELL * (N + 1) + 0.6)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
     axes = figure.subplots()
     low, high = _span(similarity)
     heat = axes.imshow(similarity, cmap=HEAT_COLOURS, vmin=low, vmax=high, aspect="equal")
     for column, image in enumerate(images):
         extent = (column - 0.46, column + 0.46, -0.58, -1.5)
-        axes.imshow(centre_square(open_image(image)), extent=extent, origin="lower", interpolation="antialiased")
+        axes.imshow(centre_square(open_image(image)), extent=extent)
     axes.set(xlim=(-0.5, M - 0.5), ylim=(N - 0.5, -1.55))
-    texts = [_wrapped(caption) for caption in captions]
     axes.set_yticks(range(N), texts, fontsize=10, parse_math=False)
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -59,7 +59,7 @@ def similarity_figure(similarity: np.ndarray, images: Sequence[ImageLike], capti
     for row, column in enumerate(similarity.argmax(axis=1)):
         corner = (column - 0.47, row - 0.47)
         axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor=WRONG, linewidth=2.5))
-    axes.set_title("cosine of text and image; each text's best image is framed", fontsize=TITLE_SIZE + 1)
+    figure.suptitle("cosine of text and image; each text's best image is framed", fontsize=TITLE_SIZE)
     figure.colorbar(heat, ax=axes, shrink=0.6, aspect=25)
     return figure
 
