@@ -1,0 +1,356 @@
+"""An index of images that words and images can be looked up in; it follows its collection as that changes.
+
+index = ImageIndex.create("photos.index", "open_clip:ViT-B-32/openai")
+index.update("photos")
+for hit in index.search("a dog on a beach", k=5):
+    print(hit.id, hit.cosine)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from opsin.clip.search import compaction
+from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
+from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
+from opsin.clip.search.database import DATABASE, Database, Place
+from opsin.clip.search.embedding import encoder_info
+from opsin.clip.search.exact import ExactIndex, VectorIndex
+from opsin.clip.search.paths import printable
+from opsin.clip.search.query import encode_query, query_terms
+from opsin.clip.search.shards import EncoderInfo, read_vectors
+from opsin.clip.search.update import Update, UpdateReport
+from opsin.data.images import ImageLike, Skipped
+from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.encoders.fingerprint import fingerprint
+from opsin.encoders.loading import load
+from opsin.errors import CheckpointError, ConfigError, DataError
+
+LOCK = ".lock"
+SAMPLE_ROWS = 4096
+"""Vectors by which a query is judged against the collection."""
+
+Backend = Literal["exact", "lancedb"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found."""
+
+    id: str
+    """The path relative to the indexed folder, or what the source calls the image."""
+    path: Path | None
+    """The file, which lies in the indexed folder; None for an image of a source that has no files of its own."""
+    cosine: float
+    """Of the angle to the query, -1 to 1; what is high differs between models and queries."""
+    percentile: float
+    """Share of the collection, in percent, that is less similar to the query."""
+    missing: bool = False
+    """The file has been deleted since it was indexed."""
+
+
+@dataclass(frozen=True)
+class SearchResults(Sequence[Hit]):
+    """Hits, best first, and what they are worth."""
+
+    hits: tuple[Hit, ...]
+    confident: bool
+    """False when the best hit does not stand out: then nothing in the collection seems to match the query."""
+    standout: float
+    """How far the best hit stands out; 1 and above is confident. See `opsin.clip.search.confidence`."""
+    total: int
+    """Images that were searched."""
+    refused: tuple[Skipped, ...] = ()
+    """Hits that were left out because their path leads out of the indexed folder."""
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """The index as it was at one revision."""
+
+    revision: str
+    vectors: VectorIndex
+    exact: ExactIndex
+    starts: np.ndarray
+    """Position of the first row of each shard, and of the end."""
+    numbers: tuple[int, ...]
+    sample: np.ndarray
+    """float32 (S, D)."""
+
+
+class ImageIndex:
+    """Vectors of the images of one collection, in a directory."""
+
+    def __init__(
+        self, path: Path, database: Database, encoder: ImageEncoder | None, device: str, backend: Backend
+    ) -> None:
+        self.path = path
+        self._database = database
+        self._encoder = encoder
+        self._device = device
+        self._backend = backend
+        self._lock = Lock()
+        self._snapshot: _Snapshot | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, encoder: str | ImageEncoder, *, device: str = "auto") -> ImageIndex:
+        """An index without images in a directory that is new or empty; `update` fills it.
+
+        `encoder` is a reference for `opsin.encoders.load` or an encoder. Raises ConfigError when the directory is in
+        use, CheckpointError when it cannot be written, and what loading the encoder raises.
+        """
+        path = Path(path)
+        if (path / DATABASE).exists():
+            raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
+        if path.is_file() or (path.is_dir() and any(name != LOCK for name in os.listdir(path))):
+            raise ConfigError(f"{path} is in use for something else; choose a new directory for the index")
+        loaded = load(encoder, device) if isinstance(encoder, str) else encoder
+        with _locked(path):
+            database = Database.create(path / DATABASE, encoder_info(loaded))
+        return cls(path, database, loaded, device, "exact")
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        encoder: ImageEncoder | None = None,
+        *,
+        device: str = "auto",
+        backend: Backend = "exact",
+    ) -> ImageIndex:
+        """The index in a directory. Its encoder is loaded when it is first needed, if it is not given.
+
+        With the backend `lancedb` the search is approximate; see `opsin.clip.search.lance`. Raises CheckpointError when
+        there is no readable index, or when it is of a newer format or of an encoder with other weights.
+        """
+        index = cls(Path(path), Database(Path(path) / DATABASE), None, device, backend)
+        if encoder is not None:
+            index._encoder = index._checked(encoder)
+        return index
+
+    def __len__(self) -> int:
+        return self._database.count()
+
+    @property
+    def info(self) -> EncoderInfo:
+        """The encoder that made the vectors."""
+        return self._database.info()
+
+    @property
+    def source(self) -> str:
+        """The folder or other data source whose images are in the index; empty before the first update."""
+        return self._database.meta()["source"]
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The encoder, loaded. Raises CheckpointError when its weights are not those that made the index."""
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._checked(load(self.info.encoder, self._device))
+            return self._encoder
+
+    def update(self, source: str | Path | None = None, *, quiet: bool = True) -> UpdateReport:
+        """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
+        the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
+
+        Only one process at a time may do this. When it fails or is interrupted, the index is as it was, and the next
+        update need not encode again what this one has. Raises ConfigError for another writer or another source,
+        DataError for a source that is not there, CheckpointError when the index cannot be written.
+        """
+        with _locked(self.path):
+            collection = self._collection_to_index(source)
+            update = Update(self.path, self._database, collection, self._encode_images)
+            has_queries = len(self._database.background(self.info.dim)) > 0
+            report = update.run(None if has_queries else self._encode_background, quiet=quiet)
+            if report.total == 0 and report.skipped and not report.deleted:
+                raise DataError(
+                    f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
+                )
+            if compaction.is_due(self._database):
+                compaction.compact(self.path, self._database)
+        return report
+
+    def compact(self) -> None:
+        """Drop the vectors of deleted images from disk and join small shards; `update` does so when it pays."""
+        with _locked(self.path):
+            compaction.compact(self.path, self._database)
+
+    def search(
+        self,
+        text: str | Sequence[str] = (),
+        *,
+        image: ImageLike | Sequence[ImageLike] = (),
+        minus: str | Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        k: int = 5,
+    ) -> SearchResults:
+        """The `k` images closest to a query: a weighted sum of vectors of length one, of texts, images, and texts to
+        stay away from.
+
+        `weights` has one number for each text, image and `minus`, in this order; by default each counts 1, and `minus`
+        -1 (a weight of `minus` is subtracted). Raises ConfigError for a query that is empty, cancels itself out or has
+        another number of weights, for k < 1, and for text when the encoder knows none; DataError for a broken image.
+        """
+        if k < 1:
+            raise ConfigError(f"the number of hits must be at least 1, not {k}")
+        terms = query_terms(text, image, minus, weights)
+        snapshot = self._current()
+        total = len(snapshot.exact)
+        if total == 0:
+            return SearchResults((), False, 0.0, 0)
+        query = encode_query(self.encoder, terms)
+        positions, cosines = snapshot.vectors.search(query, k)
+        strength = self._standout(query, int(positions[0]), snapshot, with_text=any(term.is_text for term in terms))
+        hits, refused = self._hits(positions, cosines, snapshot)
+        return SearchResults(hits, strength >= 1, strength, total, refused)
+
+    def image(self, id: str) -> Image.Image:
+        """The decoded RGB image of a hit. Raises DataError when it is gone, damaged, or not inside the folder."""
+        return self._source_collection().image(id)
+
+    def _hits(
+        self, positions: np.ndarray, cosines: np.ndarray, snapshot: _Snapshot
+    ) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
+        shards = np.searchsorted(snapshot.starts, positions, side="right") - 1
+        places = [
+            Place(snapshot.numbers[shard], int(position - snapshot.starts[shard]))
+            for shard, position in zip(shards, positions, strict=True)
+        ]
+        collection, total = self._source_collection(), len(snapshot.exact)
+        hits, refused = [], []
+        for rank, (id, cosine) in enumerate(zip(self._database.paths_at(places), cosines, strict=True)):
+            if id is None:  # the index has been updated since its vectors were read
+                continue
+            try:
+                path = collection.path(id)
+            except DataError as error:
+                refused.append(Skipped(printable(id), str(error)))
+                continue
+            missing = path is not None and not os.path.isfile(path)
+            percentile = 100 * (total - 1 - rank) / total
+            hits.append(Hit(id, path, float(np.clip(cosine, -1, 1)), percentile, missing))
+        return tuple(hits), tuple(refused)
+
+    def _standout(self, query: np.ndarray, best: int, snapshot: _Snapshot, *, with_text: bool) -> float:
+        vector = snapshot.exact.vectors(np.array([best]))[0].astype(np.float32)
+        others = None
+        if with_text:
+            others = self._database.background(len(query))
+            others = others if len(others) > 0 else self._encode_background()
+        sample = snapshot.sample[~(snapshot.sample == vector).all(axis=1)]  # without the hit itself, and copies of it
+        return standout(query, vector, sample, others, len(snapshot.exact))
+
+    def _current(self) -> _Snapshot:
+        """The vectors as they are now."""
+        for attempt in range(3):
+            revision = self._database.meta()["revision"]
+            if self._snapshot is not None and self._snapshot.revision == revision:
+                return self._snapshot
+            try:
+                self._snapshot = self._read_snapshot(revision)
+                return self._snapshot
+            except CheckpointError:  # compaction may have removed a file just now
+                if attempt == 2 or self._database.meta()["revision"] == revision:
+                    raise
+        raise CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
+
+    def _read_snapshot(self, revision: str) -> _Snapshot:
+        dim, shards = self.info.dim, self._database.shards()
+        arrays = [read_vectors(self.path, number, dim) for number in shards]
+        for (number, rows), array in zip(shards.items(), arrays, strict=True):
+            if len(array) != rows:
+                raise CheckpointError(f"shard {number} of {self.path} has {len(array)} rows instead of {rows}")
+        starts = np.cumsum([0, *shards.values()])
+        first = dict(zip(shards, starts[:-1], strict=True))
+        dead = np.array([first[shard] + row for shard, row, _ in self._database.tombstones()], dtype=np.int64)
+        exact = ExactIndex(arrays, dead)
+        alive = np.setdiff1d(np.arange(starts[-1]), dead)
+        if len(alive) > SAMPLE_ROWS:
+            alive = alive[np.linspace(0, len(alive) - 1, SAMPLE_ROWS).astype(np.int64)]
+        vectors: VectorIndex = exact
+        if self._backend == "lancedb":
+            from opsin.clip.search.lance import LanceIndex
+
+            vectors = LanceIndex.synchronised(self.path / "lancedb", shards, arrays, dead, exact)
+        return _Snapshot(revision, vectors, exact, starts, tuple(shards), exact.vectors(alive).astype(np.float32))
+
+    def _collection_to_index(self, source: str | Path | None) -> Collection:
+        old = self.source
+        if source is None and not old:
+            raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
+        wanted = str(source) if source is not None else old
+        if old and Path(wanted).expanduser().is_dir() and isinstance(self._source_collection(), FolderCollection):
+            collection: Collection = list_folder(Path(wanted).expanduser())  # it may have become empty
+        else:
+            collection = open_collection(wanted)
+        moved = not Path(old).exists() and isinstance(collection, FolderCollection)
+        same = collection.ref == old or (Path(old).exists() and Path(collection.ref).exists()
+                                         and Path(old).samefile(collection.ref))  # fmt: skip
+        if old and not same and not moved:
+            raise ConfigError(
+                f"{self.path} is the index of {printable(old)}, which is still there; make another index for "
+                f"{printable(wanted)}"
+            )
+        return collection
+
+    def _source_collection(self) -> Collection:
+        """The collection for opening its images, not listed."""
+        source = self.source
+        is_folder = os.path.isabs(source) and not source.endswith(".parquet") and not _has_parquet(source)
+        return FolderCollection(Path(source), ()) if is_folder else SourceCollection(source, ())
+
+    def _checked(self, encoder: ImageEncoder) -> ImageEncoder:
+        info = self.info
+        if fingerprint(encoder) != info.fingerprint:
+            raise CheckpointError(
+                f"the index {self.path} was made by {info.encoder}, and {encoder.name} has other weights now; its "
+                "vectors cannot be compared with those: make the index again in another directory"
+            )
+        return encoder
+
+    def _encode_images(self, images: Sequence[ImageLike]) -> torch.Tensor:
+        return self.encoder.encode_image(images)
+
+    def _encode_background(self) -> np.ndarray:
+        encoder = self.encoder
+        if not isinstance(encoder, TextEncoder):
+            return np.zeros((0, self.info.dim), dtype=np.float32)
+        return encoder.encode_text(list(BACKGROUND_TEXTS)).numpy()
+
+
+def _has_parquet(source: str) -> bool:
+    return any(Path(source).glob("*.parquet"))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The only writer of an index. Raises ConfigError when there is another one."""
+    lock = FileLock(path / LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another process is updating the index {path}; wait for it") from error
+    except OSError as error:
+        raise CheckpointError(f"the index {path} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
