@@ -22,6 +22,7 @@ def emoji() -> ClipConfig:
     """The embedded emoji in two drawing styles, for retrieval of the ones trained on in any style: ten minutes."""
     return ClipConfig(
         data="emoji",
+        image_size=32,
         training=TrainingConfig(max_minutes=10, batch_size=256, learning_rate=1e-3, export="last"),
     )
 
