@@ -28,7 +28,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 class OpenClipEncoder(TextNetwork, NetworkEncoder):
     """Both halves of a CLIP model, with the preprocessing and the tokenizer that its weights were trained with.
 
-    `network` is the image half.
+    `model` is the whole of it, `network` the image half; `preprocess` makes input (3, H, W) of an RGB image.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
         super().__init__(name, visual, device)
         self.model = model.to(device).eval().requires_grad_(False)
         self.logit_scale = float(model.logit_scale.exp())
-        self._transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
         self._load_tokenizer = load_tokenizer or self._openai_tokenizer
         self._tokenizer: Tokenizer | None = None
 
@@ -57,7 +57,7 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
         return SimpleTokenizer(context_length=self.model.context_length)
 
     def _prepare(self, image: Image.Image) -> Tensor:
-        return self._transform(image)
+        return self.preprocess(image)
 
     def _pooled(self, images: Tensor) -> Tensor:
         return self.network(images)
