@@ -6,7 +6,8 @@ compared in two ways, each of them relative.
 - With the rest of the collection: how far does its cosine stand above those of this query with other images?
 - With other queries: how far does the cosine of this query with this image stand above those that other texts, which
   are about anything at all, have with it? Each cosine is taken relative to its query's mean over the collection,
-  because some texts are close to every image. For a query without text, other images of the collection take their place.
+  because some texts are close to every image. For a query without text, other images of the collection take the
+  place of texts.
 
 The first fails when most of the collection matches, the second when the image matches everything. The distance is in
 units of the spread below the median, which neither matches nor a skew to the right can widen. An answer counts as
@@ -26,11 +27,22 @@ FEWEST_OTHERS = 8
 """With fewer to compare with, nothing can be said."""
 LOWER_QUANTILE = NormalDist().cdf(-1)
 
-BACKGROUND_TEXTS = tuple(
-    " ".join(
-        ["a", "person,", "a", "crowd", "of", "people,", "a", "child,", "a", "face,", "hands,", "a", "cat,", "a", "dog,", "a", "bird,", "a", "fish,", "a", "horse,", "an", "insect,", "a", "wild", "animal,", "a", "tree,", "a", "flower,", "a", "forest,", "a", "mountain,", "a", "beach,", "the", "sea,", "a", "river,", "a", "lake,", "the", "sky,", "clouds,", "a", "sunset,", "the", "moon,", "snow,", "rain,", "fire,", "a", "desert,", "a", "garden,", "a", "house,", "a", "tall", "building,", "a", "bridge,", "a", "street,", "a", "city", "at", "night,", "a", "church,", "a", "room,", "a", "kitchen,", "a", "bed,", "a", "chair,", "a", "table,", "a", "lamp,", "a", "window,", "a", "door,", "a", "car,", "a", "bus,", "a", "train,", "an", "aeroplane,", "a", "boat,", "a", "bicycle,", "a", "motorcycle,", "a", "truck,", "a", "road", "sign,", "food", "on", "a", "plate,", "fruit,", "vegetables,", "bread,", "a", "cake,", "meat,", "a", "drink,", "a", "cup", "of", "coffee,", "a", "bottle,", "a", "book,", "a", "newspaper,", "a", "map,", "a", "letter,", "a", "number,", "written", "text,", "a", "flag,", "a", "clock,", "a", "telephone,", "a", "computer,", "a", "camera,", "a", "television,", "a", "robot,", "a", "tool,", "a", "knife,", "a", "machine,", "a", "wheel,", "a", "key,", "money,", "a", "box,", "a", "bag,", "clothes,", "a", "hat,", "shoes,", "glasses,", "jewellery,", "a", "ball,", "a", "game,", "a", "toy,", "a", "musical", "instrument,", "a", "painting,", "a", "drawing,", "a", "statue,", "a", "sports", "match,", "a", "dance,", "a", "party,", "a", "wedding,", "a", "meeting,", "a", "school,", "a", "hospital,", "a", "doctor,", "a", "soldier,", "a", "police", "officer,", "a", "farmer,", "a", "worker,", "a", "king,", "an", "angel,", "a", "monster,", "a", "skeleton,", "a", "heart,", "a", "star,", "an", "arrow,", "a", "circle,", "a", "square,", "a", "triangle,", "a", "line,", "a", "pattern,", "a", "happy", "face,", "a", "sad", "face,", "an", "angry", "face,", "sleep,", "love,", "war,", "music,", "science,", "travel,", "the", "colour", "red,", "the", "colour", "blue,", "the", "colour", "green,", "black", "and", "white,", "the", "planet", "earth,", "the", "sun,", "a", "rocket,", "an", "egg,", "a", "snake,", "a", "mushroom"]
-    ).split(", ")
-)
+_WORDS = """
+a person, a crowd of people, a child, a face, hands, a cat, a dog, a bird, a fish, a horse, an insect, a wild
+animal, a tree, a flower, a forest, a mountain, a beach, the sea, a river, a lake, the sky, clouds, a sunset, the
+moon, snow, rain, fire, a desert, a garden, a house, a tall building, a bridge, a street, a city at night, a church,
+a room, a kitchen, a bed, a chair, a table, a lamp, a window, a door, a car, a bus, a train, an aeroplane, a boat, a
+bicycle, a motorcycle, a truck, a road sign, food on a plate, fruit, vegetables, bread, a cake, meat, a drink, a cup
+of coffee, a bottle, a book, a newspaper, a map, a letter, a number, written text, a flag, a clock, a telephone, a
+computer, a camera, a television, a robot, a tool, a knife, a machine, a wheel, a key, money, a box, a bag, clothes,
+a hat, shoes, glasses, jewellery, a ball, a game, a toy, a musical instrument, a painting, a drawing, a statue, a
+sports match, a dance, a party, a wedding, a meeting, a school, a hospital, a doctor, a soldier, a police officer, a
+farmer, a worker, a king, an angel, a monster, a skeleton, a heart, a star, an arrow, a circle, a square, a
+triangle, a line, a pattern, a happy face, a sad face, an angry face, sleep, love, war, music, science, travel, the
+colour red, the colour blue, the colour green, black and white, the planet earth, the sun, a rocket, an egg, a
+snake, a mushroom
+"""
+BACKGROUND_TEXTS = tuple(" ".join(_WORDS.split()).split(", "))
 """About anything: what a query is compared with."""
 
 

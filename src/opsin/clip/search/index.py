@@ -296,8 +296,9 @@ class ImageIndex:
         if source is None and not old:
             raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
         wanted = str(source) if source is not None else old
-        if old and Path(wanted).expanduser().is_dir() and isinstance(self._source_collection(), FolderCollection):
-            collection: Collection = list_folder(Path(wanted).expanduser())  # it may have become empty
+        folder = Path(wanted).expanduser()
+        if old and (folder.is_dir() or wanted == old) and isinstance(self._source_collection(), FolderCollection):
+            collection: Collection = list_folder(folder)  # it may have become empty
         else:
             collection = open_collection(wanted)
         moved = not Path(old).exists() and isinstance(collection, FolderCollection)
@@ -333,6 +334,11 @@ class ImageIndex:
         if not isinstance(encoder, TextEncoder):
             return np.zeros((0, self.info.dim), dtype=np.float32)
         return encoder.encode_text(list(BACKGROUND_TEXTS)).numpy()
+
+
+def holds_index(path: Path) -> bool:
+    """Whether there is an index in a directory, be it damaged or of another format."""
+    return (path / DATABASE).exists()
 
 
 def _has_parquet(source: str) -> bool:
