@@ -74,7 +74,9 @@ def _classifier_reference(options: ClassifyOptions) -> str:
             raise UsageError(f"--{name.replace('_', '-')} is for labels of your own; give --labels as well")
     if options.model is None:
         raise UsageError("name a trained classifier with --model, or labels of your own with --labels")
-    if options.model.startswith(("open_clip:", "timm:")):
+    from opsin.encoders.loading import is_pretrained_encoder
+
+    if is_pretrained_encoder(options.model):
         raise UsageError(f"{options.model} is no classifier; with a model of images and texts, give --labels")
     return options.model
 

@@ -61,8 +61,9 @@ def main(argv: list[str]) -> int:
     if options.template:
         raise UsageError("--template is for --zero-shot")
     from opsin.checkpoint import read_model_config, resolve_model
+    from opsin.encoders.loading import is_pretrained_encoder
 
-    if options.run.startswith(("open_clip:", "timm:")):
+    if is_pretrained_encoder(options.run):
         raise UsageError(f"{options.run} is an encoder; give --zero-shot to judge its labels, or a model of opsin")
     kind = str(read_model_config(resolve_model(options.run))["kind"])
     evaluate = EVALUATORS.get(kind)

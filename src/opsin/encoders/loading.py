@@ -28,6 +28,15 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
     return encoder
 
 
+def is_pretrained_encoder(ref: str) -> bool:
+    """Whether a reference leads to an encoder of another library, and thus to no classifier or captioner of opsin.
+
+    Says nothing about repositories of the Hub, which would have to be asked.
+    """
+    path = Path(ref).expanduser()
+    return ref.startswith(("timm:", "open_clip:")) or (path / "open_clip_config.json").is_file() or path.is_file()
+
+
 def _load(ref: str, target: torch.device) -> NetworkEncoder:
     kind, _, name = ref.partition(":")
     if kind == "timm" and name:
