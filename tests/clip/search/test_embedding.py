@@ -14,7 +14,7 @@ import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsin.clip.search.collection import list_folder, open_collection
@@ -180,6 +180,7 @@ def test_nothing_to_embed(tmp_path: Path) -> None:
         open_collection(tmp_path / "missing")
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name))
 def test_every_name_survives_as_text(name: bytes) -> None:
     path = os.fsdecode(name)
@@ -189,6 +190,7 @@ def test_every_name_survives_as_text(name: bytes) -> None:
     assert printable(path).isprintable()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="./ab\\\0\n", max_size=12))
 def test_no_path_leads_out(relative: str) -> None:
     root = Path("/nowhere/root")

@@ -5,8 +5,7 @@ compared in two ways, each of them relative.
 
 - With the rest of the collection: how far does its cosine stand above those of this query with other images?
 - With other queries: how far does the cosine of this query with this image stand above those that other texts, which
-  are about anything at all, have with it? Each cosine is taken relative to its query's mean over the collection,
-  because some texts are close to every image. For a query without text, other images of the collection take the
+  are about anything at all, have with it? For a query without text, other images of the collection take the
   place of texts.
 
 The first fails when most of the collection matches, the second when the image matches everything. The distance is in
@@ -59,8 +58,7 @@ def standout(
     cosine = float(query @ best)
     among_images = _strength(cosine, sample @ query, collection_size)
     rivals = sample if others is None else others
-    mean = sample.mean(axis=0)
-    among_queries = _strength(cosine - float(query @ mean), rivals @ best - rivals @ mean, collection_size)
+    among_queries = _strength(cosine, rivals @ best, collection_size)
     return max(among_images, among_queries)
 
 
