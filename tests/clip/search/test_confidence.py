@@ -27,10 +27,10 @@ class World:
         return normalised(self.random.standard_normal((count, WIDTH)))
 
     def images(self, concepts: np.ndarray) -> np.ndarray:
-        return normalised(concepts + 1.2 * self.common_image + 0.7 * self.noise(len(concepts)))
+        return normalised(concepts + self.common_image + 0.5 * self.noise(len(concepts)))
 
     def texts(self, concepts: np.ndarray) -> np.ndarray:
-        return normalised(concepts + 1.2 * self.common_text + 0.4 * self.noise(len(concepts)))
+        return normalised(concepts + self.common_text + 0.4 * self.noise(len(concepts)))
 
     def strength(self, query: np.ndarray, images: np.ndarray) -> float:
         best = int((images @ query).argmax())

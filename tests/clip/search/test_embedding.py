@@ -139,20 +139,21 @@ def test_shares_that_do_not_exist(text: str) -> None:
 # ---------------------------------------------------------------------------------- listing and names
 
 
-def test_a_folder_with_everything_that_can_be_wrong(tmp_path: Path) -> None:
-    root = Path(tempfile.mkdtemp())  # one that other users may enter
-    root.chmod(0o755)
+def test_a_folder_with_everything_that_can_be_wrong() -> None:
+    root, outside = Path(tempfile.mkdtemp()), Path(tempfile.mkdtemp())  # tmp_path is closed to other users
+    for folder in (root, outside):
+        folder.chmod(0o755)
     paint(root / "good.png", (1, 2, 3))
     paint(root / "deep" / "er" / "also good.PNG", (4, 5, 6))
     paint(root / ".hidden" / "x.png", (4, 5, 6))
     paint(root / "closed" / "x.png", (4, 5, 6))
-    paint(tmp_path / "outside.png", (7, 8, 9))
+    paint(outside / "outside.png", (7, 8, 9))
     (root / "notes.txt").write_text("no image")
     (root / "deep" / "loop").symlink_to(root)
     (root / "self.png").symlink_to(root / "self.png")
     (root / "nowhere.png").symlink_to(root / "nothing")
     (root / "inside.png").symlink_to(root / "good.png")
-    (root / "outside.png").symlink_to(tmp_path / "outside.png")
+    (root / "outside.png").symlink_to(outside / "outside.png")
     os.mkfifo(root / "pipe.png")
     name = os.fsdecode(b"new\nline \xff.png")
     paint(root / "plain.png", (1, 1, 1)).rename(root / name)
