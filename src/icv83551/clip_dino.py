@@ -18,6 +18,7 @@ from opsin.data.images import open_image
 __all__ = ["CLIPImageRetriever", "clip_zero_shot_classifier", "get_similarity_no_loop"]
 
 BATCH_SIZE = 64
+CONTEXT_LENGTH = 77  # of models that do not say how many tokens they read
 
 Picture = np.ndarray | Image.Image
 Preprocess = Callable[[Image.Image], Tensor]
@@ -76,13 +77,14 @@ def _encode_images(model: Any, preprocess: Preprocess, images: Sequence[Picture]
 
 @torch.no_grad()
 def _encode_texts(model: Any, texts: Sequence[str], device: str | torch.device) -> Tensor:
-    return model.encode_text(_tokenize(list(texts)).to(device))
+    length = getattr(model, "context_length", CONTEXT_LENGTH)
+    return model.encode_text(_tokenize(list(texts), length).to(device))
 
 
-def _tokenize(texts: list[str]) -> Tensor:
+def _tokenize(texts: list[str], context_length: int) -> Tensor:
     """By the package `clip` where it is installed; what else goes by that name has no such function."""
     try:
         tokenize = importlib.import_module("clip").tokenize
     except (ImportError, AttributeError):
         tokenize = icv83551.clip.tokenize
-    return tokenize(texts, truncate=True)
+    return tokenize(texts, context_length=context_length, truncate=True)

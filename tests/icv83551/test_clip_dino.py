@@ -35,11 +35,15 @@ class ColourModel:
     def encode_text(self, tokens: Tensor) -> Tensor:
         assert not tokens.is_floating_point()
         colours = [[self.tokens[token] for token in row if token in self.tokens] for row in tokens.tolist()]
-        return torch.tensor([np.sum(found, axis=0) if found else (0, 0, 0) for found in colours]).float()
+        return torch.tensor([[sum(channel) for channel in zip(*found, strict=True)] for found in colours]).float()
 
 
 def preprocess(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image.resize((4, 4)), dtype=np.float32)).permute(2, 0, 1)
+
+
+def model_preprocess(image: Image.Image) -> Tensor:
+    return preprocess(image.resize((32, 32))).repeat_interleave(8, 1).repeat_interleave(8, 2) / 255
 
 
 def painted(*names: str) -> list[np.ndarray]:
@@ -61,6 +65,14 @@ def test_retriever_encodes_images_once() -> None:
     assert retriever.retrieve("green", k=3)[:2] == [1, 2]
     assert len(retriever.retrieve("blue", k=99)) == 4
     assert model.image_batches == [(4, 3, 4, 4)]
+
+
+def test_network_that_reads_fewer_tokens() -> None:
+    model = tiny_clip()
+    images = painted("red", "green", "blue")
+    retriever = CLIPImageRetriever(model, model_preprocess, images, "cpu")
+    query = "a query of many more words than would fit into the sixteen tokens that this small network reads"
+    assert sorted(retriever.retrieve(query, k=3)) == [0, 1, 2]
 
 
 def test_images_that_are_not_there() -> None:
