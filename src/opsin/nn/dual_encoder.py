@@ -22,7 +22,7 @@ from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, in
 from opsin.nn.vision_transformer import VisionTransformer
 
 INITIAL_LOGIT_SCALE = 1 / 0.07
-LARGEST_LOGIT_SCALE = 100.0
+LARGEST_LOG_SCALE = math.log(100.0)
 
 
 class TextTransformer(nn.Module):
@@ -97,14 +97,16 @@ class DualEncoder(nn.Module):
         return self.encode_image(images), self.encode_text(tokens), self.scale()
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied with: a scalar of at most 100."""
-        return self.logit_scale.clamp(max=math.log(LARGEST_LOGIT_SCALE)).exp()
+        """What cosines are multiplied with: a scalar of at most 100, with the gradient of the exponential also there:
+        `clamp` has none at its limit, so that the parameter would never come back from it."""
+        excess = (self.logit_scale - LARGEST_LOG_SCALE).clamp(min=0).detach()
+        return (self.logit_scale - excess).exp()
 
     @torch.no_grad()
     def clip_logit_scale(self) -> None:
-        """Put the parameter itself back to at most log 100, after an optimiser step: clamped in `scale` alone it
-        would have no gradient there, and never come back."""
-        self.logit_scale.clamp_(max=math.log(LARGEST_LOGIT_SCALE))
+        """Put the parameter itself back to at most log 100; to be called after each optimiser step, as the paper does,
+        or before the next one."""
+        self.logit_scale.clamp_(max=LARGEST_LOG_SCALE)
 
 
 def build_dual_encoder(
