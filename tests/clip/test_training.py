@@ -139,12 +139,12 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
     straight = train_clip(config, tmp_path / "straight", quiet=True)
     task = build_task(config, splits)
     stopping = StoppingTask(
-        task.model,
+        task.model,  # type: ignore[arg-type]
         config,
         task.tokenizer,
         task.preprocessing,
         splits.train,
-        splits.val,  # type: ignore[arg-type]
+        splits.val,
     )
     with pytest.raises(KeyboardInterrupt):
         Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, splits.train, to_dict(config))
