@@ -12,7 +12,7 @@ from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from opsin.clip.search.index import SearchResults
+    from opsin.clip.search.results import SearchResults
 
 DESCRIPTION = (
     "Find the images of an index that are closest to a query: words, images, or a weighted sum of both. The cosine of "

@@ -1,30 +1,43 @@
 """Does the best hit answer the query, or is it only the least bad one?
 
-The raw cosine does not tell: its usual size differs between models, queries and collections. So the best hit is
-compared in two ways, each of them relative.
+A cosine by itself does not tell: what is high differs between models, kinds of query and collections. So the best
+cosine is compared with those that queries about anything have with the images of this collection, matching or not.
+They are of the same make-up as the query: for words they are the texts below, for an image other images of the
+collection, for a weighted sum such a sum. Their mean and spread say what chance gives; for vectors whose cosines spread
+by s around their mean, as those of random directions in 1 / s^2 dimensions do, the tail is that of Student's t
+(of random directions, cos * sqrt(d - 1) / sqrt(1 - cos^2) has d - 1 degrees of freedom; Muirhead, Aspects of
+Multivariate Statistical Theory, 1982, theorem 1.5.7). An answer is confident when by chance fewer than
+`EXPECTED_BY_CHANCE` images of the collection would reach its cosine.
 
-- With the rest of the collection: how far does its cosine stand above those of this query with other images?
-- With other queries: how far does the cosine of this query with this image stand above those that other texts, which
-  are about anything at all, have with it? For a query without text, other images of the collection take the
-  place of texts.
+Measured with a dual encoder that was trained for ten minutes, over 1,898 emoji in one of the two styles it was trained
+on, and over 20, 100 and 400 of them:
 
-The first fails when most of the collection matches, the second when the image matches everything. The distance is in
-units of the spread below the median, which neither matches nor a skew to the right can widen. An answer counts as
-confident when either distance would occur by chance in fewer than `FALSE_ALARM` of collections of this size in which
-nothing matches: N images are N chances, so the level of a single one is `FALSE_ALARM` / N (Bonferroni), on a normal
-distribution, with Student's correction because the spread is estimated.
+- of the names whose emoji was the first hit, 46 to 58 % were confident, and in the small collections 81 to 100 %; in a
+  style that the encoder had never seen, 12 %, and 33 to 62 %;
+- of the names whose emoji was taken out together with the 40 most similar ones, 0 to 1 %, and at most 4 %;
+- of 60 texts that no emoji shows ("quantum chromodynamics", "asdfghjkl", other languages), 3 to 10 %, the first of them
+  those with a word that one does show ("plate tectonics").
+
+Queries by image are judged more weakly: of pictures whose emoji was taken out in the same way, 37 to 44 % were
+confident, because others look alike.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-FALSE_ALARM = 0.05
-FEWEST_OTHERS = 8
-"""With fewer to compare with, nothing can be said."""
-LOWER_QUANTILE = NormalDist().cdf(-1)
+from opsin.clip.search.query import Term
+
+EXPECTED_BY_CHANCE = 0.25
+SMALL = 50
+"""A smaller collection is judged as one of this size, so that a rare cosine is asked of its few images, too."""
+FEWEST_IMAGES = 3
+"""With fewer, images cannot be compared with each other."""
 
 _WORDS = """
 a person, a crowd of people, a child, a face, hands, a cat, a dog, a bird, a fish, a horse, an insect, a wild
@@ -45,37 +58,54 @@ BACKGROUND_TEXTS = tuple(" ".join(_WORDS.split()).split(", "))
 """About anything: what a query is compared with."""
 
 
-def standout(
-    query: np.ndarray, best: np.ndarray, sample: np.ndarray, others: np.ndarray | None, collection_size: int
-) -> float:
-    """How far the best hit stands out, in units of what it takes to be confident: 1 and above is confident.
+@dataclass(frozen=True)
+class ChanceLevel:
+    """Mean and spread of the cosines of queries about anything with the images of a collection."""
 
-    `query` float32 (D,); `best` float32 (D,), the vector of the best hit; `sample` float32 (S, D), other vectors of the
-    collection; `others` float32 (B, D), vectors of other queries of the same kind, None for a query by image.
+    mean: float
+    spread: float
+
+    def limit(self, collection_size: int) -> float:
+        """The cosine that fewer than `EXPECTED_BY_CHANCE` images of a collection reach by chance."""
+        room = 1 - self.mean
+        freedom = max((room / self.spread) ** 2 - 1, 1.0)
+        quantile = student_quantile(1 - EXPECTED_BY_CHANCE / max(collection_size, SMALL), freedom)
+        return self.mean + room * quantile / math.sqrt(freedom + quantile**2)
+
+
+def chance_level(terms: Sequence[Term], texts: np.ndarray, sample: np.ndarray) -> ChanceLevel | None:
+    """What chance gives for a query of these terms, whose weights and kinds count and not their content.
+
+    `texts` float32 (B, D), vectors of `BACKGROUND_TEXTS`; `sample` float32 (S, D), vectors of images of the collection.
+    None when there is too little to compare with.
     """
-    if len(sample) == 0:
-        return _strength(float(query @ best), others @ best, 1) if others is not None else 0.0
-    cosine = float(query @ best)
-    among_images = _strength(cosine, sample @ query, collection_size)
-    rivals = sample if others is None else others
-    among_queries = _strength(cosine, rivals @ best, collection_size)
-    return max(among_images, among_queries)
+    with_images = any(not term.is_text for term in terms)
+    if len(sample) < (FEWEST_IMAGES if with_images else 1) or (len(texts) == 0 and not with_images):
+        return None
+    count = min(len(BACKGROUND_TEXTS), len(sample)) if with_images else len(texts)
+    queries = np.zeros((count, sample.shape[1]), dtype=np.float32)
+    own = np.zeros((count, len(sample)), dtype=bool)  # an image is no stranger to a query that it is part of
+    for position, term in enumerate(terms):
+        source = texts if term.is_text else sample
+        rows = (np.arange(count) * len(source) // count + position) % len(source)
+        queries += np.float32(term.weight) * source[rows]
+        if not term.is_text:
+            own[np.arange(count), rows] = True
+    queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-6)
+    cosines = (queries @ sample.T)[~own].astype(np.float64)
+    return ChanceLevel(float(cosines.mean()), max(float(cosines.std()), 1e-3))
 
 
-def _strength(value: float, others: np.ndarray, chances: int) -> float:
-    """How far `value` lies above the others, in units of the limit for one of `chances` draws."""
-    if len(others) < FEWEST_OTHERS:
+def standout(cosine: float, chance: ChanceLevel | None, collection_size: int) -> float:
+    """How far the best cosine stands out, in units of what it takes to be confident: 1 and above is confident; 0 when
+    there is nothing to compare with."""
+    if chance is None:
         return 0.0
-    centre = float(np.median(others))
-    spread = max(centre - float(np.quantile(others, LOWER_QUANTILE)), 1e-3)
-    return (value - centre) / spread / _limit(1 - FALSE_ALARM / max(chances, 1), len(others) / 2)
+    return (cosine - chance.mean) / (chance.limit(collection_size) - chance.mean)
 
 
-def _limit(probability: float, freedom: float) -> float:
-    """Quantile of Student's t (expansion of Cornish and Fisher around the normal one; Abramowitz and Stegun 26.7.5).
-
-    A quantile as the measure of spread tells about as much as a standard deviation of half as many values.
-    """
+def student_quantile(probability: float, freedom: float) -> float:
+    """Quantile of Student's t (expansion of Cornish and Fisher around the normal one; Abramowitz and Stegun 26.7.5)."""
     z = NormalDist().inv_cdf(probability)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96

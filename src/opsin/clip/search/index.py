@@ -11,10 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,12 +22,13 @@ from PIL import Image
 from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
-from opsin.clip.search.database import DATABASE, Database, Place
+from opsin.clip.search.database import DATABASE, Database
 from opsin.clip.search.embedding import encoder_info
-from opsin.clip.search.exact import ExactIndex, VectorIndex
 from opsin.clip.search.paths import printable
-from opsin.clip.search.query import encode_query, query_terms
-from opsin.clip.search.shards import EncoderInfo, read_vectors
+from opsin.clip.search.query import Term, encode_query, query_terms
+from opsin.clip.search.results import Hit, SearchResults
+from opsin.clip.search.shards import EncoderInfo
+from opsin.clip.search.snapshot import Backend, Snapshot, read_snapshot
 from opsin.clip.search.update import Update, UpdateReport
 from opsin.data.images import ImageLike, Skipped
 from opsin.encoders.base import ImageEncoder, TextEncoder
@@ -38,61 +37,6 @@ from opsin.encoders.loading import load
 from opsin.errors import CheckpointError, ConfigError, DataError
 
 LOCK = ".lock"
-SAMPLE_ROWS = 4096
-"""Vectors by which a query is judged against the collection."""
-
-Backend = Literal["exact", "lancedb"]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An image that was found."""
-
-    id: str
-    """The path relative to the indexed folder, or what the source calls the image."""
-    path: Path | None
-    """The file, which lies in the indexed folder; None for an image of a source that has no files of its own."""
-    cosine: float
-    """Of the angle to the query, -1 to 1; what is high differs between models and queries."""
-    percentile: float
-    """Share of the collection, in percent, that is less similar to the query."""
-    missing: bool = False
-    """The file has been deleted since it was indexed."""
-
-
-@dataclass(frozen=True)
-class SearchResults(Sequence[Hit]):
-    """Hits, best first, and what they are worth."""
-
-    hits: tuple[Hit, ...]
-    confident: bool
-    """False when the best hit does not stand out: then nothing in the collection seems to match the query."""
-    standout: float
-    """How far the best hit stands out; 1 and above is confident. See `opsin.clip.search.confidence`."""
-    total: int
-    """Images that were searched."""
-    refused: tuple[Skipped, ...] = ()
-    """Hits that were left out because their path leads out of the indexed folder."""
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.hits[index]
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """The index as it was at one revision."""
-
-    revision: str
-    vectors: VectorIndex
-    exact: ExactIndex
-    starts: np.ndarray
-    """Position of the first row of each shard, and of the end."""
-    numbers: tuple[int, ...]
-    sample: np.ndarray
-    """float32 (S, D)."""
 
 
 class ImageIndex:
@@ -107,7 +51,7 @@ class ImageIndex:
         self._device = device
         self._backend = backend
         self._lock = Lock()
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
 
     @classmethod
     def create(cls, path: str | Path, encoder: str | ImageEncoder, *, device: str = "auto") -> ImageIndex:
@@ -212,12 +156,12 @@ class ImageIndex:
             raise ConfigError(f"the number of hits must be at least 1, not {k}")
         terms = query_terms(text, image, minus, weights)
         snapshot = self._current()
-        total = len(snapshot.exact)
+        total = snapshot.size
         if total == 0:
             return SearchResults((), False, 0.0, 0)
         query = encode_query(self.encoder, terms)
         positions, cosines = snapshot.vectors.search(query, k)
-        strength = self._standout(query, int(positions[0]), snapshot, with_text=any(term.is_text for term in terms))
+        strength = self._standout(float(cosines[0]), terms, snapshot)
         hits, refused = self._hits(positions, cosines, snapshot)
         return SearchResults(hits, strength >= 1, strength, total, refused)
 
@@ -226,16 +170,12 @@ class ImageIndex:
         return self._source_collection().image(id)
 
     def _hits(
-        self, positions: np.ndarray, cosines: np.ndarray, snapshot: _Snapshot
+        self, positions: np.ndarray, cosines: np.ndarray, snapshot: Snapshot
     ) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
-        shards = np.searchsorted(snapshot.starts, positions, side="right") - 1
-        places = [
-            Place(snapshot.numbers[shard], int(position - snapshot.starts[shard]))
-            for shard, position in zip(shards, positions, strict=True)
-        ]
-        collection, total = self._source_collection(), len(snapshot.exact)
+        collection, total = self._source_collection(), snapshot.size
+        ids = self._database.paths_at(snapshot.places(positions))
         hits, refused = [], []
-        for rank, (id, cosine) in enumerate(zip(self._database.paths_at(places), cosines, strict=True)):
+        for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True)):
             if id is None:  # the index has been updated since its vectors were read
                 continue
             try:
@@ -248,48 +188,26 @@ class ImageIndex:
             hits.append(Hit(id, path, float(np.clip(cosine, -1, 1)), percentile, missing))
         return tuple(hits), tuple(refused)
 
-    def _standout(self, query: np.ndarray, best: int, snapshot: _Snapshot, *, with_text: bool) -> float:
-        vector = snapshot.exact.vectors(np.array([best]))[0].astype(np.float32)
-        others = None
-        if with_text:
-            others = self._database.background(len(query))
-            others = others if len(others) > 0 else self._encode_background()
-        sample = snapshot.sample[~(snapshot.sample == vector).all(axis=1)]  # without the hit itself, and copies of it
-        return standout(query, vector, sample, others, len(snapshot.exact))
+    def _standout(self, cosine: float, terms: Sequence[Term], snapshot: Snapshot) -> float:
+        texts = np.zeros((0, self.info.dim), dtype=np.float32)
+        if any(term.is_text for term in terms):
+            texts = self._database.background(self.info.dim)
+            texts = texts if len(texts) > 0 else self._encode_background()
+        return standout(cosine, snapshot.chance(terms, texts), snapshot.size)
 
-    def _current(self) -> _Snapshot:
+    def _current(self) -> Snapshot:
         """The vectors as they are now."""
         for attempt in range(3):
             revision = self._database.meta()["revision"]
             if self._snapshot is not None and self._snapshot.revision == revision:
                 return self._snapshot
             try:
-                self._snapshot = self._read_snapshot(revision)
+                self._snapshot = read_snapshot(self.path, self._database, self._backend, revision)
                 return self._snapshot
             except CheckpointError:  # compaction may have removed a file just now
                 if attempt == 2 or self._database.meta()["revision"] == revision:
                     raise
         raise CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
-
-    def _read_snapshot(self, revision: str) -> _Snapshot:
-        dim, shards = self.info.dim, self._database.shards()
-        arrays = [read_vectors(self.path, number, dim) for number in shards]
-        for (number, rows), array in zip(shards.items(), arrays, strict=True):
-            if len(array) != rows:
-                raise CheckpointError(f"shard {number} of {self.path} has {len(array)} rows instead of {rows}")
-        starts = np.cumsum([0, *shards.values()])
-        first = dict(zip(shards, starts[:-1], strict=True))
-        dead = np.array([first[shard] + row for shard, row, _ in self._database.tombstones()], dtype=np.int64)
-        exact = ExactIndex(arrays, dead)
-        alive = np.setdiff1d(np.arange(starts[-1]), dead)
-        if len(alive) > SAMPLE_ROWS:
-            alive = alive[np.linspace(0, len(alive) - 1, SAMPLE_ROWS).astype(np.int64)]
-        vectors: VectorIndex = exact
-        if self._backend == "lancedb":
-            from opsin.clip.search.lance import LanceIndex
-
-            vectors = LanceIndex.synchronised(self.path / "lancedb", shards, arrays, dead, exact)
-        return _Snapshot(revision, vectors, exact, starts, tuple(shards), exact.vectors(alive).astype(np.float32))
 
     def _collection_to_index(self, source: str | Path | None) -> Collection:
         old = self.source
