@@ -74,10 +74,14 @@ def _classifier_reference(options: ClassifyOptions) -> str:
             raise UsageError(f"--{name.replace('_', '-')} is for labels of your own; give --labels as well")
     if options.model is None:
         raise UsageError("name a trained classifier with --model, or labels of your own with --labels")
+    from opsin.checkpoint import read_model_config, resolve_model
     from opsin.encoders.loading import is_pretrained_encoder
+    from opsin.encoders.local_clip import KIND
 
     if is_pretrained_encoder(options.model):
         raise UsageError(f"{options.model} is no classifier; with a model of images and texts, give --labels")
+    if read_model_config(resolve_model(options.model))["kind"] == KIND:
+        raise UsageError(f"{options.model} is a model of images and texts; give --labels to classify with it")
     return options.model
 
 
