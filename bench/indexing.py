@@ -50,7 +50,8 @@ def make_network(quick: bool) -> nn.Module:
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
     text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     network = open_clip.CLIP(embed_dim=64, vision_cfg=vision, text_cfg=text).eval()
-    network.visual.preprocess_cfg = {**open_clip.create_model("ViT-B-32").visual.preprocess_cfg, "size": (32, 32)}
+    whole = {"size": 32, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic"}
+    open_clip.model.set_model_preprocess_cfg(network, {**whole, "resize_mode": "shortest", "fill_color": 0})
     return network
 
 

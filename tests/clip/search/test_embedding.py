@@ -117,7 +117,6 @@ def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
 
 def test_ray_gives_the_same_bytes(photos: Path, tmp_path: Path) -> None:
     """In a process of its own, because Ray's parts talk to each other through sockets."""
-    pytest.importorskip("ray", reason="the extra `ray` is not installed")
     embed(photos, tmp_path / "local", load_small_clip, rows_per_shard=16)
     code = (
         "from opsin.clip.search.embedding import embed; from tests.clip.search.test_embedding import load_small_clip; "

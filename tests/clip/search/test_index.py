@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from PIL import Image
@@ -172,12 +174,22 @@ def test_an_open_index_sees_the_updates_of_others(index: ImageIndex, photos: Pat
 
 
 def test_an_index_of_another_source(tmp_path: Path) -> None:
+    def write(colours: list[tuple[int, int, int]]) -> None:
+        images = [paint(tmp_path / "one.png", colour).read_bytes() for colour in colours]
+        pq.write_table(
+            pa.table({"image": [{"bytes": image, "path": None} for image in images]}), tmp_path / "a.parquet"
+        )
+
+    write([(255, 0, 0), (0, 255, 0), (9, 9, 9)])
     index = ImageIndex.create(tmp_path / "index", ColourEncoder())
-    report = index.update("emoji")
-    assert report.total == report.encoded == len(report.added) > 3000
+    report = index.update(tmp_path / "a.parquet")
+    assert report.total == report.encoded == len(report.added) == 3
     hit = index.search("red", k=1)[0]
-    assert hit.path is None and index.image(hit.id).size == (64, 64)
+    assert hit.path is None and index.image(hit.id).getpixel((0, 0)) == (255, 0, 0)
     assert index.update().encoded == 0
+    write([(255, 0, 0), (0, 0, 255), (9, 9, 9)])
+    report = index.update()
+    assert (len(report.changed), report.encoded, report.unchanged) == (1, 1, 2)
 
 
 # ----------------------------------------------------------------------------------------------- queries
