@@ -153,3 +153,10 @@ def test_labels_of_the_tour_are_told_by_subgroups_that_exist() -> None:
     for subgroup in subgroups:
         assert sum(subgroup.startswith(beginning) for beginning in beginnings) <= 1, subgroup
     assert set(clip.MATRIX.values()) <= set(open_source("emoji").metadata["code"].tolist())
+
+
+def test_texts_of_the_matrix_are_no_names() -> None:
+    source = open_source("emoji")
+    assert source.captions is not None
+    names = dict(zip(source.metadata["code"].tolist(), source.captions, strict=True))
+    assert [text for text, code in clip.MATRIX.items() if text in names[code]] == []

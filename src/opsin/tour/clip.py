@@ -56,14 +56,14 @@ QUERIES = ("cowboy", "sad cat", "train station", "birthday", "hot drink", "flag 
 MATRIX = {
     "a cowboy": "1F920",
     "a sad cat": "1F63F",
-    "pizza": "1F355",
+    "a slice of pizza": "1F355",
     "a heart": "2764-FE0F",
-    "fire engine": "1F692",
-    "snowman": "26C4",
+    "a fire truck": "1F692",
+    "a man of snow": "26C4",
     "a guitar": "1F3B8",
     "the sun": "2600-FE0F",
 }
-"""Texts of the similarity matrix with the emoji that they mean; none of them is the emoji's name."""
+"""Texts of the similarity matrix with the emoji that they mean; none of them is exactly one of its names."""
 HITS = 6
 
 
@@ -103,14 +103,17 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
         ),
         measured=Table(("what", "result", "how"), _rows(styles, labelled)),
         pictures=[
-            Picture(_search_figure(found, index), "The first images that words find, of both drawings of all emoji."),
+            Picture(
+                _search_figure(found, index),
+                "The first images that words find, of both drawings of all emoji, with their cosines.",
+            ),
             Picture(
                 _label_figure(source, labelled),
                 "Labels by words alone, one image for each true label: right in blue, wrong in orange.",
             ),
             Picture(
                 _matrix_figure(encoder, source),
-                "How alike texts and images are. The texts are not the emoji's names; each one's own image is on the "
+                "How alike texts and images are. No text is exactly a name of the emoji that it means, which is on the "
                 "diagonal.",
             ),
         ],
