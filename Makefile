@@ -35,6 +35,8 @@ bench: $(VENV)/.stamp-dev  ## Measure speed against named peers; one script a wo
 zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, and put them in place.
 	$(BIN)/opsin train captioner --recipe emoji --out build/zoo/emoji-captioner
 	$(BIN)/opsin export build/zoo/emoji-captioner --half --card src/opsin/zoo/emoji-captioner/README.md --out src/opsin/zoo/emoji-captioner
+	$(BIN)/opsin train clip --recipe emoji-zoo --out build/zoo/emoji-clip
+	$(BIN)/opsin export build/zoo/emoji-clip --half --card src/opsin/zoo/emoji-clip/README.md --out src/opsin/zoo/emoji-clip
 
 clean:  ## Remove everything that was built here, the virtual environment included.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

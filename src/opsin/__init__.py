@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner
     from opsin.classification.inference import Classifier
+    from opsin.clip.search.index import ImageIndex
+    from opsin.clip.zero_shot import ZeroShotClassifier
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "Classifier", "__version__"]
+__all__ = ["Captioner", "Classifier", "ImageIndex", "ZeroShotClassifier", "__version__"]
 
-_HOMES = {"Captioner": "opsin.captioning.inference", "Classifier": "opsin.classification.inference"}
+_HOMES = {
+    "Captioner": "opsin.captioning.inference",
+    "Classifier": "opsin.classification.inference",
+    "ImageIndex": "opsin.clip.search.index",
+    "ZeroShotClassifier": "opsin.clip.zero_shot",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,8 +28,11 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
-    "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
+    "classify": Verb("opsin.cli.classify", "label images with a trained classifier, or with labels of your own"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
+    "index": Verb("opsin.cli.index", "make an index of images, or bring it up to date:  opsin index SRC --out INDEX"),
+    "search": Verb("opsin.cli.search", "find images of an index by words or by image:  opsin search INDEX QUERY"),
+    "embed": Verb("opsin.cli.embed", "encode the images of a source into shards of vectors"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
     "export": Verb("opsin.cli.export", "write a model into a directory of its own, at half the size with --half"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),

@@ -44,6 +44,12 @@ SYSTEMS = {
         "opsin.captioning.train:train_captioner",
         "opsin caption IMAGES --model {run}",
     ),
+    "clip": System(
+        "opsin.clip.recipes",
+        "opsin.clip.config:ClipConfig",
+        "opsin.clip.train:train_clip",
+        'opsin classify IMAGES --labels "one thing,another thing" --model {run}',
+    ),
 }
 
 LENGTHS = ("epochs", "max_steps", "max_minutes")
