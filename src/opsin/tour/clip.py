@@ -52,7 +52,7 @@ SUBGROUPS = {
     "vehicle": ("transport-ground", "transport-air", "transport-water"),
 }
 """The true label of an emoji: how the Unicode subgroups of that label begin."""
-QUERIES = ("cowboy", "sad cat", "train station", "birthday", "hot drink", "flag with a leaf", "income tax return")
+QUERIES = ("cowboy", "sad cat", "broken heart", "train station", "birthday", "hot drink", "income tax return")
 MATRIX = {
     "a cowboy": "1F920",
     "a sad cat": "1F63F",

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from opsin.clip.search.index import ImageIndex
 from opsin.data.images import ImageLike, open_image
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "black": (0, 0, 0), "white": (255,) * 3}
@@ -60,3 +61,16 @@ def paint_many(folder: Path, count: int, seed: int = 0) -> list[tuple[int, int, 
     for number, colour in enumerate(colours):
         paint(folder / f"{number:03d}.png", colour)
     return colours
+
+
+def assert_finds_what_is_there(index: ImageIndex, folder: Path) -> None:
+    """Every image of the folder, and nothing else, in the order of the cosines that the encoder itself gives."""
+    files = sorted(path for path in folder.rglob("*.png"))
+    vectors = ColourEncoder().encode_image(files).numpy().astype(np.float16).astype(np.float64)
+    query = ColourEncoder().encode_text(["red"]).numpy()[0].astype(np.float64)
+    cosines = np.clip(vectors @ query, -1, 1)
+    hits = index.search("red", k=len(files) + 10)
+    assert {hit.path for hit in hits} == set(files)
+    np.testing.assert_allclose([hit.cosine for hit in hits], sorted(cosines, reverse=True), atol=1e-5)
+    own = dict(zip(files, cosines, strict=True))
+    np.testing.assert_allclose([hit.cosine for hit in hits], [own[hit.path] for hit in hits], atol=1e-5)

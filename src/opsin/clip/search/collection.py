@@ -123,12 +123,11 @@ class SourceCollection:
     entries: Sequence[Entry]
     skipped: Sequence[Skipped] = ()
 
-    @property
-    def state(self) -> str:
-        """See `Collection.state`: size and time of the parquet files, if it is made of any."""
-        path = Path(self.ref).expanduser()
-        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-        return "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    state: str = field(init=False)
+    """See `Collection.state`: size and time of the parquet files, if it is made of any, when it was opened."""
+
+    def __post_init__(self) -> None:
+        self.state = _parquet_state(self.ref)
 
     def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
         """See `Collection.content`; the digest is the SHA-256 of size and pixels."""
@@ -137,7 +136,7 @@ class SourceCollection:
 
     def image(self, id: str) -> Image.Image:
         """See `Collection.image`."""
-        source, rows = _opened(self.ref)
+        source, rows = _opened(self.ref, self.state)
         if id not in rows:
             raise DataError(f"{self.ref} has no image {printable(id)!r}")
         return source.load(rows[id])
@@ -163,7 +162,7 @@ def open_collection(ref: str | Path) -> Collection:
             )
         return collection
     text = str(folder.absolute()) if folder.exists() else str(ref)
-    source, _ = _opened(text)
+    source, _ = _opened(text, _parquet_state(text))
     return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped))
 
 
@@ -233,8 +232,14 @@ def _holds_parquet(folder: Path) -> bool:
         return False
 
 
+def _parquet_state(ref: str) -> str:
+    path = Path(ref).expanduser()
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    return "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+
+
 @lru_cache(maxsize=2)
-def _opened(ref: str) -> tuple[ImageSource, dict[str, int]]:
-    """A source with the row of each id; kept, because a process reads it image by image."""
+def _opened(ref: str, state: str) -> tuple[ImageSource, dict[str, int]]:
+    """A source with the row of each id; kept, because a process reads it image by image, until its files change."""
     source = open_source(ref)
     return source, {id: row for row, id in enumerate(source.ids)}

@@ -86,7 +86,7 @@ class LanceIndex:
 
 def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
     """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
-    state = path.with_name("lancedb.json")
+    state = path / "shards.json"
     present = set(json.loads(state.read_text())) if state.is_file() else set()
     if present == set(shards) and present:
         return connection.open_table(TABLE)
