@@ -23,9 +23,9 @@ def default() -> CaptioningConfig:
 def overfit_50() -> CaptioningConfig:
     """The course's first check: 50 captions of its COCO features, 200 steps without regularisation, known by heart.
 
-    The data is in `--data course-coco:DIR`. The decoder has the notebook's sizes. With 50 real captions and random numbers
-    for features, in the course's layout, the loss ended at 0.008 nats a word, and greedy decoding gave all 50 captions
-    word for word (seed 0, two cores of an AMD EPYC in bfloat16, seconds, 2026-11-24). The course asks for 0.05.
+    The data is in `--data course-coco:DIR`. The decoder has the notebook's sizes. With 50 real captions and random
+    numbers for features, in the course's layout, the loss ended at 0.008 nats a word, and greedy decoding gave all 50
+    captions word for word (seed 0, two cores of an AMD EPYC in bfloat16, 2026-11-24). The course asks for 0.05.
     """
     return CaptioningConfig(
         data="course-coco:datasets/coco_captioning",
