@@ -209,6 +209,8 @@ def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str)
 def resolve_model(ref: Path | str) -> Path:
     """The model directory behind a reference: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`."""
     text = str(ref)
+    if not text:  # as a path it would be the working directory
+        raise CheckpointError(f"the name of the model is empty; models that ship with opsin: {', '.join(zoo_names())}")
     if text.startswith("hf-hub:"):
         return _from_hub(text.removeprefix("hf-hub:"))
     path = Path(ref)

@@ -50,7 +50,8 @@ def main(argv: list[str]) -> int:
         from opsin.clip.search.collection import open_collection
 
         open_collection(options.source)  # so that a mistyped folder leaves no empty index behind
-        index = ImageIndex.create(options.out, options.model or DEFAULT_MODEL, device=options.device)
+        model = DEFAULT_MODEL if options.model is None else options.model
+        index = ImageIndex.create(options.out, model, device=options.device)
     report = index.update(options.source, quiet=options.quiet)
     if options.json:
         _print_json(index, report)

@@ -91,7 +91,7 @@ def test_index_and_update(photos: Path, tmp_path: Path, model: str, capsys: Capt
         ("nothing", [], 1, "no image was found below"),
         ("broken", [], 1, "none of the images of"),
         ("photos", ["--model", "no-such-model"], 1, "there is no model 'no-such-model'"),
-        ("photos", ["--model", ""], 1, ""),
+        ("photos", ["--model", ""], 1, "the name of the model is empty"),
         ("photos", ["--device", "tpu"], 1, "tpu"),
     ],
 )
