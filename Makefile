@@ -10,7 +10,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 
 .PHONY: demo test lint types imports docs bench zoo clean
 
-demo: $(VENV)/.stamp-demo  ## Train a small model and write an illustrated report.
+demo: $(VENV)/.stamp-demo  ## Train small models and write an illustrated report.
 	@$(BIN)/opsin tour --out build/tour
 
 test: $(VENV)/.stamp-dev  ## Run the whole test suite.
@@ -33,6 +33,7 @@ bench: $(VENV)/.stamp-dev  ## Measure speed against named peers; one script a wo
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, and put them in place.
+	rm -rf build/zoo
 	$(BIN)/opsin train captioner --recipe emoji --out build/zoo/emoji-captioner
 	$(BIN)/opsin export build/zoo/emoji-captioner --half --card src/opsin/zoo/emoji-captioner/README.md --out src/opsin/zoo/emoji-captioner
 	$(BIN)/opsin train clip --recipe emoji-zoo --out build/zoo/emoji-clip

@@ -230,27 +230,27 @@ def test_parts_of_a_batch_together_are_the_joint_batch(word_weight: float) -> No
     task = CaptioningTask(model, config, vocabulary, Preprocessing(image_size=64), None, table.mean_length, 5).train()
     dataset = FeatureCaptionDataset(np.random.default_rng(0).normal(size=(6, 5)), table)
 
-    def step(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    def step(rows: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         output = task.training_step(dataset.__getitems__(rows), torch.Generator())
         gradients = torch.autograd.grad(output.loss, list(model.parameters()))
-        return output.loss.detach(), output.metrics["word_accuracy"], list(gradients)
+        return [output.loss.detach(), output.metrics["word_accuracy"], output.metrics["caption_loss"]], list(gradients)
 
     joint = step([0, 1, 2, 3, 4, 5])
     parts = [(4 / 6, step([0, 2, 4, 1])), (2 / 6, step([3, 5]))]
-    for place in (0, 1):
-        torch.testing.assert_close(sum(share * part[place] for share, part in parts), joint[place])  # type: ignore[misc]
-    for index, gradient in enumerate(joint[2]):
-        torch.testing.assert_close(sum(share * part[2][index] for share, part in parts), gradient)
+    for kind in (0, 1):
+        for index, value in enumerate(joint[kind]):
+            torch.testing.assert_close(sum(share * part[kind][index] for share, part in parts), value)
     words = [len(text[0].split()) + 1 for text in texts]
     every = dataset.__getitems__([0, 1, 2, 3, 4, 5])
     captions = every["captions"][:, 0]
     per_word = caption_loss(model(every["feature"], captions[:, :-1]), captions[:, 1:], 0, label_smoothing=0.1)
     expected = per_word / sum(words)  # these are all captions there are
+    torch.testing.assert_close(joint[0][2], expected.detach())
     unspoken = [vocabulary.word_to_idx[name] for name in ("<NULL>", "<END>", "<UNK>")]
     expected = (
         expected + word_weight * word_loss(model.decoder.word_scores(every["feature"]), captions[:, 1:], unspoken) / 6
     )
-    torch.testing.assert_close(joint[0], expected.detach())
+    torch.testing.assert_close(joint[0][0], expected.detach())
 
 
 def test_one_style_of_some_emoji_is_held_out() -> None:

@@ -1,4 +1,4 @@
-"""The models that come with the package: whole, small, described, and as good as their cards say."""
+"""The models that come with the package: whole, small, described, and of use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opsin import Captioner, Classifier
+from opsin import Captioner
+from opsin.captioning.evaluation import evaluate_captioner
 from opsin.checkpoint import ZOO_DIRECTORY, read_model_config, zoo_names
 from opsin.data.sources import ImageSource, open_source
 from opsin.encoders import load
@@ -23,9 +24,9 @@ MB = 10**6
 LARGEST = {"emoji-captioner": 8 * MB, "emoji-clip": 12 * MB}
 """Bytes that the folder of a model may take."""
 LARGEST_ZOO = 64 * MB
+"""Of everything that ships, models without an entry above as well."""
 LOADERS: dict[str, Callable[[str], Any]] = {
     "clip": load,
-    "vit-classifier": Classifier.from_pretrained,
     "captioner": Captioner.from_pretrained,
 }
 HEADINGS = ("Command", "Data", "Hardware", "Minutes", "Scores", "Limits", "Licence")
@@ -70,7 +71,7 @@ def size_of(directory: Path) -> int:
 
 def test_the_zoo_is_whole_and_small() -> None:
     assert set(zoo_names()) == LARGEST.keys()
-    assert sum(size_of(ZOO_DIRECTORY / name) for name in LARGEST) <= LARGEST_ZOO
+    assert size_of(ZOO_DIRECTORY) <= LARGEST_ZOO
 
 
 @pytest.mark.parametrize("name", LARGEST)
@@ -78,7 +79,7 @@ def test_model_loads_and_keeps_its_limit(name: str) -> None:
     directory = ZOO_DIRECTORY / name
     assert {file.name for file in directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert size_of(directory) <= LARGEST[name]
-    assert LOADERS[read_model_config(directory)["kind"]](name) is not None
+    LOADERS[read_model_config(directory)["kind"]](name)  # raises when a tensor is missing or has another shape
     tensors = load_file(directory / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} == {torch.float16}
     assert all(tensor.isfinite().all() for tensor in tensors.values())
@@ -209,3 +210,11 @@ def test_drawings_in_grey_are_still_found(search: Search) -> None:
     best = (grey @ search.encode_text(different).T).topk(10, dim=1).indices
     hits = [names[row][0] in {different[place] for place in places} for row, places in zip(rows, best, strict=True)]
     assert np.mean(hits) >= GREY
+
+
+def test_captions_of_emoji_in_a_style_that_was_held_out() -> None:
+    """The card says 0.297 with 3 beams."""
+    evaluation = evaluate_captioner(Captioner.from_pretrained("emoji-captioner"), split="other-style", beams=1)
+    assert evaluation.result.metrics.count > 100
+    assert evaluation.result.metrics.exact_match >= 0.25
+    assert evaluation.result.metrics.distinct_ratio >= 0.9

@@ -69,11 +69,12 @@ class CaptioningTask(Task):
         loss = total / (len(captions) * self.mean_length)
         real = targets != null
         right = ((scores.argmax(dim=2) == targets) & real).sum(dim=1) / real.sum(dim=1)
+        metrics = {"word_accuracy": right.mean(), "caption_loss": loss.detach()}
         if self.config.word_loss > 0:
             unspoken = [index for index in (null, decoder.end_index, decoder.unknown_index) if index is not None]
             of_words = word_loss(decoder.word_scores(features), targets, unspoken)
             loss = loss + self.config.word_loss * of_words / len(captions)
-        return StepOutput(loss, {"word_accuracy": right.mean()})
+        return StepOutput(loss, metrics)
 
     def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         images = pixels.float() / 255

@@ -37,7 +37,7 @@ VERBS = {
     "export": Verb("opsin.cli.export", "write a model into a directory of its own, at half the size with --half"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
     "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),
-    "tour": Verb("opsin.cli.tour", "train a small model and write an illustrated report"),
+    "tour": Verb("opsin.cli.tour", "train small models and write an illustrated report"),
 }
 
 
@@ -122,6 +122,6 @@ def _help_text() -> str:
         "",
         "'opsin VERB --help' lists the options of a verb; 'opsin --version' prints the version.",
         "Shared options: --json (one JSON document), --quiet, --offline (no network).",
-        "A first look: 'opsin tour' trains a small model and writes a report with pictures.",
+        "A first look: 'opsin tour' trains small models and writes a report with pictures.",
     ]
     return "\n".join(lines)

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         TourOptions,
         argv,
         "opsin tour",
-        "Train a small model, and show what it and the models of the package do, in a report with pictures.",
+        "Train small models, and show what they and the models of the package do, in a report with pictures.",
     )
     from opsin.tour.run import run_tour
 

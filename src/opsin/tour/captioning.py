@@ -89,7 +89,7 @@ def _pictures(directory: Path, captioner: Captioner, unseen: Evaluation, other_s
     looked = [unseen.image(place) for place in _spread(range(len(unseen.ids)), 4)]
     return [
         Picture(
-            learning_curves(directory / "metrics.jsonl", "cider_d", "CIDEr-D"),
+            learning_curves(directory / "metrics.jsonl", "cider_d", "CIDEr-D", train_loss="caption_loss"),
             "Learning curves of the short training; CIDEr-D is measured on emoji that are held out for it.",
         ),
         Picture(

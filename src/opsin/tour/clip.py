@@ -105,7 +105,9 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
         pictures=[
             Picture(
                 _search_figure(found, index),
-                "The first images that words find, of both drawings of all emoji, with their cosines.",
+                'The first images that words find, of both drawings of all emoji, with their cosines. "No confident '
+                'match" says that the best hit does not stand out among so many alike drawings; with this small model that is '
+                "so of many right answers, too.",
             ),
             Picture(
                 _label_figure(source, labelled),
@@ -119,13 +121,14 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
         ],
         repeat=[
             f"opsin evaluate {MODEL} --split all",
-            f'opsin classify PICTURES --model {MODEL} --labels "a face,an animal,food,a flag" --other',
+            f'opsin classify PICTURES --model {MODEL} --labels "face,animal,food,flag" --template "{{}}" --other',
             f"opsin index emoji --out emoji.index --model {MODEL}",
             f'opsin search emoji.index "{QUERIES[1]}" --html found.html',
         ],
         limits=(
-            "These are the drawings that the model was trained on: the recall says how well it has learned them. The "
-            "guide on images and texts says how much worse it is on emoji and drawing styles that it has never seen. "
+            "These are the drawings that the model was trained on: the recall says how well it has learned them. Its "
+            "model card says how much worse it is on drawing styles that it has never seen. There are no emoji that it "
+            "has not seen; the guide on images and texts says what a run that held some out reached on those. "
             "It knows short English names. The truth of the labels follows Unicode's subgroups; a picture with several "
             "people, or a face with a hat, could go by another label as well."
         ),

@@ -9,8 +9,10 @@ by s around their mean, as those of random directions in 1 / s^2 dimensions do, 
 Multivariate Statistical Theory, 1982, theorem 1.5.7). An answer is confident when by chance fewer than
 `EXPECTED_BY_CHANCE` images of the collection would reach its cosine.
 
-Measured with a dual encoder that was trained for ten minutes, over 1,898 emoji in one of the two styles it was trained
-on, and over 20, 100 and 400 of them:
+With `emoji-clip`, over all emoji of one style or of both, 29 to 39 % of the names whose emoji was the first hit were
+confident, over 400 emoji 69 to 77 %, over 100 emoji 94 to 97 %; of 30 texts that no emoji shows, 0 to 8 %. The limit
+was chosen with a dual encoder that was trained for ten minutes, over 1,898 emoji in one of the two styles it was
+trained on, and over 20, 100 and 400 of them:
 
 - of the names whose emoji was the first hit, 46 to 58 % were confident, and in the small collections 81 to 100 %; in a
   style that the encoder had never seen, 12 %, and 33 to 62 %;
