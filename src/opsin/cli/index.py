@@ -62,9 +62,10 @@ def main(argv: list[str]) -> int:
 
 
 def _refuse_other_model(index: ImageIndex, model: str | None) -> None:
+    from opsin.encoders.loading import absolute_reference
     from opsin.errors import ConfigError
 
-    if model is not None and model != index.info.encoder:
+    if model is not None and absolute_reference(model) != index.info.encoder:
         raise ConfigError(
             f"the index {index.path} was made by {index.info.encoder}, and vectors of {model} cannot be added to it; "
             "leave out --model, or make another index"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Find the images of an index that are closest to a query: words, images, or a weighted sum of both. The cosine of "
-    "a hit says little by itself; its percentile is the share of the collection that is less similar."
+    "a hit says little by itself; its percentile is the share of the collection that comes after it."
 )
 
 

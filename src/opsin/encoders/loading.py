@@ -23,9 +23,15 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
     """
     target = resolve_device(device)
     resolve_precision(precision, target)  # refuses here what encoding would refuse later
-    encoder = _load(ref, target)
+    encoder = _load(absolute_reference(ref), target)
     encoder.precision = precision
     return encoder
+
+
+def absolute_reference(ref: str) -> str:
+    """The same reference from any working directory: a path that exists is made absolute."""
+    path = Path(ref).expanduser()
+    return str(path.absolute()) if ref and path.exists() else ref
 
 
 def is_pretrained_encoder(ref: str) -> bool:

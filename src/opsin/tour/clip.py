@@ -106,8 +106,8 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
             Picture(
                 _search_figure(found, index),
                 'The first images that words find, of both drawings of all emoji, with their cosines. "No confident '
-                'match" says that the best hit does not stand out among so many alike drawings; with this small model that is '
-                "so of many right answers, too.",
+                'match" says that the best hit does not stand out among so many alike drawings; with this small '
+                "model that is so of many right answers, too.",
             ),
             Picture(
                 _label_figure(source, labelled),

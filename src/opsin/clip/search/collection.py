@@ -17,7 +17,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from opsin.clip.search.paths import contained_path, printable
+from opsin.clip.search.paths import contained_path, path_to_text, printable
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
 from opsin.data.parquet import find_parquet
 from opsin.data.sources import ImageSource, open_source
@@ -235,7 +235,7 @@ def _holds_parquet(folder: Path) -> bool:
 def _parquet_state(ref: str) -> str:
     path = Path(ref).expanduser()
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
-    return "\n".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    return "\n".join(f"{path_to_text(file.name)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
 @lru_cache(maxsize=2)

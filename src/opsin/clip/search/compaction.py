@@ -15,7 +15,9 @@ DEAD_SHARE = 0.3
 
 
 def is_due(database: Database) -> bool:
-    """Whether many shards are far from full, or many rows are of images that are gone."""
+    """Whether many shards are far from full, or many rows are of images that are gone, but not all of them are."""
+    if database.count() == 0:
+        return False
     shards = database.shards()
     dead = len(database.tombstones())
     small = sum(rows < FULL_ROWS // 2 for rows in shards.values())

@@ -40,6 +40,8 @@ SMALL = 50
 """A smaller collection is judged as one of this size, so that a rare cosine is asked of its few images, too."""
 FEWEST_IMAGES = 3
 """With fewer, images cannot be compared with each other."""
+ALL_ALIKE = 1e-3
+"""Where queries about anything come closer than this to a cosine of 1 on average, nothing can stand out."""
 
 _WORDS = """
 a person, a crowd of people, a child, a face, hands, a cat, a dog, a bird, a fish, a horse, an insect, a wild
@@ -79,7 +81,7 @@ def chance_level(terms: Sequence[Term], texts: np.ndarray, sample: np.ndarray) -
     """What chance gives for a query of these terms, whose weights and kinds count and not their content.
 
     `texts` float32 (B, D), vectors of `BACKGROUND_TEXTS`; `sample` float32 (S, D), vectors of images of the collection.
-    None when there is too little to compare with.
+    None when there is too little to compare with, or all is alike.
     """
     with_images = any(not term.is_text for term in terms)
     if len(sample) < (FEWEST_IMAGES if with_images else 1) or (len(texts) == 0 and not with_images):
@@ -95,6 +97,8 @@ def chance_level(terms: Sequence[Term], texts: np.ndarray, sample: np.ndarray) -
             own[np.arange(count), rows] = True
     queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-6)
     cosines = (queries @ sample.T)[~own].astype(np.float64)
+    if len(cosines) == 0 or cosines.mean() > 1 - ALL_ALIKE:
+        return None
     return ChanceLevel(float(cosines.mean()), max(float(cosines.std()), 1e-3))
 
 

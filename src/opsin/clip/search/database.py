@@ -7,6 +7,7 @@ one transaction: whoever reads the index sees it as it was before or as it is af
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -23,6 +24,8 @@ from opsin.errors import CheckpointError
 
 FORMAT_VERSION = 1
 DATABASE = "index.sqlite3"
+FOLDER, SOURCE = "folder", "source"
+"""Kinds of collection. What an index was made of is not guessed anew from what lies in the folder now."""
 SECONDS_TO_WAIT = 30
 """For another process to end its transaction."""
 
@@ -42,6 +45,9 @@ CREATE INDEX tombstones_by_content ON tombstones (sha256);
 CREATE TABLE skipped (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT NOT NULL);
 CREATE TABLE background (position INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
+
+SHARDS = "SELECT number, rows FROM shards ORDER BY number"
+TOMBSTONES = "SELECT shard, row, sha256 FROM tombstones ORDER BY shard, row"
 
 
 class Place(NamedTuple):
@@ -102,16 +108,20 @@ class Database:
 
     @classmethod
     def create(cls, path: Path, info: EncoderInfo) -> Database:
-        """An index without images."""
-        with _clear_errors(path), closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        """An index without images, in place as a whole or not at all."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        with _clear_errors(path), closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
             connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
             meta = {"encoder": info.encoder, "fingerprint": info.fingerprint, "dim": str(info.dim)}
-            values = {**meta, "source": "", "state": "", "next_shard": "0", "revision": "0"}
+            values = {**meta, "source": "", "kind": "", "state": "", "next_shard": "0", "revision": "0"}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+        os.replace(temporary, path)
         return cls(path)
 
     def meta(self) -> dict[str, str]:
-        """Settings of the index: encoder, fingerprint, dim, source, state, next_shard, revision."""
+        """Settings of the index: encoder, fingerprint, dim, source (as `path_to_text` writes it), kind (`FOLDER` or
+        `SOURCE`, empty before the first update), state, next_shard, revision."""
         return dict(self._rows("SELECT key, value FROM meta"))
 
     def info(self) -> EncoderInfo:
@@ -119,13 +129,23 @@ class Database:
         meta = self.meta()
         return EncoderInfo(meta["encoder"], meta["fingerprint"], int(meta["dim"]))
 
+    def layout(self) -> tuple[str, dict[int, int], list[tuple[int, int, str]]]:
+        """Revision, `shards` and `tombstones` of one and the same moment."""
+        with self._connection() as connection:
+            connection.execute("BEGIN")
+            revision = connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()[0]
+            shards = connection.execute(SHARDS).fetchall()
+            tombstones = connection.execute(TOMBSTONES).fetchall()
+            connection.execute("COMMIT")
+        return str(revision), dict(shards), tombstones
+
     def count(self) -> int:
         """How many images there are."""
         return int(self._rows("SELECT count(*) FROM images")[0][0])
 
     def shards(self) -> dict[int, int]:
         """Rows of each shard, in order."""
-        return dict(self._rows("SELECT number, rows FROM shards ORDER BY number"))
+        return dict(self._rows(SHARDS))
 
     def images(self) -> dict[str, Known]:
         """All images by path."""
@@ -137,7 +157,7 @@ class Database:
 
     def tombstones(self) -> list[tuple[int, int, str]]:
         """Shard, row and digest of every row without an image."""
-        return self._rows("SELECT shard, row, sha256 FROM tombstones ORDER BY shard, row")
+        return self._rows(TOMBSTONES)
 
     def skipped(self) -> dict[str, tuple[Entry, str]]:
         """Files that are known to be broken, by path."""

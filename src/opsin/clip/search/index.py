@@ -22,9 +22,9 @@ from PIL import Image
 from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
-from opsin.clip.search.database import DATABASE, Database
+from opsin.clip.search.database import DATABASE, FOLDER, Database
 from opsin.clip.search.embedding import encoder_info
-from opsin.clip.search.paths import printable
+from opsin.clip.search.paths import printable, text_to_path
 from opsin.clip.search.query import Term, encode_query, query_terms
 from opsin.clip.search.results import Hit, SearchResults
 from opsin.clip.search.shards import EncoderInfo
@@ -63,10 +63,12 @@ class ImageIndex:
         path = Path(path)
         if (path / DATABASE).exists():
             raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
-        if path.is_file() or (path.is_dir() and any(name != LOCK for name in os.listdir(path))):
+        if path.is_file() or (path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))):
             raise ConfigError(f"{path} is in use for something else; choose a new directory for the index")
         loaded = load(encoder, device) if isinstance(encoder, str) else encoder
         with _locked(path):
+            if (path / DATABASE).exists():  # another process was faster
+                raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
             database = Database.create(path / DATABASE, encoder_info(loaded))
         return cls(path, database, loaded, device, "exact")
 
@@ -100,7 +102,7 @@ class ImageIndex:
     @property
     def source(self) -> str:
         """The folder or other data source whose images are in the index; empty before the first update."""
-        return self._database.meta()["source"]
+        return text_to_path(self._database.meta()["source"])
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -127,7 +129,8 @@ class ImageIndex:
                 raise DataError(
                     f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
                 )
-            if compaction.is_due(self._database):
+            # What has gone just now stays on disk until a later update: a drive may not have been connected.
+            if not report.deleted and compaction.is_due(self._database):
                 compaction.compact(self.path, self._database)
         return report
 
@@ -202,7 +205,7 @@ class ImageIndex:
             if self._snapshot is not None and self._snapshot.revision == revision:
                 return self._snapshot
             try:
-                self._snapshot = read_snapshot(self.path, self._database, self._backend, revision)
+                self._snapshot = read_snapshot(self.path, self._database, self._backend)
                 return self._snapshot
             except CheckpointError:  # compaction may have removed a file just now
                 if attempt == 2 or self._database.meta()["revision"] == revision:
@@ -214,26 +217,35 @@ class ImageIndex:
         if source is None and not old:
             raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
         wanted = str(source) if source is not None else old
+        if not old:
+            return open_collection(wanted)
+        is_folder = self._database.meta()["kind"] == FOLDER
         folder = Path(wanted).expanduser()
-        if old and (folder.is_dir() or wanted == old) and isinstance(self._source_collection(), FolderCollection):
-            collection: Collection = list_folder(folder)  # it may have become empty
-        else:
+        if is_folder and (wanted == old or folder.is_dir()):
+            listed = list_folder(folder)  # it may have become empty, and may hold other data by now
+            if _is_same(listed.root, Path(old)) or (not Path(old).exists() and self._knows_some(listed)):
+                return listed
+        elif not is_folder:
             collection = open_collection(wanted)
-        moved = not Path(old).exists() and isinstance(collection, FolderCollection)
-        same = collection.ref == old or (Path(old).exists() and Path(collection.ref).exists()
-                                         and Path(old).samefile(collection.ref))  # fmt: skip
-        if old and not same and not moved:
-            raise ConfigError(
-                f"{self.path} is the index of {printable(old)}, which is still there; make another index for "
-                f"{printable(wanted)}"
-            )
-        return collection
+            if collection.ref == old or _is_same(Path(collection.ref), Path(old)):
+                return collection
+        there = "which is still there" if Path(old).exists() or not is_folder else "and knows nothing of what is given"
+        raise ConfigError(
+            f"{self.path} is the index of {printable(old)}, {there}; make another index for {printable(wanted)}"
+        )
+
+    def _knows_some(self, listed: FolderCollection) -> bool:
+        """Whether a folder can be the old one at a new place: a file has the name and the size of an indexed one."""
+        known = self._database.images()
+        return not known or any(
+            entry.id in known and known[entry.id].entry.size == entry.size for entry in listed.entries
+        )
 
     def _source_collection(self) -> Collection:
         """The collection for opening its images, not listed."""
-        source = self.source
-        is_folder = os.path.isabs(source) and not source.endswith(".parquet") and not _has_parquet(source)
-        return FolderCollection(Path(source), ()) if is_folder else SourceCollection(source, ())
+        if self._database.meta()["kind"] == FOLDER:
+            return FolderCollection(Path(self.source), ())
+        return SourceCollection(self.source, ())
 
     def _checked(self, encoder: ImageEncoder) -> ImageEncoder:
         info = self.info
@@ -259,8 +271,8 @@ def holds_index(path: Path) -> bool:
     return (path / DATABASE).exists()
 
 
-def _has_parquet(source: str) -> bool:
-    return any(Path(source).glob("*.parquet"))
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 @contextmanager

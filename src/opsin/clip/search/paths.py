@@ -38,13 +38,13 @@ def contained_path(root: Path, relative: str) -> Path:
     parts = relative.replace("\\", "/").split("/") if os.name == "nt" else relative.split("/")
     path = root / relative
     if not relative or "\0" in relative or Path(relative).is_absolute() or ".." in parts or Path(relative).drive:
-        raise DataError(f"the path {printable(relative)!r} does not lie below {root}")
+        raise DataError(f"the path {printable(relative)!r} does not lie below {printable(str(root))}")
     try:
         inside = path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:  # a link that leads to itself
         raise DataError(f"{printable(relative)!r} cannot be followed to a file: {error}") from error
     if not inside:
-        raise DataError(f"{printable(relative)!r} leads out of {root}, so it was not opened")
+        raise DataError(f"{printable(relative)!r} leads out of {printable(str(root))}, so it was not opened")
     return path
 
 

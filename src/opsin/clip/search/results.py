@@ -21,7 +21,7 @@ class Hit:
     cosine: float
     """Of the angle to the query, -1 to 1; what is high differs between models and queries."""
     percentile: float
-    """Share of the collection, in percent, that is less similar to the query."""
+    """Share of the collection, in percent, that comes after it; of images that are equally similar, one comes first."""
     missing: bool = False
     """The file has been deleted since it was indexed."""
 

@@ -53,17 +53,18 @@ class Snapshot:
         return self._chance[make_up]
 
 
-def read_snapshot(directory: Path, database: Database, backend: Backend, revision: str) -> Snapshot:
+def read_snapshot(directory: Path, database: Database, backend: Backend) -> Snapshot:
     """The vectors as they are now. Raises CheckpointError for a damaged or missing shard, MissingExtraError for the
     backend `lancedb` without LanceDB."""
-    dim, shards = database.info().dim, database.shards()
+    dim = database.info().dim
+    revision, shards, tombstones = database.layout()
     arrays = [read_vectors(directory, number, dim) for number in shards]
     for (number, rows), array in zip(shards.items(), arrays, strict=True):
         if len(array) != rows:
             raise CheckpointError(f"shard {number} of {directory} has {len(array)} rows instead of {rows}")
     starts = np.cumsum([0, *shards.values()])
     first = dict(zip(shards, starts[:-1], strict=True))
-    dead = np.array([first[shard] + row for shard, row, _ in database.tombstones()], dtype=np.int64)
+    dead = np.array([first[shard] + row for shard, row, _ in tombstones], dtype=np.int64)
     exact = ExactIndex(arrays, dead)
     alive = np.setdiff1d(np.arange(starts[-1]), dead)
     if len(alive) > SAMPLE_ROWS:

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from opsin.clip.search.collection import Collection, Entry, FolderCollection
-from opsin.clip.search.database import Changes, Database, Known, Place
+from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place
 from opsin.clip.search.encoding import Encode, Encoded, encode_entries
-from opsin.clip.search.paths import printable
+from opsin.clip.search.paths import path_to_text, printable
 from opsin.clip.search.shards import (
     ShardRow,
     is_intact,
@@ -255,7 +255,8 @@ class Update:
         queries = background() if background is not None and outcome.encoded else None
         changes = Changes(
             meta={
-                "source": self._collection.ref,
+                "source": path_to_text(self._collection.ref),
+                "kind": FOLDER if isinstance(self._collection, FolderCollection) else SOURCE,
                 "state": self._collection.state,
                 "next_shard": str(max([self._next_shard - 1, *self._staged]) + 1),
             },
@@ -267,7 +268,8 @@ class Update:
             skipped=broken,
             background=queries,
         )
-        if outcome.placed or removed or broken or self._meta["source"] != self._collection.ref or self._staged:
+        is_new = any(self._meta[key] != value for key, value in changes.meta.items())
+        if outcome.placed or removed or self._staged or is_new or broken != self._database.skipped():
             self._database.apply(changes)
 
     def _report(self, difference: _Difference) -> UpdateReport:
