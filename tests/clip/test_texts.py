@@ -12,7 +12,7 @@ from opsin.data.tokenizer import BpeTokenizer
 
 CAPTIONS = [("Cowboy hat  face", "rodeo"), ("sad cat",), ("", "x"), ("word " * 10_000,), ("ქართული ენა", "日本語")]
 TOKENIZER = BpeTokenizer.train([text for texts in CAPTIONS for text in texts], 300, max_length=64)
-OFF = {"word_dropout": 0.0, "word_shuffle": 0.0, "subword_dropout": 0.0}
+OFF = {"word_dropout": 0.0, "word_shuffle": 0.0, "prefix": 0.0, "subword_dropout": 0.0}
 
 
 def draw(rows: list[int], seed: int = 0, **options: float) -> tuple[list[str], list[int], torch.Tensor]:

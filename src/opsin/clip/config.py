@@ -54,14 +54,16 @@ class AugmentConfig:
     flip: bool = False
     """Mirror half of the images. Texts that say left or right become wrong by it."""
     word_dropout: float = 0.2
-    """Share of the texts of which only some words are shown."""
+    """Share of the texts of which only some words are shown, rare ones more often."""
     word_shuffle: float = 0.2
     """Share of the texts whose words come in another order."""
+    prefix: float = 0.1
+    """Share of the texts with words before them that say nothing, as `a photo of a`."""
     subword_dropout: float = 0.1
     """Share of the words that are spelled with other sub-words than usual."""
 
     def __post_init__(self) -> None:
-        for name in ("geometry", "style", "word_dropout", "word_shuffle", "subword_dropout"):
+        for name in ("geometry", "style", "word_dropout", "word_shuffle", "prefix", "subword_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be in 0 to 1, not {getattr(self, name)}")
 

@@ -44,9 +44,9 @@ def emoji_zoo() -> ClipConfig:
         image_size=32,
         train_on="all",
         image=ImageTowerConfig(num_layers=0, embed_dim=256),
-        augment=AugmentConfig(geometry=0.6, style=0.7, word_dropout=0.3),
+        augment=AugmentConfig(geometry=0.6, style=0.7, word_dropout=0.4, prefix=0.2),
         training=TrainingConfig(
-            max_minutes=20, batch_size=128, learning_rate=4e-4, ema_decay=0.998, export="last", log_every=40
+            max_minutes=45, batch_size=128, learning_rate=4e-4, ema_decay=0.998, export="last", log_every=40
         ),
     )
 
