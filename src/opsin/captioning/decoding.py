@@ -237,9 +237,8 @@ def _forbidden(
     """bool (R, V): words that must not come next. Where nothing else is left, `<END>` is allowed."""
     R, T = prefixes_RT.shape
     forbidden = torch.zeros(R, model.vocab_size, dtype=torch.bool, device=prefixes_RT.device)
-    forbidden[:, banned] = True
-    if limits.min_length > T:
-        forbidden[:, end] = True
+    for word in [*banned, end] if limits.min_length > T else banned:
+        forbidden[:, word] = True
     size = limits.no_repeat_ngram
     if 0 < size <= T:
         ngrams = prefixes_RT.unfold(1, size, 1)  # (R, T - size + 1, size)

@@ -62,8 +62,12 @@ class MultiHeadAttention(nn.Module):
         return self._attend(q_NHTd, k_NHSd, v_NHSd, _boolean(attn_mask))
 
     def keys_values(self, tokens: Tensor) -> KeysValues:
-        """Keys and values of tokens (N, S, D), for `attend`."""
-        return KeysValues(self._split_heads(self.key(tokens)), self._split_heads(self.value(tokens)))
+        """Keys and values of tokens (N, S, D), for `attend`.
+
+        Those of a head are laid out in one piece here, as every matrix product with them would otherwise copy them.
+        """
+        keys, values = self._split_heads(self.key(tokens)), self._split_heads(self.value(tokens))
+        return KeysValues(keys.contiguous(), values.contiguous())
 
     def attend(self, query: Tensor, memory: KeysValues) -> Tensor:
         """What `forward` gives for queries (N, T, D) without a mask, from keys and values that are known already."""
