@@ -79,8 +79,8 @@ def test_what_goes_wrong_in_a_worker_is_a_result(photos: Path, tmp_path: Path) -
     assert isinstance(found, CheckpointError)
     assert str(found).startswith("Ray failed (KeyError: 'a long story\\nof many lines'); the shards")
     assert not (tmp_path / "odd").exists()
-    (tmp_path / "file").write_text("in the way")
-    assert "could not be written" in str(problem(load_colours, tmp_path / "file"))
+    (tmp_path / "full" / "000001.npy").mkdir(parents=True)
+    assert "000001.npy could not be written" in str(problem(load_colours, tmp_path / "full"))
     assert problem(load_colours, tmp_path / "out") is None
     assert len(content(tmp_path / "out")) == 3
 
