@@ -92,9 +92,12 @@ class NetworkEncoder:
     def __init__(self, name: str, network: torch.nn.Module, device: torch.device) -> None:
         self.name = name
         self.network = network.to(device).eval().requires_grad_(False)
-        self.device = device
         self.precision = "auto"
         """What features are computed in: auto, 32, bf16 or 16; see `opsin.runtime.resolve_precision`."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
