@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 
 import opsin
+from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, NULL_PROMPTS, ZeroShotClassifier
 from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import ConfigError, DataError
 from tests.classification.conftest import make_colour_folder
+from tests.clip.search.colours import ColourEncoder
 from tests.encoders.clip_models import tiny_clip
 
 LABELS = ["a person", "an animal", "food"]
@@ -151,6 +154,30 @@ def test_evaluation_of_a_folder(encoder: OpenClipEncoder, tmp_path: Path) -> Non
     assert 0 <= evaluation.calibration_error <= 1
     assert evaluation.fitted_calibration_error is not None
     assert "38 images" in evaluation.protocol and "split 'all'" in evaluation.protocol
+
+
+def test_a_second_evaluation_runs_no_image_encoder(tmp_path: Path) -> None:
+    """Also with other templates; retrieval and zero-shot classification share what is kept."""
+    folder = make_colour_folder(tmp_path / "colours", per_class=13)
+    (folder / "blue" / "05.png").write_bytes(b"no image")
+    rows = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("*/*.png"))]
+    captioned = tmp_path / "captioned"
+    shutil.copytree(folder, captioned)
+    (captioned / "captions.csv").write_text("\n".join(["file,caption", *rows]))
+    encoder = ColourEncoder()
+    first = evaluate_zero_shot(encoder, str(folder))
+    assert (first.metrics.count, encoder.images_encoded) == (38, 38)
+    second = evaluate_zero_shot(encoder, str(folder))
+    np.testing.assert_array_equal(first.metrics.confusion, second.metrics.confusion)
+    assert [row.id for row in second.skipped] == ["blue/05.png"]
+    assert evaluate_zero_shot(encoder, str(folder), templates=["{}!"]).metrics.count == 38
+    retrieval = evaluate_retrieval(encoder, None, str(captioned))
+    assert retrieval.styles["all"].image_to_text.queries == 38
+    assert [row.id for row in retrieval.skipped] == ["blue/05.png"]
+    assert encoder.images_encoded == 38
+    retrained = ColourEncoder("colours/2")
+    evaluate_retrieval(retrained, None, str(captioned))
+    assert retrained.images_encoded == 38
 
 
 def test_sources_that_cannot_be_evaluated(encoder: OpenClipEncoder, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.pixels import fit_image, load_pixels, map_rows
+from opsin.data.pixels import fit_image, load_pixels
 from opsin.data.sources import open_source
+from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
 from .conftest import MakeImage

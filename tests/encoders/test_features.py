@@ -8,13 +8,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import Compose, Normalize
 
 from opsin.data.sources import open_source
-from opsin.encoders.features import image_features, source_features
-from opsin.encoders.open_clip import wrap
+from opsin.encoders.base import BATCH_SIZE
+from opsin.encoders.features import image_features, source_features, source_vectors
+from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import DataError
+from opsin.runtime import resolve_precision
+from tests.clip.search.colours import ColourEncoder, paint_many
 
 from .test_encoders import CPU, pictures, small_clip
+
+
+class CountingEncoder(OpenClipEncoder):
+    """Knows how many images went through its network."""
+
+    def __init__(self) -> None:
+        super().__init__("open_clip:x/y", small_clip(), CPU)
+        self.images_encoded = 0
+
+    def _pooled(self, images: torch.Tensor) -> torch.Tensor:
+        self.images_encoded += len(images)
+        return super()._pooled(images)
 
 
 @pytest.fixture
@@ -65,6 +81,46 @@ def test_another_picture_or_other_weights_give_other_features(folder: Path) -> N
         encoder.network.conv1.weight.mul_(2)
     assert not np.array_equal(source_features(open_source(folder), encoder, quiet=True)[1], second)
     assert len(cached(folder)) == 3
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_many_batches_stay_in_order(quiet: bool, folder: Path) -> None:
+    encoder = ColourEncoder()
+    colours = paint_many(folder / "many", 2 * BATCH_SIZE + 3)
+    source = open_source(folder / "many")
+    usable, vectors = source_vectors(source, encoder, quiet=quiet)
+    assert (usable.ids, encoder.images_encoded) == (source.ids, len(colours))
+    expected = encoder.encode_image([Image.new("RGB", (1, 1), colour) for colour in colours])
+    torch.testing.assert_close(vectors, expected, rtol=0, atol=0)
+
+
+def test_vectors_of_a_source_are_encoded_once(folder: Path) -> None:
+    """What is encoded again is what has other pixels, other weights, or was prepared in another way."""
+    encoder = CountingEncoder()
+    source, vectors = source_vectors(open_source(folder), encoder, quiet=True)
+    assert list(source.ids) == [f"{index}.png" for index in range(5)]
+    assert [row.id for row in source.skipped] == ["1b.png"]
+    expected = encoder.encode_image([source.load(row) for row in range(5)])
+    torch.testing.assert_close(vectors, expected)
+
+    def encoded() -> int:
+        encoder.images_encoded = 0
+        source_vectors(open_source(folder), encoder, quiet=True)
+        return encoder.images_encoded
+
+    assert encoded() == 0
+    source_features(open_source(folder), encoder, quiet=True)  # patches of the same images are something else
+    encoder.precision = resolve_precision("auto", CPU)
+    assert encoded() == 0
+    Image.new("RGB", (32, 32), "red").save(folder / "2.png")
+    assert (encoded(), encoded()) == (5, 0)
+    with torch.no_grad():
+        encoder.network.conv1.weight.mul_(2)
+    assert (encoded(), encoded()) == (5, 0)
+    encoder.preprocess = Compose([encoder.preprocess, Normalize((0.1,) * 3, (1.0,) * 3)])
+    assert (encoded(), encoded()) == (5, 0)
+    (folder / "3.png").unlink()
+    assert (encoded(), encoded()) == (4, 0)
 
 
 def test_encoder_without_patches_gives_one_vector_an_image(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from opsin.encoders.features import source_features
 from opsin.encoders.loading import load_image_text
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
-from opsin.errors import CheckpointError, ConfigError, DataError, OfflineError
+from opsin.errors import CheckpointError, ConfigError, DataError, MissingExtraError, OfflineError
 
 from .clip_models import save_directory, tiny_clip
 from .test_encoders import CPU, pictures
@@ -183,6 +184,16 @@ def test_encoder_of_images_only_is_no_image_text_encoder(
     monkeypatch.setattr("opsin.encoders.loading.load", lambda *_: encoder)
     with pytest.raises(ConfigError, match="encodes images only.*emoji-clip"):
         load_image_text("timm:x")
+
+
+@pytest.mark.parametrize("form", ["open_clip:ViT-B-32/openai", "directory", "timm:test_vit"])
+def test_without_the_library(form: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = str(save_directory(tmp_path / "model", model)) if form == "directory" else form
+    library, package = ("timm", "timm") if form.startswith("timm") else ("open_clip", "open-clip-torch")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError) as caught:
+        load(ref)
+    assert str(caught.value) == f"{ref} needs {library}, which is not installed: pip install {package}"
 
 
 def test_without_network_a_model_that_works_is_offered(hub_cache: Path) -> None:

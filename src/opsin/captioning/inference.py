@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opsin import checkpoint
 from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
 from opsin.captioning.image_captioner import ImageCaptioner, build_model
 from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
-from opsin.config import from_dict, to_dict
 from opsin.data.images import ImageLike
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
@@ -26,7 +23,8 @@ from opsin.encoders import load
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import image_features
 from opsin.errors import ConfigError, DataError
-from opsin.runtime import autocast, resolve_device, resolve_precision
+from opsin.pretrained import PretrainedModel
+from opsin.runtime import autocast
 
 KIND = "captioner"
 USUAL_LENGTH = 30
@@ -58,8 +56,26 @@ class Sampling:
     temperature: float = 1.0
 
 
-class Captioner:
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What config.json of a captioner holds besides its kind and format version."""
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    words: tuple[str, ...]
+    preprocessing: Preprocessing
+    feature_dim: int | None
+    frozen_encoder: str | None = None
+    metrics: dict[str, float]
+    training: dict[str, Any]
+
+
+class Captioner(PretrainedModel):
     """A network with its vocabulary, preprocessing and metrics: all that its directory holds."""
+
+    kind = KIND
+    content = _Content
+    model: ImageCaptioner
 
     def __init__(
         self,
@@ -75,10 +91,9 @@ class Captioner:
         training: Mapping[str, Any] | None = None,
         precision: str = "auto",
     ) -> None:
-        """`frozen_encoder` is the reference (see `opsin.encoders.load`) of the encoder that gives the features, where
-        one does; `training` is the resolved config of the run that made the model, as JSON types; `precision` is what
-        captions are written in: auto, 32, bf16 or 16. Raises ConfigError for one that the model's device lacks."""
-        self.model = model.eval()
+        """See `PretrainedModel`; captions are written in `precision`. `frozen_encoder` is the reference (see
+        `opsin.encoders.load`) of the encoder that gives the features, where one does."""
+        super().__init__(model, metrics, training, precision)
         self.encoder = encoder
         self.decoder = decoder
         self.vocabulary = vocabulary
@@ -86,14 +101,6 @@ class Captioner:
         self.feature_dim = feature_dim
         self.frozen_encoder = frozen_encoder
         self._loaded_encoder: NetworkEncoder | None = None
-        self.metrics = dict(metrics or {})
-        self.training = dict(training or {})
-        self.precision = precision
-        resolve_precision(precision, self.device)  # refuses here what writing would refuse later
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     @property
     def takes_images(self) -> bool:
@@ -117,34 +124,27 @@ class Captioner:
         return min(USUAL_LENGTH, self.model.decoder.max_length)
 
     @classmethod
-    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Captioner:
-        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+    def _build(cls, content: _Content) -> ImageCaptioner:
+        size, vocabulary = content.preprocessing.image_size, Vocabulary(content.words)
+        return build_model(content.encoder, content.decoder, size, vocabulary, content.feature_dim)
 
-        Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
-        """
-        content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
-        settings = from_dict(_Content, content, where=f"{ref}, config.json")
-        vocabulary = Vocabulary(settings.words)
-        model = build_model(
-            settings.encoder, settings.decoder, settings.preprocessing.image_size, vocabulary, settings.feature_dim
-        )
-        checkpoint.load_state_dict(model, tensors, str(ref))
+    @classmethod
+    def _assemble(cls, ref: str, content: _Content, network: ImageCaptioner, precision: str) -> Self:
         return cls(
-            model.to(resolve_device(device)),
-            settings.encoder,
-            settings.decoder,
-            vocabulary,
-            settings.preprocessing,
-            feature_dim=settings.feature_dim,
-            frozen_encoder=settings.frozen_encoder,
-            metrics=settings.metrics,
-            training=settings.training,
+            network,
+            content.encoder,
+            content.decoder,
+            Vocabulary(content.words),
+            content.preprocessing,
+            feature_dim=content.feature_dim,
+            frozen_encoder=content.frozen_encoder,
+            metrics=content.metrics,
+            training=content.training,
             precision=precision,
         )
 
-    def save_pretrained(self, directory: str | Path) -> Path:
-        """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
-        content = _Content(
+    def _content(self) -> _Content:
+        return _Content(
             encoder=self.encoder,
             decoder=self.decoder,
             words=self.vocabulary.words,
@@ -154,17 +154,9 @@ class Captioner:
             metrics=self.metrics,
             training=self.training,
         )
-        card = model_card(len(self.vocabulary), self.metrics, self.training)
-        return checkpoint.save_pretrained(
-            directory, kind=KIND, config=to_dict(content), tensors=self.model.state_dict(), card=card
-        )
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload to the Hugging Face Hub; returns the repository's address."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return checkpoint.push_to_hub(self.save_pretrained(Path(folder) / "model"), repo_id, private=private)
+    def _card(self) -> str:
+        return model_card(len(self.vocabulary), self.metrics, self.training)
 
     def caption(
         self,
@@ -303,17 +295,3 @@ class Captioner:
                 batch = []
         if batch:
             yield torch.from_numpy(np.stack(batch))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What config.json of a captioner holds besides its kind and format version."""
-
-    encoder: EncoderConfig
-    decoder: DecoderConfig
-    words: tuple[str, ...]
-    preprocessing: Preprocessing
-    feature_dim: int | None
-    frozen_encoder: str | None = None
-    metrics: dict[str, float]
-    training: dict[str, Any]

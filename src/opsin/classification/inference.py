@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opsin import checkpoint
 from opsin.classification.config import ViTConfig
 from opsin.classification.model_card import model_card
-from opsin.config import from_dict, to_dict
 from opsin.data.images import ImageLike
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
-from opsin.runtime import autocast, resolve_device, resolve_precision
+from opsin.pretrained import PretrainedModel
+from opsin.runtime import autocast
 
 KIND = "vit-classifier"
 
@@ -33,8 +31,23 @@ class Classification:
     probabilities: tuple[float, ...]
 
 
-class Classifier:
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What config.json of a classifier holds besides its kind and format version."""
+
+    model: ViTConfig
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, float]
+    training: dict[str, Any]
+
+
+class Classifier(PretrainedModel):
     """A Vision Transformer with its class names, preprocessing and metrics: all that its directory holds."""
+
+    kind = KIND
+    content = _Content
+    model: VisionTransformer
 
     def __init__(
         self,
@@ -47,61 +60,39 @@ class Classifier:
         training: Mapping[str, Any] | None = None,
         precision: str = "auto",
     ) -> None:
-        """`training` is the resolved config of the run that made the model, as JSON types; `precision` is what scores
-        are computed in: auto, 32, bf16 or 16. Raises ConfigError for one that the model's device lacks."""
-        self.model = model.eval()
+        """See `PretrainedModel`; scores are computed in `precision`."""
+        super().__init__(model, metrics, training, precision)
         self.config = config
         self.class_names = tuple(class_names)
         self.preprocessing = preprocessing
-        self.metrics = dict(metrics or {})
-        self.training = dict(training or {})
-        self.precision = precision
-        resolve_precision(precision, self.device)  # refuses here what scoring would refuse later
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
 
     @classmethod
-    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
-        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+    def _build(cls, content: _Content) -> VisionTransformer:
+        return build_model(content.model, content.preprocessing.image_size, len(content.class_names))
 
-        Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
-        """
-        content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
-        settings = from_dict(_Content, content, where=f"{ref}, config.json")
-        model = build_model(settings.model, settings.preprocessing.image_size, len(settings.class_names))
-        checkpoint.load_state_dict(model, tensors, str(ref))
+    @classmethod
+    def _assemble(cls, ref: str, content: _Content, network: VisionTransformer, precision: str) -> Self:
         return cls(
-            model.to(resolve_device(device)),
-            settings.model,
-            settings.class_names,
-            settings.preprocessing,
-            metrics=settings.metrics,
-            training=settings.training,
+            network,
+            content.model,
+            content.class_names,
+            content.preprocessing,
+            metrics=content.metrics,
+            training=content.training,
             precision=precision,
         )
 
-    def save_pretrained(self, directory: str | Path) -> Path:
-        """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
-        content = _Content(
+    def _content(self) -> _Content:
+        return _Content(
             model=self.config,
             class_names=self.class_names,
             preprocessing=self.preprocessing,
             metrics=self.metrics,
             training=self.training,
         )
-        card = model_card(self.class_names, self.metrics, self.training)
-        return checkpoint.save_pretrained(
-            directory, kind=KIND, config=to_dict(content), tensors=self.model.state_dict(), card=card
-        )
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload to the Hugging Face Hub; returns the repository's address."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return checkpoint.push_to_hub(self.save_pretrained(Path(folder) / "model"), repo_id, private=private)
+    def _card(self) -> str:
+        return model_card(self.class_names, self.metrics, self.training)
 
     def classify(self, images: Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 64) -> list[Classification]:
         """The `top_k` classes of each image (paths, PIL images or arrays). Raises DataError for a broken one."""
@@ -162,14 +153,3 @@ def attention_rollout(weights: Tensor, pool: str, grid_size: int) -> Tensor:
         flow = (0.5 * weights[:, layer].float().mean(dim=1) + 0.5 * identity) @ flow
     shares = flow[:, 0, 1:] if pool == "class_token" else flow.mean(dim=1)
     return (shares / shares.sum(dim=1, keepdim=True)).view(N, grid_size, grid_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What config.json of a classifier holds besides its kind and format version."""
-
-    model: ViTConfig
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    metrics: dict[str, float]
-    training: dict[str, Any]

@@ -110,9 +110,9 @@ def _clip(model: str) -> Example:
     """One image and one text of the greatest length."""
     import torch
 
-    from opsin.encoders.local_clip import load_local_clip
+    from opsin.encoders.local_clip import LocalClipEncoder
 
-    encoder = load_local_clip(model, torch.device("cpu"))
+    encoder = LocalClipEncoder.from_pretrained(model, "cpu")
     size, length = encoder.preprocessing.image_size, encoder.tokenizer.max_length
     inputs = (torch.zeros(1, 3, size, size), torch.ones(1, length, dtype=torch.int64))
     words = f"{size} x {size} pixels, a text of {length} tokens"

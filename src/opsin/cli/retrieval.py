@@ -22,12 +22,9 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from opsin.clip.config import ClipConfig
     from opsin.clip.evaluation import evaluate_retrieval
     from opsin.config import from_dict
-    from opsin.encoders.local_clip import load_local_clip
-    from opsin.runtime import resolve_device, resolve_precision
+    from opsin.encoders.local_clip import LocalClipEncoder
 
-    device = resolve_device(options.device)
-    encoder = load_local_clip(options.run, device)
-    encoder.precision = resolve_precision(options.precision, device)
+    encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
     own = from_dict(ClipConfig, encoder.training, where="the model's training config")
     evaluation = evaluate_retrieval(encoder, own, options.data, options.split)
     if options.json:

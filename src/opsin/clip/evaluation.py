@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from opsin.clip.config import ClipConfig
@@ -20,6 +18,7 @@ from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import ImageSource, is_same_source
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.base import ImageTextEncoder
+from opsin.encoders.features import source_vectors
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.runtime import autocast
@@ -55,33 +54,18 @@ def evaluate_retrieval(
 
     Without `data` it is the source that the model was trained on. Without `split`: of that source the test images, or
     else those held out to validate on; of another source its test split, or else all of it. The split `all` is the
-    whole source. Raises DataError when the split is empty or the source has no captions.
+    whole source. The images' vectors come from the cache of `source_vectors`. Raises DataError when the split is empty,
+    or when the source has no captions or no image that can be read.
     """
     if data is None and own is None:
         raise DataError("say which captioned images to judge the model on")
     ref = data if data is not None else own.data if own is not None else ""
     source, split = _choose(ref, split, own)
-    readable, skipped = [], []
-
-    def images() -> Iterator[Image.Image]:
-        for row in range(len(source)):
-            try:
-                image = source.load(row)
-            except DataError as error:
-                skipped.append(Skipped(source.ids[row], str(error)))
-                continue
-            readable.append(row)
-            yield image
-
-    try:
-        image_features = encoder.encode_image(images())
-    except ValueError as error:
-        raise DataError(f"none of the {len(source)} images of {ref!r} can be read") from error
-    source = source.select(np.array(readable))
+    source, image_features = source_vectors(source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     text_features = encoder.encode_text(texts)
     styles = _by_style(image_features, text_features, groups, source)
-    return Evaluation(ref, split, styles, (*source.skipped, *skipped))
+    return Evaluation(ref, split, styles, tuple(source.skipped))
 
 
 def _choose(ref: str, split: str | None, own: ClipConfig | None) -> tuple[ImageSource, str]:

@@ -15,12 +15,12 @@ from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages
 from opsin.clip.evaluation import evaluate_dataset, summary
 from opsin.clip.loss import clip_loss
-from opsin.clip.model_card import model_card
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
 from opsin.config import to_dict
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
+from opsin.encoders.clip_card import model_card
 from opsin.encoders.local_clip import KIND, ClipContent
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.training.task import Batch, StepOutput, Task

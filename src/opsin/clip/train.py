@@ -10,16 +10,16 @@ import torch
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import ClipSplits, open_splits
 from opsin.clip.evaluation import evaluate_dataset, summary
-from opsin.clip.task import ClipTask, text_tower_options, write_model
+from opsin.clip.task import ClipTask, text_tower_options
 from opsin.config import to_dict
 from opsin.data.datasets import PixelDataset
 from opsin.data.images import Skipped
 from opsin.data.preprocessing import Preprocessing, channel_statistics
 from opsin.data.tokenizer import BpeTokenizer
-from opsin.encoders.local_clip import load_local_clip
+from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import build_dual_encoder
-from opsin.runtime import derive_seed, resolve_device
+from opsin.runtime import derive_seed
 from opsin.training.trainer import Trainer
 
 MOST_TRAINING_IMAGES = 10_000
@@ -87,7 +87,7 @@ def _add_final_metrics(
     directory: Path, metrics: dict[str, float], splits: ClipSplits, config: ClipConfig
 ) -> dict[str, float]:
     """Measure the exported model on the training images and on what is kept for the end, and note it in its files."""
-    encoder = load_local_clip(directory, resolve_device(config.training.device))
+    encoder = LocalClipEncoder.from_pretrained(directory, config.training.device)
     parts = {"train": splits.train, "test": splits.test, "other_style": splits.other_style}
     for name, dataset in parts.items():
         if dataset is None or (name == "train" and len(dataset) > MOST_TRAINING_IMAGES):
@@ -95,5 +95,6 @@ def _add_final_metrics(
         precision = config.training.precision
         scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.preprocessing, dataset, precision)
         metrics |= summary(scores, name)
-    write_model(directory, encoder.model, config, encoder.tokenizer, encoder.preprocessing, metrics)
+    encoder.metrics = metrics
+    encoder.save_pretrained(directory)
     return metrics

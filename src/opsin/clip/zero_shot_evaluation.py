@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from opsin.clip.calibration import cross_fitted_probabilities, expected_calibration_error, fit_logit_scale
+from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
 from opsin.data.images import Skipped
-from opsin.data.pixels import map_rows
-from opsin.data.sources import ImageSource, open_labelled
-from opsin.encoders.base import BATCH_SIZE, ImageTextEncoder, batched
-from opsin.errors import DataError
+from opsin.data.sources import open_labelled
+from opsin.encoders.base import ImageTextEncoder
+from opsin.encoders.features import source_vectors
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
@@ -56,9 +54,9 @@ def evaluate_zero_shot(
 ) -> ZeroShotEvaluation:
     """Classify a split of a labelled source by its class names; without `split` its test split, or else all of it.
 
-    Only classes with images in the source take part; underscores in their names are read as spaces. Raises DataError
-    when the source has no labels, no such split, or no image that can be read; ConfigError for templates and names that
-    cannot be used.
+    Only classes with images in the source take part; underscores in their names are read as spaces. The images' vectors
+    come from the cache of `source_vectors`. Raises DataError when the source has no labels, no such split, or no image
+    that can be read; ConfigError for templates and names that cannot be used.
     """
     source = open_labelled(data)
     assert source.labels is not None and source.class_names is not None
@@ -70,7 +68,8 @@ def evaluate_zero_shot(
     if split != "all":
         source = source.split(split)
     classifier = ZeroShotClassifier(encoder, {name: (name.replace("_", " "),) for name in names}, templates=templates)
-    source, cosines = _cosines(source, classifier)
+    source, vectors = source_vectors(source, encoder, quiet=True)
+    cosines = cosine_similarity(vectors, classifier.label_features)
     assert source.labels is not None
     labels = torch.from_numpy(source.labels)
     fitted = None
@@ -88,35 +87,3 @@ def evaluate_zero_shot(
         fitted,
         tuple(source.skipped),
     )
-
-
-def _cosines(source: ImageSource, classifier: ZeroShotClassifier) -> tuple[ImageSource, Tensor]:
-    """Cosines (N, K) of the images that can be read, and the source reduced to these, the others in its `skipped`."""
-
-    def load(row: int) -> Image.Image | DataError:
-        try:
-            return source.load(row)
-        except DataError as error:
-            return error
-
-    def loaded(batch: list[int]) -> Iterator[Image.Image | DataError]:
-        return map_rows(lambda place: load(batch[place]), len(batch))
-
-    rows: list[int] = []
-    parts: list[Tensor] = []
-    skipped: list[Skipped] = []
-    for batch in batched(range(len(source)), BATCH_SIZE):
-        images: list[Image.Image] = []
-        for row, image in zip(batch, loaded(batch), strict=True):
-            if isinstance(image, DataError):
-                skipped.append(Skipped(source.ids[row], str(image)))
-            else:
-                rows.append(row)
-                images.append(image)
-        if images:
-            parts.append(classifier.cosines(images))
-    if not parts:
-        reason = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read{reason}")
-    usable = replace(source.select(np.array(rows)), skipped=[*source.skipped, *skipped])
-    return usable, torch.cat(parts)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
-from opsin.data.images import Skipped
-from opsin.data.pixels import map_rows
-from opsin.data.sources import SPLITS, ImageSource
-from opsin.errors import DataError
+from opsin.data.images import Skipped, pixel_digest
+from opsin.data.sources import SPLITS, ImageSource, map_readable
 
 
 @dataclass(frozen=True)
@@ -37,23 +34,12 @@ class SourceReport:
 def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
     """Decode every image once, with progress on stderr unless `quiet`. DataError when not a single one can be read."""
 
-    def look(index: int) -> tuple[tuple[int, int], bytes] | str:
-        try:
-            image = source.load(index)
-        except DataError as error:
-            return str(error)
-        return image.size, hashlib.sha256(image.tobytes() + repr(image.size).encode()).digest()
+    def look(row: int) -> tuple[tuple[int, int], bytes]:
+        image = source.load(row)
+        return image.size, pixel_digest(image)
 
-    looks = map_rows(look, len(source))
-    findings = list(tqdm(looks, desc=source.name, total=len(source), unit=" images", disable=quiet))
-    problems = [Skipped(source.ids[row], found) for row, found in enumerate(findings) if isinstance(found, str)]
-    readable = {row: found for row, found in enumerate(findings) if not isinstance(found, str)}
-    if not readable:
-        raise DataError(
-            f"none of the {len(source)} images of {source.name!r} can be read; the first: {problems[0].reason}"
-        )
-    good = source.select(np.array(sorted(readable)))
-    sizes = sorted((size for size, _ in readable.values()), key=lambda size: (size[0] * size[1], size))
+    good, looks = map_readable(source, look, quiet=quiet)
+    sizes = sorted((size for size, _ in looks), key=lambda size: (size[0] * size[1], size))
     return SourceReport(
         name=source.name,
         count=len(good),
@@ -63,8 +49,8 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
         without_caption=sum(not texts for texts in good.captions or []),
         smallest=sizes[0],
         largest=sizes[-1],
-        broken=tuple([*source.skipped, *problems]),
-        duplicates=_duplicates(source, {row: digest for row, (_, digest) in readable.items()}),
+        broken=tuple(good.skipped),
+        duplicates=_duplicates(good.ids, [digest for _, digest in looks]),
     )
 
 
@@ -81,8 +67,8 @@ def _split_counts(source: ImageSource) -> dict[str, int]:
     return {name: int((source.splits == name).sum()) for name in SPLITS if (source.splits == name).any()}
 
 
-def _duplicates(source: ImageSource, digests: dict[int, bytes]) -> tuple[tuple[str, ...], ...]:
+def _duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> tuple[tuple[str, ...], ...]:
     same: dict[bytes, list[str]] = {}
-    for row, digest in sorted(digests.items()):
-        same.setdefault(digest, []).append(source.ids[row])
-    return tuple(tuple(ids) for ids in same.values() if len(ids) > 1)
+    for name, digest in zip(ids, digests, strict=True):
+        same.setdefault(digest, []).append(name)
+    return tuple(tuple(names) for names in same.values() if len(names) > 1)

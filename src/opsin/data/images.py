@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
@@ -63,6 +65,11 @@ def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
         raise DataError(f"{name} is damaged: {str(error)[:150] or type(error).__name__}") from error
 
 
+def pixel_digest(image: Image.Image) -> bytes:
+    """The same for two RGB images of equal size and pixels only (SHA-256)."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+
+
 def find_images(directory: Path) -> list[Path]:
     """Image files below a directory, sorted, without hidden ones; links to directories are not followed."""
     return sorted(
@@ -94,7 +101,7 @@ def list_images(paths: Iterable[str | Path]) -> list[Path]:
 
 
 class ImageReader:
-    """Iterates over the images of files, one in memory at a time; broken ones are listed, not fatal.
+    """Iterates over the images of files, which threads open ahead; broken ones are listed, not fatal.
 
     While it is iterated over, `read` fills with the files of the images that it gave, in order, and `skipped` with
     those that could not be read.
@@ -106,14 +113,18 @@ class ImageReader:
         self.skipped: list[Skipped] = []
 
     def __iter__(self) -> Iterator[Image.Image]:
-        for file in self.files:
-            try:
-                image = open_image(file)
-            except DataError as error:
-                self.skipped.append(Skipped(str(file), str(error)))
-                continue
-            self.read.append(file)
-            yield image
+        for file, image in zip(self.files, map_rows(self._open, len(self.files)), strict=True):
+            if isinstance(image, DataError):
+                self.skipped.append(Skipped(str(file), str(image)))
+            else:
+                self.read.append(file)
+                yield image
+
+    def _open(self, place: int) -> Image.Image | DataError:
+        try:
+            return open_image(self.files[place])
+        except DataError as error:
+            return error
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:

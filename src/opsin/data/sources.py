@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from opsin.config import nearest_name
 from opsin.data.images import Skipped
+from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
-__all__ = ["ImageSource", "Skipped", "is_same_source", "open_labelled", "open_source"]
+__all__ = ["ImageSource", "Skipped", "is_same_source", "map_readable", "open_labelled", "open_source"]
 
 SPLITS = ("train", "val", "test")
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,33 @@ class ImageSource:
     def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
         """The same images under other classes."""
         return replace(self, labels=labels, class_names=class_names)
+
+
+def map_readable(
+    source: ImageSource, function: Callable[[int], ResultT], *, quiet: bool = True
+) -> tuple[ImageSource, list[ResultT]]:
+    """`function` of each row, computed by several threads, for those rows that it raises no DataError for.
+
+    The source comes back without the other rows, which are listed in its `skipped`, so that result i belongs to its row
+    i. Progress is shown on stderr unless `quiet`. Raises DataError when no row is left.
+    """
+
+    def attempt(row: int) -> ResultT | DataError:
+        try:
+            return function(row)
+        except DataError as error:
+            return error
+
+    attempts = map_rows(attempt, len(source))
+    outcomes = list(tqdm(attempts, desc=source.name, total=len(source), unit=" images", disable=quiet))
+    is_good = np.array([not isinstance(outcome, DataError) for outcome in outcomes], dtype=bool)
+    problems = zip(source.ids, outcomes, strict=True)
+    skipped = [Skipped(name, str(outcome)) for name, outcome in problems if isinstance(outcome, DataError)]
+    if not is_good.any():
+        reason = f"; the first: {skipped[0].reason}" if skipped else ""
+        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read{reason}")
+    usable = replace(source.select(is_good), skipped=[*source.skipped, *skipped])
+    return usable, [outcome for outcome in outcomes if not isinstance(outcome, DataError)]
 
 
 def is_same_source(ref: str, other: str) -> bool:

@@ -5,19 +5,21 @@ Dimensions: N images, D width of the features, P patches.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from opsin.data.images import ImageLike, open_image
-from opsin.data.pixels import DECODING_THREADS
+from opsin.data.threads import DECODING_THREADS
 from opsin.runtime import autocast
 
 BATCH_SIZE = 32
@@ -90,9 +92,12 @@ class NetworkEncoder:
     def __init__(self, name: str, network: torch.nn.Module, device: torch.device) -> None:
         self.name = name
         self.network = network.to(device).eval().requires_grad_(False)
-        self.device = device
         self.precision = "auto"
         """What features are computed in: auto, 32, bf16 or 16; see `opsin.runtime.resolve_precision`."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
@@ -102,6 +107,12 @@ class NetworkEncoder:
             raise ValueError("encode_image needs at least one image")
         features = torch.cat(pooled)
         return F.normalize(features, dim=1) if normalize else features
+
+    def preparation(self) -> str:
+        """SHA-256, in hexadecimal, of the network input of a certain image: the same for the same way to prepare."""
+        rows, columns = np.mgrid[:120, :200]
+        image = Image.fromarray(np.stack([rows * columns, rows + columns, rows - columns], axis=2).astype(np.uint8))
+        return hashlib.sha256(self._prepare(image).contiguous().numpy().tobytes()).hexdigest()
 
     def _prepare(self, image: Image.Image) -> Tensor:
         """Network input float32 (3, H, W) of one RGB image; called by several threads at once."""

@@ -1,4 +1,4 @@
-"""What a frozen encoder gives for the images of a source: computed once, kept in the cache.
+"""What an encoder gives for the images of a source: computed once, kept in the cache.
 
 Dimensions: N images, P patches, D width.
 """
@@ -6,26 +6,26 @@ Dimensions: N images, P patches, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from opsin.checkpoint import atomic_write
-from opsin.data.images import ImageLike, Skipped
-from opsin.data.pixels import map_rows
-from opsin.data.sources import ImageSource
-from opsin.encoders.base import BATCH_SIZE, DenseEncoder, NetworkEncoder
+from opsin.data.images import ImageLike, pixel_digest
+from opsin.data.sources import ImageSource, map_readable
+from opsin.data.threads import map_rows
+from opsin.encoders.base import BATCH_SIZE, DenseEncoder, ImageEncoder, NetworkEncoder, batched
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
-from opsin.runtime import cache_dir
+from opsin.runtime import cache_dir, resolve_precision
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tuple[Tensor, tuple[int, int] | None]:
@@ -40,21 +40,39 @@ def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tupl
 def source_features(
     source: ImageSource, encoder: NetworkEncoder, *, quiet: bool = False
 ) -> tuple[ImageSource, np.ndarray]:
-    """`image_features` of a whole source as a memory map, float16 (N, P, D) or (N, D); from the cache, if there.
+    """`image_features` of the usable images of a source as a memory map, float16 (N, P, D) or (N, D), from the cache.
 
     The source comes back without the images that cannot be read, which are listed in its `skipped`, so that row i of
-    the features is its image i. The cache knows images by their pixels and encoders by their weights: neither a
-    changed picture nor a retrained encoder gives old features. Raises DataError when no image can be read, or when the
-    cache cannot be written.
+    the features is its image i. The cache knows images by their pixels and encoders by their weights and what they make
+    of an image before: neither a changed picture nor a retrained encoder gives old features. Raises DataError when no
+    image can be read, or when the cache cannot be written.
     """
-    usable, digests = _readable(source)
-    path = cache_dir() / "features" / f"{_key(encoder, digests)}.npy"
+
+    def encode(images: list[Image.Image]) -> Tensor:
+        return image_features(encoder, images)[0].half()
+
+    return _cached(source, encoder, "patches" if isinstance(encoder, DenseEncoder) else "vectors", encode, quiet=quiet)
+
+
+def source_vectors(source: ImageSource, encoder: ImageEncoder, *, quiet: bool = False) -> tuple[ImageSource, Tensor]:
+    """What `encoder.encode_image` gives for the usable images of a source, float32 (N, D), of length one, from the
+    cache; the source comes back and errors are raised as by `source_features`."""
+    usable, vectors = _cached(source, encoder, "unit vectors", encoder.encode_image, quiet=quiet)
+    return usable, torch.from_numpy(np.array(vectors))
+
+
+def _cached(
+    source: ImageSource, encoder: ImageEncoder, kind: str, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool
+) -> tuple[ImageSource, np.ndarray]:
+    """The usable images and a memory map of what `encode` gives for them, which is called for a new file only."""
+    usable, digests = map_readable(source, lambda row: pixel_digest(source.load(row)))
+    path = cache_dir() / "features" / f"{_key(encoder, kind, digests)}.npy"
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # a second process waits here, and then finds the file
                 if not path.is_file():
-                    _write(path, usable, encoder, quiet=quiet)
+                    _write(path, usable, encode, quiet=quiet)
         except (OSError, CheckpointError) as error:
             raise DataError(
                 f"the features of {source.name!r} cannot be written: {error}; make room in {path.parent}, or set "
@@ -63,47 +81,25 @@ def source_features(
     return usable, np.load(path, mmap_mode="r")
 
 
-def _readable(source: ImageSource) -> tuple[ImageSource, list[bytes]]:
-    """The images that can be read, and a digest of each one's pixels."""
-
-    def digest(row: int) -> bytes | str:
-        try:
-            image = source.load(row)
-        except DataError as error:
-            return str(error)
-        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-
-    results = list(map_rows(digest, len(source)))
-    good = np.array([isinstance(result, bytes) for result in results], dtype=bool)
-    skipped = [Skipped(source.ids[row], text) for row, text in enumerate(results) if isinstance(text, str)]
-    if not good.any():
-        reason = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read{reason}")
-    usable = replace(source, skipped=[*source.skipped, *skipped]).select(good)
-    return usable, [result for result in results if isinstance(result, bytes)]
-
-
-def _key(encoder: NetworkEncoder, digests: list[bytes]) -> str:
-    key = hashlib.sha256(f"{CACHE_VERSION}/{encoder.name}/{encoder.precision}/{fingerprint(encoder)}/".encode())
+def _key(encoder: ImageEncoder, kind: str, digests: list[bytes]) -> str:
+    parts = [CACHE_VERSION, kind, encoder.name, fingerprint(encoder)]
+    if isinstance(encoder, NetworkEncoder):
+        parts += [resolve_precision(encoder.precision, encoder.device), encoder.preparation()]
+    key = hashlib.sha256(repr(parts).encode())
     for digest in digests:
         key.update(digest)
     return key.hexdigest()[:32]
 
 
-def _write(path: Path, source: ImageSource, encoder: NetworkEncoder, *, quiet: bool) -> None:
+def _write(path: Path, source: ImageSource, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool) -> None:
     """The array file, row by row as the encoder goes on, and whole or not at all."""
+    images = map_rows(source.load, len(source))
     with atomic_write(path) as file, tqdm(desc="encoding", total=len(source), unit=" images", disable=quiet) as bar:
-        for batch in _batches(source):
-            features = image_features(encoder, batch)[0].half().numpy()
-            if bar.n == 0:
+        for number, batch in enumerate(batched(images, BATCH_SIZE)):
+            features = encode(batch).numpy()
+            if number == 0:
                 shape = (len(source), *features.shape[1:])
                 header = {"descr": np.lib.format.dtype_to_descr(features.dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(features).tobytes())
             bar.update(len(batch))
-
-
-def _batches(source: ImageSource) -> Iterator[list[Image.Image]]:
-    for start in range(0, len(source), BATCH_SIZE):
-        part = source.select(np.arange(start, min(start + BATCH_SIZE, len(source))))
-        yield list(map_rows(part.load, len(part)))

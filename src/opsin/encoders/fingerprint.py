@@ -7,18 +7,27 @@ import hashlib
 import torch
 from torch import nn
 
+from opsin.errors import ConfigError
+
 
 def fingerprint(encoder: object) -> str:
-    """SHA-256, in hexadecimal, of every weight of the networks that an encoder holds as attributes.
+    """SHA-256, in hexadecimal, of every weight of the networks that an encoder is or holds as attributes.
 
-    An encoder without such networks says what it is by its own attribute `fingerprint`.
+    An encoder without such networks says what it is by its own attribute `fingerprint`. Raises ConfigError when it has
+    neither, for then its vectors could not be told from those of other weights.
     """
     own = getattr(encoder, "fingerprint", None)
     if isinstance(own, str):
         return own
     digest = hashlib.sha256()
     seen: set[int] = set()
-    networks = [value for _, value in sorted(vars(encoder).items()) if isinstance(value, nn.Module)]
+    parts = [encoder, *(value for _, value in sorted(vars(encoder).items()))]
+    networks = [part for part in parts if isinstance(part, nn.Module)]
+    if not networks:
+        raise ConfigError(
+            f"{type(encoder).__name__} holds no network that would tell its vectors from those of other weights; give "
+            "it an attribute `fingerprint`, a text that says what it is"
+        )
     for network in networks:
         for name, tensor in network.state_dict().items():
             if tensor.data_ptr() in seen and tensor.numel() > 0:

@@ -8,7 +8,7 @@ import torch
 
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
 from opsin.encoders.weights import hub_has
-from opsin.errors import ConfigError
+from opsin.errors import ConfigError, MissingExtraError
 from opsin.runtime import resolve_device, resolve_precision
 
 
@@ -19,11 +19,17 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
     a model of open_clip, a file with a CLIP state dict in OpenAI's format, or a model of opsin: a zoo name, a run or
     model directory. `precision` is what features are computed in: auto, 32, bf16 or 16.
 
-    Raises ConfigError, CheckpointError, and OfflineError when weights are not here and cannot be downloaded.
+    Raises ConfigError, CheckpointError, OfflineError when weights are not here and cannot be downloaded, and
+    MissingExtraError when the library that has the model is not installed.
     """
     target = resolve_device(device)
     resolve_precision(precision, target)  # refuses here what encoding would refuse later
-    encoder = _load(absolute_reference(ref), target)
+    try:
+        encoder = _load(absolute_reference(ref), target)
+    except ModuleNotFoundError as error:
+        library = (error.name or str(error)).partition(".")[0]
+        package = {"open_clip": "open-clip-torch"}.get(library, library)
+        raise MissingExtraError(f"{ref} needs {library}, which is not installed: pip install {package}") from error
     encoder.precision = precision
     return encoder
 

@@ -15,7 +15,7 @@ from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
 from opsin.encoders.local_clip import KIND as CLIP_KIND
-from opsin.encoders.local_clip import load_local_clip
+from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.nn.vision_transformer import VisionTransformer
 
 KIND = "vit-classifier"
@@ -50,7 +50,7 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     when it is of another kind.
     """
     if checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"] == CLIP_KIND:
-        return load_local_clip(ref, device)
+        return LocalClipEncoder.from_pretrained(ref, str(device))
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
     network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from opsin import checkpoint
-from opsin.config import from_dict
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.base import DenseNetworkEncoder, TextNetwork
+from opsin.encoders.clip_card import model_card
 from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
+from opsin.pretrained import PretrainedModel
 
 KIND = "clip"
 
@@ -39,28 +38,35 @@ class ClipContent:
     training: dict[str, Any]
 
 
-class LocalClipEncoder(TextNetwork, DenseNetworkEncoder):
+class LocalClipEncoder(TextNetwork, DenseNetworkEncoder, PretrainedModel):
     """Both towers; patches are those of the image tower, before the map into the common space."""
 
-    def __init__(
-        self,
-        name: str,
-        network: DualEncoder,
-        tokenizer: BpeTokenizer,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        *,
-        metrics: dict[str, float] | None = None,
-        training: dict[str, Any] | None = None,
-    ) -> None:
-        """`metrics` are the scores of the run that made the model, `training` its settings."""
-        super().__init__(name, network, device)
-        self.model = network
-        self.tokenizer = tokenizer
-        self.preprocessing = preprocessing
+    kind = KIND
+    content = ClipContent
+    model: DualEncoder
+
+    def __init__(self, name: str, network: DualEncoder, content: ClipContent, precision: str = "auto") -> None:
+        """See `PretrainedModel`; `content` is what describes the network."""
+        DenseNetworkEncoder.__init__(self, name, network, next(network.parameters()).device)
+        PretrainedModel.__init__(self, network, content.metrics, content.training, precision)
+        self.description = content
+        self.tokenizer = BpeTokenizer.from_json(content.tokenizer)
+        self.preprocessing = content.preprocessing
         self.logit_scale = float(network.scale())
-        self.metrics = dict(metrics or {})
-        self.training = dict(training or {})
+
+    @classmethod
+    def _build(cls, content: ClipContent) -> DualEncoder:
+        return build_dual_encoder(content.preprocessing.image_size, content.embed_dim, content.image, content.text)
+
+    @classmethod
+    def _assemble(cls, ref: str, content: ClipContent, network: DualEncoder, precision: str) -> Self:
+        return cls(ref, network, content, precision)
+
+    def _content(self) -> ClipContent:
+        return replace(self.description, metrics=self.metrics, training=self.training)
+
+    def _card(self) -> str:
+        return model_card(self.metrics, self.training)
 
     def _prepare(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(fit_image(image, self.preprocessing.image_size))
@@ -76,23 +82,3 @@ class LocalClipEncoder(TextNetwork, DenseNetworkEncoder):
         tower = self.model.image_tower
         tokens = tower.forward_features(images)
         return tokens[:, int(tower.class_token is not None) :], (tower.grid_size, tower.grid_size)
-
-
-def load_local_clip(ref: str | Path, device: torch.device) -> LocalClipEncoder:
-    """The dual encoder behind a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
-
-    Raises CheckpointError when there is none, or when the directory holds another kind of model.
-    """
-    content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
-    settings = from_dict(ClipContent, content, where=f"{ref}, config.json")
-    network = build_dual_encoder(settings.preprocessing.image_size, settings.embed_dim, settings.image, settings.text)
-    checkpoint.load_state_dict(network, tensors, str(ref))
-    return LocalClipEncoder(
-        str(ref),
-        network,
-        BpeTokenizer.from_json(settings.tokenizer),
-        settings.preprocessing,
-        device,
-        metrics=settings.metrics,
-        training=settings.training,
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +22,6 @@ from opsin.clip.search.shards import read_manifest, read_rows, read_vectors
 from opsin.encoders.open_clip import OpenClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from tests.clip.search.colours import ColourEncoder, load_colours, paint, paint_many
-
-ROOT = Path(__file__).parents[3]
 
 
 def load_small_clip() -> OpenClipEncoder:
@@ -113,20 +109,6 @@ def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "broken" / "a.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="none of the 1 images can be read; the last: a.jpg is empty"):
         embed(tmp_path / "broken", tmp_path / "none", load_colours)
-
-
-def test_ray_gives_the_same_bytes(photos: Path, tmp_path: Path) -> None:
-    """In a process of its own, because Ray's parts talk to each other through sockets."""
-    embed(photos, tmp_path / "local", load_small_clip, rows_per_shard=16)
-    code = (
-        "from opsin.clip.search.embedding import embed; from tests.clip.search.test_embedding import load_small_clip; "
-        f"print(embed({str(photos)!r}, {str(tmp_path / 'ray')!r}, load_small_clip, rows_per_shard=16, engine='ray'))"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "written=4" in result.stdout
-    assert content(tmp_path / "ray") == content(tmp_path / "local")
 
 
 @pytest.mark.parametrize("text", ["3", "a/b", "4/3", "1/0", "-1/2", ""])

@@ -80,6 +80,12 @@ def test_an_index_is_searched_and_followed(tmp_path: Path) -> None:
 
 
 def test_without_lancedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left behind, and the exact search is as it was."""
+    paint_many(tmp_path / "photos", 5)
+    ImageIndex.create(tmp_path / "index", ColourEncoder()).update(tmp_path / "photos")
+    before = sorted(tmp_path.rglob("*"))
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(MissingExtraError, match=r"opsin\[search\]"):
-        lance_index(tmp_path / "lancedb", {0: clustered(20, 2)}, np.zeros(0, dtype=np.int64))
+    with pytest.raises(MissingExtraError, match=r"needs LanceDB: pip install 'opsin\[search\]'"):
+        ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert len(ImageIndex.open(tmp_path / "index", ColourEncoder()).search("red", k=9)) == 5

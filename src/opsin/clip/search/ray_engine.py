@@ -8,25 +8,45 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opsin.clip.search.collection import Collection
 from opsin.clip.search.embedding import LoadEncoder, Task, write_task
+from opsin.encoders.base import ImageEncoder
 from opsin.errors import CheckpointError, MissingExtraError, OpsinError
 
+RETRIES = 2
+"""How often a shard is tried again after the process of the actor that was at work on it has ended."""
 
-class _ShardWriter:
-    """An actor: loads the encoder once, then writes one shard after another, on the one core that Ray gives it."""
+
+class ShardWriter:
+    """An actor: loads the encoder once, then writes one shard after another, on the one core that Ray gives it.
+
+    What goes wrong is a result like others, because of an actor's exceptions Ray gives the driver a text only.
+    """
 
     def __init__(self, collection: Collection, out: Path, load_encoder: LoadEncoder, dim: int) -> None:
         self._collection, self._out, self._dim = collection, out, dim
-        self._encoder = load_encoder()
+        self._load_encoder = load_encoder
+
+    @cached_property
+    def _encoder(self) -> ImageEncoder:
+        return self._load_encoder()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for task in batch["task"]:
+        return {"problem": [self._problem(task) for task in batch["task"]]}
+
+    def _problem(self, task: Task) -> OpsinError | None:
+        """What kept the shard from being written, if anything."""
+        try:
             write_task(self._collection, self._out, task, self._encoder, self._dim, workers=1)
-        return {"number": [task.number for task in batch["task"]]}
+        except OpsinError as error:
+            return error
+        except Exception as error:
+            return _failure(error)
+        return None
 
 
 def write_with_ray(
@@ -53,13 +73,7 @@ def write_with_ray(
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
         _run(ray, collection, out, tasks, load_encoder, dim)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, OpsinError):
-            raise cause from error
-        reason = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise CheckpointError(
-            f"Ray failed ({reason[-1][:300]}); the shards that are there are whole: run it again, or use --shard i/n"
-        ) from error
+        raise _failure(error) from error
     finally:
         if started:
             ray.shutdown()
@@ -76,11 +90,23 @@ def _run(
     # The entries travel with the tasks, so that the actors need no list of the whole collection.
     bare = replace(collection, entries=(), skipped=())  # type: ignore[type-var]
     written = ray.data.from_items([{"task": task} for task in tasks]).map_batches(
-        _ShardWriter,
+        ShardWriter,
         fn_constructor_args=(bare, out.absolute(), load_encoder, dim),
         batch_size=1,
-        concurrency=actors,
+        compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=1,
         num_gpus=1 if gpus else 0,
+        # Without a limit, a shard at which actors run out of memory would be tried for ever.
+        ray_remote_args_fn=lambda: {"max_task_retries": RETRIES},
     )
-    written.materialize()
+    for row in written.iter_rows():
+        if row["problem"] is not None:
+            raise row["problem"]
+
+
+def _failure(error: Exception) -> CheckpointError:
+    reason = next(iter(str(error).strip().splitlines()), "")
+    return CheckpointError(
+        f"Ray failed ({type(error).__name__}: {reason[:300]}); the shards that are there are whole: run it again, or "
+        "use --shard i/n"
+    )
