@@ -14,7 +14,7 @@ from opsin.clip.train import TrainReport, train_clip
 from opsin.training.config import TrainingConfig
 
 COLOURS = {"blue": (20, 40, 200), "green": (30, 180, 60), "red": (210, 30, 30), "grey": (120, 120, 120)}
-NO_CHANGES = AugmentConfig(geometry=0, style=0, word_dropout=0, word_shuffle=0, subword_dropout=0)
+NO_CHANGES = AugmentConfig(geometry=0, style=0, word_dropout=0, word_shuffle=0, prefix=0, subword_dropout=0)
 
 
 def make_captioned_folder(directory: Path, per_colour: int = 8) -> Path:
@@ -56,7 +56,7 @@ def tiny_config(data: Path | str, **options: object) -> ClipConfig:
 
 def colour_config(folder: Path) -> ClipConfig:
     """Varied in place and words only: the colours are what is to be learned."""
-    return tiny_config(folder, test_fraction=0.2, max_steps=60, augment=AugmentConfig(style=0))
+    return tiny_config(folder, test_fraction=0.2, max_steps=100, augment=AugmentConfig(style=0))
 
 
 @pytest.fixture(scope="session")
