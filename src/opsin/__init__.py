@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner
     from opsin.classification.inference import Classifier
+    from opsin.diffusion.inference import TextToImage
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "Classifier", "__version__"]
+__all__ = ["Captioner", "Classifier", "TextToImage", "__version__"]
 
-_HOMES = {"Captioner": "opsin.captioning.inference", "Classifier": "opsin.classification.inference"}
+_HOMES = {
+    "Captioner": "opsin.captioning.inference",
+    "Classifier": "opsin.classification.inference",
+    "TextToImage": "opsin.diffusion.inference",
+}
 
 
 def __getattr__(name: str) -> Any:

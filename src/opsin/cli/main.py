@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
+    "generate": Verb("opsin.cli.generate", "draw pictures of a prompt with a trained diffusion model"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
     "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),

@@ -91,7 +91,7 @@ class GaussianDiffusion(nn.Module):
         return (images + 1) / 2
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What is left of `x_start` (N, C, H, W) at time steps `t` (N,), plus noise of the same shape (Ho et al. eq. 4)."""
+        """What is left of `x_start` (N, C, H, W) at time steps `t` (N,), plus noise like it (Ho et al. eq. 4)."""
         return _at(self.sqrt_alphas_cumprod, t) * x_start + _at(self.sqrt_one_minus_alphas_cumprod, t) * noise
 
     def predict_start_from_noise(self, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:

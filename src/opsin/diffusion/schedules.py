@@ -1,7 +1,8 @@
 """Noise schedules: how much of the image is left at each time step.
 
-"Denoising Diffusion Probabilistic Models" (Ho et al. 2020, linear), "Improved Denoising Diffusion Probabilistic Models"
-(Nichol and Dhariwal 2021, cosine), "Scalable Adaptive Computation for Iterative Generation" (Jabri et al. 2023, sigmoid).
+Linear from "Denoising Diffusion Probabilistic Models" (Ho et al. 2020), cosine from "Improved Denoising Diffusion
+Probabilistic Models" (Nichol and Dhariwal 2021), sigmoid from "Scalable Adaptive Computation for Iterative Generation"
+(Jabri et al. 2023).
 """
 
 from __future__ import annotations

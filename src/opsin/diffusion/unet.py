@@ -1,9 +1,9 @@
 """The denoising U-Net: residual blocks on three or four resolutions, told the time step and a text embedding.
 
-After "Denoising Diffusion Probabilistic Models" (Ho et al. 2020) and "Improved Denoising Diffusion Probabilistic Models"
-(Nichol and Dhariwal 2021, scale and shift from the context), with "Classifier-Free Diffusion Guidance" (Ho and Salimans
-2022). Deviations: no attention; channels are normalised by their root mean square instead of in groups; the text is one
-vector, whose projection is added to that of the time.
+After "Denoising Diffusion Probabilistic Models" (Ho et al. 2020) and "Improved Denoising Diffusion Probabilistic
+Models" (Nichol and Dhariwal 2021: scale and shift from the context), with "Classifier-Free Diffusion Guidance" (Ho and
+Salimans 2022). Deviations: no attention; channels are normalised by their root mean square instead of in groups; the
+text is one vector, whose projection is added to that of the time.
 
 Dimensions: N batch, C channels, H and W pixels, E width of the text embedding, D width of the context.
 """

@@ -5,7 +5,7 @@ Dimensions: N images, D width of the features, P patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -51,6 +51,18 @@ class DenseEncoder(Protocol):
 
     def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
         """The patches of at least one image. Raises DataError for a broken image."""
+        ...
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Gives one vector for a text."""
+
+    name: str
+    """The reference that `opsin.encoders.load` takes."""
+
+    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+        """float32 (N, D) on the CPU for at least one text, of length one with `normalize`."""
         ...
 
 

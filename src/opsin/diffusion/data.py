@@ -1,0 +1,114 @@
+"""Images with the embeddings of their captions.
+
+Dimensions: N images in a batch, M texts in all, E width of their embeddings, C captions of the image that has most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.images import Skipped
+from opsin.data.sources import ImageSource, open_source
+from opsin.data.splits import split_rows
+from opsin.diffusion.config import DiffusionConfig
+from opsin.diffusion.text import text_features
+from opsin.encoders.base import TextEncoder
+from opsin.errors import DataError
+from opsin.runtime import derive_seed
+
+
+@dataclass(frozen=True)
+class DiffusionSplits:
+    """What a run trains and validates on, with the embeddings of all its texts."""
+
+    train: PromptDataset
+    val: PromptDataset | None
+    texts: tuple[str, ...]
+    features: Tensor
+    """float32 (M, E): row i is that of `texts[i]`."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return tuple(dict.fromkeys([*self.train.skipped, *(self.val.skipped if self.val else [])]))
+
+
+class PromptDataset:
+    """Batches of "image" uint8 (N, 3, S, S), "texts" int64 (N, C), padded with zeros, and "num_texts" int64 (N,)."""
+
+    def __init__(self, images: ImageDataset, texts_of: list[list[int]]) -> None:
+        """`images` must give each image's row in `texts_of` as its label: broken images leave gaps."""
+        self.images = images
+        self.texts_of = texts_of
+        self.skipped = images.skipped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        batch = self.images.__getitems__(indices)
+        own = [self.texts_of[row] for row in batch["label"].tolist()]
+        longest = max(len(texts) for texts in own)
+        padded = [texts + [0] * (longest - len(texts)) for texts in own]
+        counts = torch.tensor([len(texts) for texts in own])
+        return {"image": batch["image"], "texts": torch.tensor(padded), "num_texts": counts}
+
+
+def open_prompted(ref: str, captions: str = "all") -> ImageSource:
+    """The images of a source that have a caption, with their captions stripped; the others go to `skipped`.
+
+    Raises DataError when the source has no captions, or none for any image.
+    """
+    source = open_source(ref)
+    if source.captions is None:
+        raise DataError(
+            f"the source {ref!r} has no captions to learn prompts from; give them as NAME.txt beside NAME.jpg, in "
+            "metadata.jsonl, in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
+        )
+    usable = [tuple(dict.fromkeys(text.strip() for text in texts if text.strip())) for texts in source.captions]
+    has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
+    if not has_caption.any():
+        raise DataError(f"none of the {len(source)} images of {ref!r} has a caption")
+    skipped = [Skipped(name, "has no caption") for name, texts in zip(source.ids, usable, strict=True) if not texts]
+    kept = [texts[:1] if captions == "first" else texts for texts in usable]
+    return replace(source, captions=kept, skipped=[*source.skipped, *skipped]).select(has_caption)
+
+
+def rows_of_run(source: ImageSource, config: DiffusionConfig) -> dict[str, np.ndarray]:
+    """Row numbers that a run of these settings uses for `train`, `val` and `test`; see `split_rows`."""
+    seed = config.training.seed
+    rows = split_rows(source, config.val_fraction, 0.0, seed)
+    if config.max_train is not None:
+        order = np.random.default_rng(derive_seed(seed, "max_train")).permutation(rows["train"])
+        rows["train"] = np.sort(order[: config.max_train])
+    return rows
+
+
+def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplits:
+    """Open the source of a run; every text of its training and validation images is encoded once.
+
+    Raises DataError when the source cannot be used, and what the text encoder raises.
+    """
+    source = open_prompted(config.data, config.captions)
+    rows = rows_of_run(source, config)
+    parts = {name: source.select(rows[name]) for name in ("train", "val") if len(rows[name])}
+    texts: dict[str, int] = {}
+    datasets = {}
+    for name, part in parts.items():
+        assert part.captions is not None
+        texts_of = [[texts.setdefault(text, len(texts)) for text in own] for own in part.captions]
+        numbered = replace(part, labels=np.arange(len(part)), class_names=None)
+        datasets[name] = PromptDataset(image_dataset(numbered, config.image_size), texts_of)
+    features = text_features(encoder, list(texts))
+    return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features)
+
+
+def pick_texts(texts: Tensor, num_texts: Tensor, generator: torch.Generator) -> Tensor:
+    """int64 (N,): one text an image, each of an image's texts being equally likely."""
+    draws = torch.rand(len(texts), generator=generator, device=generator.device).to(texts.device)
+    chosen = (draws * num_texts).long().clamp(max=num_texts - 1)
+    return texts[torch.arange(len(texts), device=texts.device), chosen]
