@@ -124,9 +124,9 @@ class TextToImage:
         model = build_model(settings.model, settings.process, settings.image_size, settings.text_dim)
         # Weights may be kept in float16; they run in float32 or under autocast.
         checkpoint.load_state_dict(model, {name: tensor.float() for name, tensor in tensors.items()}, str(ref))
-        model.to(resolve_device(device), memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)
         return cls(
-            model,
+            model.to(resolve_device(device)),
             settings.model,
             settings.process,
             settings.text_encoder,

@@ -197,14 +197,16 @@ class Unet(nn.Module):
         context = self._context(time, text_emb, len(x))
         x = self.init_conv(x)
         skips = []
-        for block1, block2, downsample in self.downs:  # type: ignore[misc]
+        for level in self.downs:
+            block1, block2, downsample = _parts(level)
             for block in (block1, block2):
                 x = block(x, context)
                 skips.append(x)
             x = downsample(x)
         x = self.mid_block1(x, context)
         x = self.mid_block2(x, context)
-        for upsample, block1, block2 in self.ups:  # type: ignore[misc]
+        for level in self.ups:
+            upsample, block1, block2 = _parts(level)
             x = upsample(x)
             for block in (block1, block2):
                 x = block(torch.cat([x, skips.pop()], dim=1), context)
@@ -218,7 +220,7 @@ class Unet(nn.Module):
         if self.training:
             kept = torch.rand(count) > self.uncond_prob
             text_emb = text_emb * kept.to(text_emb.device)[:, None]
-        return context + self.condition_mlp(text_emb.to(self.condition_mlp[0].weight.dtype))
+        return context + self.condition_mlp(text_emb.to(context.device, self.final_conv.weight.dtype))
 
     def _refuse_other_shapes(self, x: Tensor, text_emb: Tensor | None) -> None:
         factor = 2 ** len(self.downs)
@@ -231,3 +233,8 @@ class Unet(nn.Module):
             raise ValueError(
                 f"text embeddings of shape {tuple(text_emb.shape)}; this U-Net takes ({len(x)}, {self.condition_dim})"
             )
+
+
+def _parts(level: nn.Module) -> list[nn.Module]:
+    assert isinstance(level, nn.ModuleList)
+    return list(level)
