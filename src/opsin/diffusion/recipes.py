@@ -28,7 +28,7 @@ def emoji() -> DiffusionConfig:
     """The embedded emoji at 32 x 32 pixels, by their names: two and a half hours on two CPU cores."""
     return DiffusionConfig(
         data="emoji",
-        model=UnetConfig(dim=64, dim_mults=(1, 2, 4)),
+        model=UnetConfig(dim=48, dim_mults=(1, 2, 4, 8)),
         training=TrainingConfig(
             max_minutes=150,
             batch_size=64,
