@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -301,7 +300,8 @@ def test_tables_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         TextTable.load(tmp_path / "t.pt")
 
 
-def test_a_model_without_text_encoder(tmp_path: Path) -> None:
+def test_text_encoders_that_are_none(colour_run: Run) -> None:
     with pytest.raises(CheckpointError, match="there is no model"):
         load_text_encoder("no-such-model")
-    shutil.rmtree(tmp_path)
+    with pytest.raises(CheckpointError, match="kind 'text-diffusion'"):
+        load_text_encoder(str(colour_run[0]))
