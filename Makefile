@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint types imports docs bench clean
+.PHONY: demo test lint types imports docs bench zoo clean
 
-demo: $(VENV)/.stamp-demo  ## Train a small model and write an illustrated report.
+demo: $(VENV)/.stamp-demo  ## Train small models and write an illustrated report.
 	@$(BIN)/opsin tour --out build/tour
 
 test: $(VENV)/.stamp-dev  ## Run the whole test suite.
@@ -31,6 +31,13 @@ docs: $(VENV)/.stamp-dev  ## Build the documentation into build/docs.
 
 bench: $(VENV)/.stamp-dev  ## Measure speed against named peers; one script a workload.
 	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, and put them in place.
+	rm -rf build/zoo
+	$(BIN)/opsin train captioner --recipe emoji --out build/zoo/emoji-captioner
+	$(BIN)/opsin export build/zoo/emoji-captioner --half --card src/opsin/zoo/emoji-captioner/README.md --out src/opsin/zoo/emoji-captioner
+	$(BIN)/opsin train clip --recipe emoji-zoo --out build/zoo/emoji-clip
+	$(BIN)/opsin export build/zoo/emoji-clip --half --card src/opsin/zoo/emoji-clip/README.md --out src/opsin/zoo/emoji-clip
 
 clean:  ## Remove everything that was built here, the virtual environment included.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -19,6 +19,7 @@ from torch import nn
 from opsin import checkpoint
 from opsin.checkpoint import (
     atomic_write,
+    export_pretrained,
     load_pretrained,
     load_state_dict,
     load_training_state,
@@ -317,6 +318,24 @@ def test_weights_of_another_model_are_named() -> None:
         with pytest.raises(CheckpointError, match=f"the weights in here belong to another model: .*{example}"):
             load_state_dict(model, tensors, "here")
     assert torch.equal(model.bias, torch.ones(2))  # nothing was loaded by halves
+
+
+def test_export_keeps_the_model_or_rounds_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tensors = {"weight": torch.tensor([1 / 3, -2.5]), "count": torch.tensor([70_000])}
+    save_pretrained(run / "model", kind="toy", config={"width": 2}, tensors=tensors, card="written by training")
+    for half in (False, True):
+        exported = export_pretrained(run, tmp_path / "out", half=half, card="by hand" if half else None)
+        content, loaded = load_pretrained(exported, kind="toy")
+        assert content == {"width": 2}
+        assert torch.equal(loaded["count"], tensors["count"])
+        assert torch.equal(loaded["weight"], tensors["weight"].half() if half else tensors["weight"])
+        assert (exported / "README.md").read_text() == ("by hand" if half else "written by training")
+    tensors["weight"][0] = 1e6
+    save_pretrained(run / "model", kind="toy", config={}, tensors=tensors, card="")
+    with pytest.raises(CheckpointError, match="weight of .* does not fit into float16"):
+        export_pretrained(run, tmp_path / "out", half=True)
+    assert load_pretrained(tmp_path / "out", kind="toy")[0] == {"width": 2}  # what was there is still there
 
 
 # -------------------------------------------------------------------------------------------- references

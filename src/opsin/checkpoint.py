@@ -156,6 +156,28 @@ def load_pretrained(ref: Path | str, *, kind: str) -> tuple[dict[str, Any], dict
     return content, tensors
 
 
+def export_pretrained(ref: Path | str, directory: Path | str, *, half: bool = False, card: str | None = None) -> Path:
+    """Write the model that `ref` names (see `resolve_model`) into a directory of its own; returns its path.
+
+    With `half` its float32 weights are rounded to float16: half the size, and what loads them computes in its own
+    precision all the same. `card` takes the place of the model's README.md. Raises CheckpointError when a weight does
+    not fit into float16, and what `load_pretrained` and `save_pretrained` raise.
+    """
+    import torch
+
+    source = resolve_model(ref)
+    kind = str(read_model_config(source)["kind"])
+    content, tensors = load_pretrained(source, kind=kind)
+    if half:
+        rounded = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
+        for name, value in rounded.items():
+            if value.is_floating_point() and not torch.equal(value.isfinite(), tensors[name].isfinite()):
+                raise CheckpointError(f"{name} of {ref} does not fit into float16; export it without --half")
+        tensors = rounded
+    text = card if card is not None else (source / "README.md").read_text(encoding="utf-8")
+    return save_pretrained(directory, kind=kind, config=content, tensors=tensors, card=text)
+
+
 def read_model_config(directory: Path) -> dict[str, Any]:
     """The checked `config.json` of a model directory, with its `kind` but without its format version."""
     try:
@@ -187,6 +209,8 @@ def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str)
 def resolve_model(ref: Path | str) -> Path:
     """The model directory behind a reference: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`."""
     text = str(ref)
+    if not text:  # as a path it would be the working directory
+        raise CheckpointError(f"the name of the model is empty; models that ship with opsin: {', '.join(zoo_names())}")
     if text.startswith("hf-hub:"):
         return _from_hub(text.removeprefix("hf-hub:"))
     path = Path(ref)

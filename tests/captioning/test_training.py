@@ -17,7 +17,7 @@ from torch import nn
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
-from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset
+from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset, word_loss
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.recipes import RECIPES
@@ -185,35 +185,72 @@ def test_loss_is_the_sum_over_real_words() -> None:
     torch.testing.assert_close(caption_loss(scores, targets, 0), torch.stack(expected).sum())
 
 
-def test_parts_of_a_batch_together_are_the_joint_batch() -> None:
+def test_word_loss_asks_for_the_words_in_any_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 6, generator=generator)
+    targets = torch.tensor([[3, 4, 2, 0], [5, 5, 3, 2], [3, 2, 0, 0], [2, 0, 0, 0]])
+    logs = scores.log_softmax(dim=1)
+    expected = -(logs[0, [3, 4]].mean() + (2 * logs[1, 5] + logs[1, 3]) / 3 + logs[2, 3])  # the last has no word
+    torch.testing.assert_close(word_loss(scores, targets, [0, 2]), expected)
+    torch.testing.assert_close(word_loss(scores, targets.flip(1), [0, 2]), expected)
+    assert word_loss(scores[3:], targets[3:], [0, 2]) == 0
+
+
+def test_images_are_varied_as_the_config_says(captioned_folder: Path) -> None:
+    config = tiny_config(captioned_folder, shift=0)
+    splits = open_splits(config)
+    batch = splits.train.__getitems__(list(range(len(splits.train))))
+
+    def losses(augment_ops: int) -> list[float]:
+        task = build_task(dataclasses.replace(config, augment_ops=augment_ops), splits).train()
+        values = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(0)  # of dropout
+            values.append(task.training_step(batch, torch.Generator().manual_seed(seed)).loss.item())
+        return values
+
+    plain, varied = losses(0), losses(2)
+    assert plain[0] == plain[1] and varied[0] == varied[1]
+    assert varied[0] != plain[0] and varied[2] != varied[0]
+
+
+@pytest.mark.parametrize("word_weight", [0.0, 0.5])
+def test_parts_of_a_batch_together_are_the_joint_batch(word_weight: float) -> None:
     """What accumulation and several processes rely on, for captions of very different lengths; see `StepOutput`."""
     vocabulary = Vocabulary.from_texts(["a b c d e f g"])
     texts = [("a",), ("b c d e f g a b c",), ("c d",), ("d",), ("e f g a b c d",), ("f",)]
     table = CaptionTable.from_texts(texts, vocabulary, 12)
     assert table.mean_length == (1 + 9 + 2 + 1 + 7 + 1) / 6 + 1
     encoder, decoder = EncoderConfig(), DecoderConfig(embed_dim=16, num_layers=1, num_heads=2, dropout=0.0)
-    config = tiny_config("emoji", encoder=encoder, image_size=64, decoder=decoder, label_smoothing=0.1)
+    config = tiny_config(
+        "emoji", encoder=encoder, image_size=64, decoder=decoder, label_smoothing=0.1, word_loss=word_weight
+    )
     torch.manual_seed(0)
     model = build_model(encoder, decoder, 64, vocabulary, feature_dim=5)
     task = CaptioningTask(model, config, vocabulary, Preprocessing(image_size=64), None, table.mean_length, 5).train()
     dataset = FeatureCaptionDataset(np.random.default_rng(0).normal(size=(6, 5)), table)
 
-    def step(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    def step(rows: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         output = task.training_step(dataset.__getitems__(rows), torch.Generator())
         gradients = torch.autograd.grad(output.loss, list(model.parameters()))
-        return output.loss.detach(), output.metrics["word_accuracy"], list(gradients)
+        return [output.loss.detach(), output.metrics["word_accuracy"], output.metrics["caption_loss"]], list(gradients)
 
     joint = step([0, 1, 2, 3, 4, 5])
     parts = [(4 / 6, step([0, 2, 4, 1])), (2 / 6, step([3, 5]))]
-    for place in (0, 1):
-        torch.testing.assert_close(sum(share * part[place] for share, part in parts), joint[place])  # type: ignore[misc]
-    for index, gradient in enumerate(joint[2]):
-        torch.testing.assert_close(sum(share * part[2][index] for share, part in parts), gradient)
+    for kind in (0, 1):
+        for index, value in enumerate(joint[kind]):
+            torch.testing.assert_close(sum(share * part[kind][index] for share, part in parts), value)
     words = [len(text[0].split()) + 1 for text in texts]
     every = dataset.__getitems__([0, 1, 2, 3, 4, 5])
     captions = every["captions"][:, 0]
     per_word = caption_loss(model(every["feature"], captions[:, :-1]), captions[:, 1:], 0, label_smoothing=0.1)
-    torch.testing.assert_close(joint[0], (per_word / sum(words)).detach())  # these are all captions there are
+    expected = per_word / sum(words)  # these are all captions there are
+    torch.testing.assert_close(joint[0][2], expected.detach())
+    unspoken = [vocabulary.word_to_idx[name] for name in ("<NULL>", "<END>", "<UNK>")]
+    expected = (
+        expected + word_weight * word_loss(model.decoder.word_scores(every["feature"]), captions[:, 1:], unspoken) / 6
+    )
+    torch.testing.assert_close(joint[0][0], expected.detach())
 
 
 def test_one_style_of_some_emoji_is_held_out() -> None:

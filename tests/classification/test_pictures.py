@@ -12,10 +12,9 @@ from opsin.classification.inference import Classification
 from opsin.classification.pictures import (
     attention_figure,
     attention_grid,
-    confusion_figure,
     predictions_figure,
 )
-from opsin.pictures import save_figure
+from opsin.pictures import confusion_figure, save_figure
 
 NAMES = [r"$\frac$", "日本", "a name of so many words that no picture has room for all of them", "[b]"]
 

@@ -11,20 +11,20 @@ import torch
 from PIL import Image
 
 from opsin.classification.config import ClassificationConfig
-from opsin.classification.data import open_labelled
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier, attention_rollout
 from opsin.classification.pictures import (
     attention_figure,
     attention_grid,
-    confusion_figure,
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
 from opsin.classification.train import TrainReport, build_task, train_classifier
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
+from opsin.data.sources import open_labelled
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.pictures import confusion_figure
 
 from .conftest import make_colour_folder, tiny_config
 

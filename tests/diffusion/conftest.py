@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class BagOfWords:
         self.width = width
         self.calls = 0
 
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         self.calls += 1
         features = torch.stack([sum(map(self._word, text.lower().split()), self._word("")) for text in texts])
         return F.normalize(features, dim=1) if normalize else features

@@ -48,7 +48,7 @@ def test_features_are_computed_once(folder: Path) -> None:
     first = source_features(open_source(folder), encoder, quiet=True)[1]
     (path,) = cached(folder)
     written = path.stat().st_mtime_ns
-    encoder._visual.forward_intermediates = None  # whoever encodes again now fails
+    encoder.network.forward_intermediates = None  # whoever encodes again now fails
     second = source_features(open_source(folder), encoder, quiet=True)[1]
     np.testing.assert_array_equal(first, second)
     assert [found.stat().st_mtime_ns for found in cached(folder)] == [written]
@@ -74,7 +74,7 @@ def test_encoder_without_patches_gives_one_vector_an_image(folder: Path) -> None
 
 def test_interrupted_encoding_leaves_nothing(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(), CPU)
-    encoder._visual.forward_intermediates = None
+    encoder.network.forward_intermediates = None
     with pytest.raises(TypeError):
         source_features(open_source(folder), encoder, quiet=True)
     assert cached(folder) == []

@@ -11,9 +11,11 @@ import filelock
 import pytest
 from matplotlib.figure import Figure
 
+from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
+from opsin.data.sources import open_source
 from opsin.errors import ConfigError
-from opsin.tour import run
+from opsin.tour import clip, run
 from opsin.tour.report import Picture, Report, Section, Table
 from opsin.tour.run import run_tour
 
@@ -90,13 +92,14 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed.err == ""
     page = Page(report)
     assert_sound(page)
-    assert page.texts["h2"] == ["Image classification"]
-    assert len(page.images) == 4
+    assert page.texts["h2"] == ["Image classification", "Image captioning", "Images and texts"]
+    assert len(page.images) == 4 + 4 + 3
     commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
     assert {command[0] for command in commands} == {"opsin"}
     assert {command[1] for command in commands} <= VERBS.keys()
-    for name in run.SECTIONS:
-        assert (report.parent / name / "model" / "model.safetensors").is_file()
+    assert (report.parent / "classification" / "model" / "model.safetensors").is_file()
+    index = ImageIndex.open(report.parent / "clip" / "index")  # left for further searches
+    assert (len(index), index.info.encoder) == (len(open_source("emoji")), "emoji-clip")
 
 
 @pytest.fixture
@@ -108,13 +111,14 @@ def quick_tour(monkeypatch: pytest.MonkeyPatch) -> None:
         (directory / "minutes").write_text(str(minutes))
         return section()
 
-    monkeypatch.setattr(run, "SECTIONS", {"classification": (make, 3.0)})
+    monkeypatch.setattr(run, "SECTIONS", {"classification": (make, 3.0), "clip": (make, 0.0)})
 
 
 @pytest.mark.usefixtures("quick_tour")
 def test_a_tour_replaces_only_what_a_tour_has_made(tmp_path: Path) -> None:
     run_tour(tmp_path / "tour", training_minutes=4)
     assert (tmp_path / "tour" / "classification" / "minutes").read_text() == "4.0"
+    assert (tmp_path / "tour" / "clip" / "minutes").read_text() == "0.0"  # nothing to train takes nothing from others
     assert run_tour(tmp_path / "tour", training_minutes=5) == tmp_path / "tour" / "report.html"
     assert (tmp_path / "tour" / "classification" / "minutes").read_text() == "5.0"
 
@@ -137,3 +141,22 @@ def test_unusable_tours_are_refused(tmp_path: Path) -> None:
     (tmp_path / "tour").mkdir()
     with filelock.FileLock(tmp_path / "tour" / ".lock"), pytest.raises(ConfigError, match="another tour"):
         run_tour(tmp_path / "tour")
+
+
+def test_labels_of_the_tour_are_told_by_subgroups_that_exist() -> None:
+    """Each label has drawings, each beginning of a subgroup is one, and none has two labels."""
+    subgroups = set(open_source("emoji").metadata["subgroup"].tolist())
+    assert clip.LABELS.keys() == clip.SUBGROUPS.keys()
+    beginnings = [beginning for label in clip.LABELS for beginning in clip.SUBGROUPS[label]]
+    for beginning in beginnings:
+        assert any(subgroup.startswith(beginning) for subgroup in subgroups), beginning
+    for subgroup in subgroups:
+        assert sum(subgroup.startswith(beginning) for beginning in beginnings) <= 1, subgroup
+    assert set(clip.MATRIX.values()) <= set(open_source("emoji").metadata["code"].tolist())
+
+
+def test_texts_of_the_matrix_are_no_names() -> None:
+    source = open_source("emoji")
+    assert source.captions is not None
+    names = dict(zip(source.metadata["code"].tolist(), source.captions, strict=True))
+    assert [text for text, code in clip.MATRIX.items() if text in names[code]] == []

@@ -5,6 +5,7 @@ Options of the command line are named after fields; those that encoder and decod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -79,8 +80,14 @@ class CaptioningConfig:
     """Mirror half of the images. Captions that say left or right become wrong by it."""
     shift: int = 0
     """Largest shift in pixels."""
+    augment_ops: int = 0
+    """RandAugment-style operations per image."""
+    augment_magnitude: float = 0.5
+    """Their largest strength, 0 to 1."""
     label_smoothing: float = 0.0
     """Probability spread evenly over all words in the targets."""
+    word_loss: float = 0.0
+    """Weight of a second loss: the words of the caption, in any order, from the mean image vector alone."""
     beams: int = 3
     """Beams of the final test; validation is greedy."""
     training: TrainingConfig = TrainingConfig(max_minutes=5)
@@ -108,6 +115,11 @@ class CaptioningConfig:
             raise ConfigError(f"style_fraction must be in 0 to 1, not {self.style_fraction}")
         if self.style_fraction > 0 and self.max_train is not None:
             raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
+        if not 0 <= self.augment_magnitude <= 1:
+            raise ConfigError(f"augment_magnitude must be in 0 to 1, not {self.augment_magnitude}")
+        for name in ("augment_ops", "word_loss", "shift"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
         for name in ("min_count", "beams", "max_train", "max_val"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from opsin.captioning.vocabulary import NULL, Vocabulary, tokenise
+from opsin.data.captioned import with_captions
 from opsin.data.course_coco import CourseSplit
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.images import Skipped
 from opsin.data.sources import ImageSource
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import source_features
-from opsin.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -127,18 +127,7 @@ def captioned(source: ImageSource) -> ImageSource:
 
     Raises DataError when no image has one.
     """
-    if source.captions is None:
-        raise DataError(
-            f"the source {source.name!r} has no captions; give them as NAME.txt beside NAME.jpg, in metadata.jsonl, "
-            "in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
-        )
-    usable = [tuple(text for text in texts if tokenise(text)) for texts in source.captions]
-    has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
-    if not has_caption.any():
-        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it")
-    without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
-    skipped = [Skipped(name, "has no caption") for name in without]
-    return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)
+    return with_captions(source, tokenise)
 
 
 def image_caption_dataset(

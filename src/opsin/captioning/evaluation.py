@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -203,3 +204,16 @@ def caption_loss(scores: Tensor, targets: Tensor, null_index: int, *, label_smoo
         label_smoothing=label_smoothing,
         reduction="sum",
     )
+
+
+def word_loss(scores: Tensor, targets: Tensor, ignored: Sequence[int]) -> Tensor:
+    """Cross-entropy of word scores (N, V) against the words in `targets` (N, T), in any order, summed over N.
+
+    The words of a caption share its target equally, once for each time they occur. Those that are `ignored`, as
+    `<NULL>` and `<END>`, have no part in it, and a caption without any other word costs nothing.
+    """
+    counts = torch.zeros(scores.shape, device=scores.device)
+    counts.scatter_add_(1, targets, torch.ones(targets.shape, device=scores.device))
+    counts[:, list(ignored)] = 0.0
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return -(shares * F.log_softmax(scores.float(), dim=1)).sum()

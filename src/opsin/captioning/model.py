@@ -80,6 +80,15 @@ class CaptioningTransformer(nn.Module):
         embedded = self._embed(captions)
         return self._scores(self.transformer(embedded, self._memory(features), _causal_mask(captions)))
 
+    def word_scores(self, features: Tensor) -> Tensor:
+        """Scores (N, V) of the words that the image's vectors speak of, wherever they stand in a caption.
+
+        The mean of the vectors goes through the output layer as if it were a decoded word, so nothing is added to the
+        network. Trained along, this tells an encoder from the first step on which words it has to tell apart; word
+        detectors of this kind are in "From Captions to Visual Concepts and Back" (Fang et al. 2015, section 3).
+        """
+        return self._scores(self._memory(features).mean(dim=1))
+
     def start(self, features: Tensor) -> DecoderCache:
         """The cache with which `step` writes captions for features (N, I) or (N, P, I)."""
         return self.transformer.start(self._memory(features))

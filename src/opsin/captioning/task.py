@@ -11,12 +11,12 @@ from torch import Tensor
 
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import CaptionDataset, pick_captions
-from opsin.captioning.evaluation import caption_loss, evaluate_dataset
+from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_loss
 from opsin.captioning.image_captioner import ImageCaptioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import to_dict
-from opsin.data.augment import random_flip, random_shift
+from opsin.data.augment import random_augment, random_flip, random_shift
 from opsin.data.preprocessing import Preprocessing
 from opsin.training.task import Batch, StepOutput, Task
 
@@ -28,6 +28,10 @@ class CaptioningTask(Task):
     of all training captions: nats per word on average, and every word counts alike, as in the course's loss. Dividing
     by the words of the batch itself would not do: where a batch is cut into parts (several processes, accumulation),
     parts with fewer words would have louder ones. This way the parts together are exactly the joint batch.
+
+    With `word_loss` the mean image vector has to tell the words of the caption as well, by a second cross-entropy. An
+    encoder that starts from nothing learns what to look for much sooner by it: a decoder alone first learns which
+    words follow each other, and for long needs no image to do so.
     """
 
     monitor = "val_cider_d"
@@ -57,13 +61,20 @@ class CaptioningTask(Task):
         inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
         captions = pick_captions(batch["captions"], batch["num_captions"], generator)
         targets = captions[:, 1:]
-        scores = self.model(inputs, captions[:, :-1])
-        null = self._network.decoder.null_index
+        features = self._network.encode(inputs)
+        decoder = self._network.decoder
+        scores = decoder(features, captions[:, :-1])
+        null = decoder.null_index
         total = caption_loss(scores, targets, null, label_smoothing=self.config.label_smoothing)
         loss = total / (len(captions) * self.mean_length)
         real = targets != null
         right = ((scores.argmax(dim=2) == targets) & real).sum(dim=1) / real.sum(dim=1)
-        return StepOutput(loss, {"word_accuracy": right.mean()})
+        metrics = {"word_accuracy": right.mean(), "caption_loss": loss.detach()}
+        if self.config.word_loss > 0:
+            unspoken = [index for index in (null, decoder.end_index, decoder.unknown_index) if index is not None]
+            of_words = word_loss(decoder.word_scores(features), targets, unspoken)
+            loss = loss + self.config.word_loss * of_words / len(captions)
+        return StepOutput(loss, metrics)
 
     def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         images = pixels.float() / 255
@@ -71,6 +82,8 @@ class CaptioningTask(Task):
             images = random_flip(images, generator)
         if self.config.shift:
             images = random_shift(images, self.config.shift, generator)
+        if self.config.augment_ops:
+            images = random_augment(images, self.config.augment_ops, self.config.augment_magnitude, generator)
         return self.preprocessing.normalize(images)
 
     def evaluate(self) -> dict[str, float]:

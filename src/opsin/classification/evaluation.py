@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opsin.classification.data import open_labelled, rows_of_run
+from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier
-from opsin.classification.metrics import ClassificationMetrics, classification_metrics
 from opsin.classification.task import evaluate_dataset
 from opsin.data.datasets import image_dataset
-from opsin.data.sources import ImageSource, Skipped, is_same_source
+from opsin.data.sources import ImageSource, Skipped, is_same_source, open_labelled
 from opsin.errors import DataError
+from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
 @dataclass(frozen=True)

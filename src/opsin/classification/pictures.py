@@ -1,4 +1,4 @@
-"""Pictures of a classifier: confusion matrix, predictions, and where it looked."""
+"""Pictures of a classifier: predictions, and where it looked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from opsin.classification.inference import Classification, Classifier
 from opsin.data.images import ImageLike, open_image
 from opsin.pictures import (
-    HEAT_COLOURS,
     HEAT_LABEL,
     RIGHT,
     TITLE_SIZE,
@@ -24,45 +23,6 @@ from opsin.pictures import (
     reduced,
     save_figure,
 )
-
-MOST_TICK_LABELS = 100
-
-
-def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Counts int (K, K), rows true and columns predicted, coloured by the share of each true class.
-
-    The counts are written into the cells of up to 20 classes; of more than 100 classes only some are named.
-    """
-    K = len(class_names)
-    side = min(max(4.5, 1.8 + 0.55 * K), 16)
-    figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=110)
-    axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap=HEAT_COLOURS, vmin=0, vmax=1)
-    named = range(0, K, -(-K // MOST_TICK_LABELS))
-    labels = [cut(class_names[index], 40) for index in named]
-    size = max(6.0, min(10.0, 700 / len(named)))  # so that neighbours do not touch at the largest figure
-    # Class names are no formulas, also with dollar signs in them.
-    axes.set_yticks(named, labels, fontsize=size, parse_math=False)
-    axes.set_xticks(named, labels, fontsize=size, parse_math=False, rotation=45 if K <= 20 else 90)
-    for label in axes.get_xticklabels():
-        label.set(horizontalalignment="right", verticalalignment="center", rotation_mode="anchor")
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    if K <= 20:
-        for row, column in np.ndindex(K, K):
-            colour = "black" if shares[row, column] > 0.6 else "white"
-            axes.text(
-                column,
-                row,
-                str(int(confusion[row, column])),
-                ha="center",
-                va="center",
-                color=colour,
-                fontsize=9,
-            )
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    return figure
 
 
 def predictions_figure(

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from opsin.classification.config import AugmentConfig, ViTConfig
 from opsin.classification.inference import Classifier
-from opsin.classification.metrics import classification_metrics
 from opsin.data.augment import mix, random_augment, random_flip, random_shift
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.training.metrics import classification_metrics
 from opsin.training.task import Batch, StepOutput, Task
 
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from opsin.classification.config import ClassificationConfig
-from opsin.classification.data import open_labelled, rows_of_run
+from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier, build_model
-from opsin.classification.metrics import classification_metrics
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, PixelDataset, image_dataset
 from opsin.data.preprocessing import Preprocessing, channel_statistics
-from opsin.data.sources import ImageSource, Skipped
+from opsin.data.sources import ImageSource, Skipped, open_labelled
 from opsin.runtime import derive_seed
 from opsin.training.config import TrainingConfig
+from opsin.training.metrics import classification_metrics
 from opsin.training.trainer import Trainer
 
 

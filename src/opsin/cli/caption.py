@@ -30,8 +30,9 @@ class CaptionOptions(ModelOptions):
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]
     """Image files and directories of images."""
-    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
-    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-captioner"
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME. The one that
+    ships, emoji-captioner, knows emoji and nothing else."""
     beams: int = 3
     """Unfinished captions that the search keeps for each image; 1 takes the most probable word at each step."""
     length_penalty: float = 1.0

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         print_json(asdict(diagnosis))
         return 0
     print_table(("what", "found"), list(_rows(diagnosis)))
-    note("next: opsin tour (trains a small model and writes a report), or opsin data list", options.quiet)
+    note("next: opsin tour (trains small models and writes a report), or opsin data list", options.quiet)
     return 0
 
 

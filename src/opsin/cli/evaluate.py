@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from opsin.cli.options import ModelOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.options import Flag, ModelOptions, UsageError, parse
+from opsin.cli.output import note, print_confusion, print_json, print_table
 from opsin.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,9 +29,16 @@ class EvaluateOptions(ModelOptions):
     """A data source; by default the one that the model was trained on."""
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """train, val, test or all; by default test where there is one, else the images held out from training. Captioners
-    that left one style of some emoji out of training also have other-style, and by default both are judged."""
+    that left one style of some emoji out of training also have other-style, and by default both are judged; so may
+    models of images and texts, which are judged on one split at a time."""
+    zero_shot: Flag = False
+    """Of a model of images and texts, which may also be open_clip:ARCHITECTURE/TAG: classify the images of a labelled
+    source (--data) by the names of its classes, and say how well that went."""
+    template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
+    """With --zero-shot: a text that is made of each class, its name at {}. Can be given several times."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Also draw into this PNG file: of a classifier the confusion matrix, of a captioner the worst captions."""
+    """Also draw into this PNG file: the confusion matrix of a classifier and of --zero-shot, the worst captions of a
+    captioner."""
     beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
     worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -47,8 +54,17 @@ def main(argv: list[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
-    from opsin.checkpoint import read_model_config, resolve_model
+    if options.zero_shot:
+        from opsin.cli.zero_shot import evaluate_labels
 
+        return evaluate_labels(options)
+    if options.template:
+        raise UsageError("--template is for --zero-shot")
+    from opsin.checkpoint import read_model_config, resolve_model
+    from opsin.encoders.loading import is_pretrained_encoder
+
+    if is_pretrained_encoder(options.run):
+        raise UsageError(f"{options.run} is an encoder; give --zero-shot to judge its labels, or a model of opsin")
     kind = str(read_model_config(resolve_model(options.run))["kind"])
     evaluate = EVALUATORS.get(kind)
     if evaluate is None:
@@ -70,8 +86,7 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     else:
         _print_tables(evaluation, protocol)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
-        from opsin.classification.pictures import confusion_figure
-        from opsin.pictures import save_figure
+        from opsin.pictures import confusion_figure, save_figure
 
         save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
         note(f"confusion matrix: {options.picture}", quiet=options.quiet)
@@ -100,25 +115,9 @@ def _print_tables(evaluation: Evaluation, protocol: str) -> None:
     if len(names) <= 5:  # any order of so few classes has the right one among its first five
         del rows[1]
     print_table(("metric", "value"), rows, title=protocol)
-    _print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
+    print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
     for row in evaluation.skipped:
         print(f"left out  {row.id}: {row.reason}")
-
-
-def _print_confusion(confusion: Any, names: tuple[str, ...], accuracy: Any) -> None:
-    """The whole matrix up to 12 classes; beyond that accuracy and the most frequent mistake of each class."""
-    if len(names) <= 12:
-        rows = [(name, *map(int, row)) for name, row in zip(names, confusion, strict=True)]
-        print_table(("true \\ predicted", *names), rows, title="confusion")
-        return
-    rows = []
-    for index, name in enumerate(names):
-        mistakes = confusion[index].copy()
-        mistakes[index] = 0
-        worst = names[int(mistakes.argmax())] if mistakes.any() else None
-        share = float(accuracy[index])
-        rows.append((name, int(confusion[index].sum()), share if share == share else None, worst))
-    print_table(("class", "images", "accuracy", "most often taken for"), rows, title="per class")
 
 
 def _evaluate_captioner(options: EvaluateOptions) -> int:
@@ -215,7 +214,14 @@ def _draw_worst_captions(evaluations: tuple[CaptionEvaluation, ...], count: int,
     save_figure(figure, path)
 
 
+def _evaluate_clip(options: EvaluateOptions) -> int:
+    from opsin.cli.retrieval import evaluate_model
+
+    return evaluate_model(options)
+
+
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,
     "captioner": _evaluate_captioner,
+    "clip": _evaluate_clip,
 }

@@ -28,13 +28,17 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
-    "classify": Verb("opsin.cli.classify", "label images with a trained classifier"),
+    "classify": Verb("opsin.cli.classify", "label images with a trained classifier, or with labels of your own"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
     "generate": Verb("opsin.cli.generate", "draw pictures of a prompt with a trained diffusion model"),
+    "index": Verb("opsin.cli.index", "make an index of images, or bring it up to date:  opsin index SRC --out INDEX"),
+    "search": Verb("opsin.cli.search", "find images of an index by words or by image:  opsin search INDEX QUERY"),
+    "embed": Verb("opsin.cli.embed", "encode the images of a source into shards of vectors"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
+    "export": Verb("opsin.cli.export", "write a model into a directory of its own, at half the size with --half"),
     "data": Verb("opsin.cli.data", "list, prepare and check data sources"),
     "doctor": Verb("opsin.cli.doctor", "hardware, versions, caches, and what is installed"),
-    "tour": Verb("opsin.cli.tour", "train a small model and write an illustrated report"),
+    "tour": Verb("opsin.cli.tour", "train small models and write an illustrated report"),
 }
 
 
@@ -119,6 +123,6 @@ def _help_text() -> str:
         "",
         "'opsin VERB --help' lists the options of a verb; 'opsin --version' prints the version.",
         "Shared options: --json (one JSON document), --quiet, --offline (no network).",
-        "A first look: 'opsin tour' trains a small model and writes a report with pictures.",
+        "A first look: 'opsin tour' trains small models and writes a report with pictures.",
     ]
     return "\n".join(lines)

@@ -120,8 +120,22 @@ def _text_to_image(model: str) -> Example:
     return Example(network, (image, torch.zeros(1, dtype=torch.int64)), words, {"input": list(image.shape)})
 
 
+def _clip(model: str) -> Example:
+    """One image and one text of the greatest length."""
+    import torch
+
+    from opsin.encoders.local_clip import load_local_clip
+
+    encoder = load_local_clip(model, torch.device("cpu"))
+    size, length = encoder.preprocessing.image_size, encoder.tokenizer.max_length
+    inputs = (torch.zeros(1, 3, size, size), torch.ones(1, length, dtype=torch.int64))
+    words = f"{size} x {size} pixels, a text of {length} tokens"
+    return Example(encoder.model, inputs, words, {"input": list(inputs[0].shape), "text_length": length})
+
+
 EXAMPLES: dict[str, Callable[[str], Example]] = {
     "vit-classifier": _classifier,
     "captioner": _captioner,
     "text-diffusion": _text_to_image,
+    "clip": _clip,
 }

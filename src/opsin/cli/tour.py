@@ -1,4 +1,4 @@
-"""`opsin tour`: train every system for a moment and write the illustrated report."""
+"""`opsin tour`: train for a moment, show what comes of it and the models of the package, in an illustrated report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class TourOptions(SharedOptions):
 
     out: Path = Path("opsin-tour")
     """Directory of the report and of the runs behind it."""
-    max_minutes: float = 2.0
-    """Minutes of training, over all systems together; pictures and measurements come on top."""
+    max_minutes: float = 2.5
+    """Minutes of training in all; pictures and measurements come on top."""
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         TourOptions,
         argv,
         "opsin tour",
-        "Train a small model of every system and write a report with pictures.",
+        "Train small models, and show what they and the models of the package do, in a report with pictures.",
     )
     from opsin.tour.run import run_tour
 

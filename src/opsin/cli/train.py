@@ -50,6 +50,12 @@ SYSTEMS = {
         "opsin.diffusion.train:train_diffusion",
         'opsin generate "PROMPT" --model {run} --out grid.png',
     ),
+    "clip": System(
+        "opsin.clip.recipes",
+        "opsin.clip.config:ClipConfig",
+        "opsin.clip.train:train_clip",
+        'opsin classify IMAGES --labels "one thing,another thing" --model {run}',
+    ),
 }
 
 LENGTHS = ("epochs", "max_steps", "max_minutes")

@@ -19,7 +19,7 @@ from opsin.config import nearest_name
 from opsin.data.images import Skipped
 from opsin.errors import DataError
 
-__all__ = ["ImageSource", "Skipped", "is_same_source", "open_source"]
+__all__ = ["ImageSource", "Skipped", "is_same_source", "open_labelled", "open_source"]
 
 SPLITS = ("train", "val", "test")
 
@@ -142,6 +142,18 @@ def open_source(ref: str | Path) -> ImageSource:
             f"{path} is a file, but not a .parquet file; a source is a directory, a .parquet file, emoji or cifar10"
         )
     raise DataError(_no_such_source(text, path))
+
+
+def open_labelled(ref: str) -> ImageSource:
+    """`open_source` for classification; DataError unless it has labels of at least two classes, besides."""
+    source = open_source(ref)
+    if source.labels is None or source.class_names is None:
+        raise DataError(f"the source {ref!r} has no labels; classification needs class folders, or a column `label`")
+    present = np.unique(source.labels)
+    if len(present) < 2:
+        name = source.class_names[int(present[0])] if len(present) else "none"
+        raise DataError(f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two")
+    return source
 
 
 def _no_such_source(text: str, path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,9 @@ class TextTable:
             raise DataError(f"{path}: idx_mapping must give texts rows of embs, 0 to {len(embs) - 1}")
         return cls(str(path), rows, embs, components, mean)
 
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         """float32 (N, E). Raises DataError for a text that is not in the table."""
+        texts = list(texts)
         if unknown := [text for text in texts if text not in self.rows]:
             near = nearest_name(unknown[0], self.rows)
             hint = f"did you mean {near!r}?" if near else "use a model with a text encoder for texts of your own"
@@ -85,9 +86,13 @@ def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
     """
     if ref.endswith(".pt"):
         return TextTable.load(Path(ref).expanduser())
-    encoder: object = encoders.load(ref, device)
+    # Texts are few and short; in full precision their vectors are the same on every machine.
+    encoder: object = encoders.load(ref, device, "32")
     if not isinstance(encoder, TextEncoder):
-        raise ConfigError(f"the model {ref!r} has no text encoder; use one such as open_clip:ViT-B-32/openai")
+        raise ConfigError(
+            f"the model {ref!r} has no text encoder; use emoji-clip, which ships with opsin, or one such as "
+            "open_clip:ViT-B-32/openai"
+        )
     return encoder
 
 

@@ -1,6 +1,6 @@
-"""Image encoders with weights from elsewhere: one string names a model, and an object with its protocols comes back."""
+"""Encoders of images and texts: one string names a model, and an object with its protocols comes back."""
 
-from opsin.encoders.base import DenseEncoder, DenseFeatures, ImageEncoder
+from opsin.encoders.base import DenseEncoder, DenseFeatures, ImageEncoder, ImageTextEncoder, TextEncoder
 from opsin.encoders.loading import load
 
-__all__ = ["DenseEncoder", "DenseFeatures", "ImageEncoder", "load"]
+__all__ = ["DenseEncoder", "DenseFeatures", "ImageEncoder", "ImageTextEncoder", "TextEncoder", "load"]

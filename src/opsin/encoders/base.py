@@ -5,18 +5,24 @@ Dimensions: N images, D width of the features, P patches.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from itertools import islice
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from opsin.data.images import ImageLike, open_image
+from opsin.data.pixels import DECODING_THREADS
 from opsin.runtime import autocast
 
 BATCH_SIZE = 32
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,27 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
+class TextEncoder(Protocol):
+    """Gives one vector for a whole text."""
+
+    name: str
+    """The reference that `opsin.encoders.load` takes."""
+
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
+        """float32 (N, D) on the CPU for at least one text, of length one with `normalize`; what a text has beyond the
+        length that the network can read is left out. Raises ValueError without any text."""
+        ...
+
+
+@runtime_checkable
+class ImageTextEncoder(ImageEncoder, TextEncoder, Protocol):
+    """Gives vectors of images and texts that can be compared by their cosine."""
+
+    logit_scale: float
+    """The factor on cosines before a softmax over them; the inverse of the temperature of training."""
+
+
+@runtime_checkable
 class DenseEncoder(Protocol):
     """Gives a vector for every patch of an image, after the network's last norm and before any projection."""
 
@@ -51,18 +78,6 @@ class DenseEncoder(Protocol):
 
     def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
         """The patches of at least one image. Raises DataError for a broken image."""
-        ...
-
-
-@runtime_checkable
-class TextEncoder(Protocol):
-    """Gives one vector for a text."""
-
-    name: str
-    """The reference that `opsin.encoders.load` takes."""
-
-    def encode_text(self, texts: Sequence[str], *, normalize: bool = True) -> Tensor:
-        """float32 (N, D) on the CPU for at least one text, of length one with `normalize`."""
         ...
 
 
@@ -76,18 +91,20 @@ class NetworkEncoder:
         self.name = name
         self.network = network.to(device).eval().requires_grad_(False)
         self.device = device
+        self.precision = "auto"
+        """What features are computed in: auto, 32, bf16 or 16; see `opsin.runtime.resolve_precision`."""
 
     def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled(batch).float().cpu() for batch in self._batches(images)]
         if not pooled:
             raise ValueError("encode_image needs at least one image")
         features = torch.cat(pooled)
         return F.normalize(features, dim=1) if normalize else features
 
-    def _prepare(self, image: ImageLike) -> Tensor:
-        """Network input float32 (3, H, W) of one image."""
+    def _prepare(self, image: Image.Image) -> Tensor:
+        """Network input float32 (3, H, W) of one RGB image; called by several threads at once."""
         raise NotImplementedError
 
     def _pooled(self, images: Tensor) -> Tensor:
@@ -95,14 +112,40 @@ class NetworkEncoder:
         raise NotImplementedError
 
     def _batches(self, images: Iterable[ImageLike]) -> Iterator[Tensor]:
-        batch: list[Tensor] = []
-        for image in images:
-            batch.append(self._prepare(open_image(image)))
-            if len(batch) == BATCH_SIZE:
-                yield torch.stack(batch).to(self.device)
-                batch = []
-        if batch:
-            yield torch.stack(batch).to(self.device)
+        """Network input in batches; threads open and prepare the images of the next one while the network works."""
+
+        def prepared(image: ImageLike) -> Tensor:
+            return self._prepare(open_image(image))
+
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            upcoming = (pool.map(prepared, batch) for batch in batched(images, BATCH_SIZE))
+            current = next(upcoming, None)
+            while current is not None:
+                following = next(upcoming, None)
+                yield torch.stack(list(current)).to(self.device)
+                current = following
+
+
+class TextNetwork:
+    """Common to encoders with a text half: texts go through it in batches."""
+
+    device: torch.device
+    precision: str
+
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
+        """See `TextEncoder.encode_text`. Raises ValueError without any text, TypeError for a single string."""
+        if isinstance(texts, str):
+            raise TypeError(f"encode_text takes a list of texts; write [{texts!r}] for a single one")
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            pooled = [self._pooled_texts(batch).float().cpu() for batch in batched(texts, BATCH_SIZE)]
+        if not pooled:
+            raise ValueError("encode_text needs at least one text")
+        features = torch.cat(pooled)
+        return F.normalize(features, dim=1) if normalize else features
+
+    def _pooled_texts(self, texts: list[str]) -> Tensor:
+        """Vectors (N, D) of N texts."""
+        raise NotImplementedError
 
 
 class DenseNetworkEncoder(NetworkEncoder):
@@ -110,7 +153,7 @@ class DenseNetworkEncoder(NetworkEncoder):
 
     def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
         """See `DenseEncoder.encode_dense`. Raises ValueError without any image."""
-        with torch.inference_mode(), autocast(self.device):
+        with torch.inference_mode(), autocast(self.device, self.precision):
             parts = [self._dense(batch) for batch in self._batches(images)]
         if not parts:
             raise ValueError("encode_dense needs at least one image")
@@ -119,3 +162,10 @@ class DenseNetworkEncoder(NetworkEncoder):
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""
         raise NotImplementedError
+
+
+def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:
+    """The items in lists of `size`, the last one perhaps shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor
@@ -22,6 +21,7 @@ from opsin.data.images import ImageLike, Skipped
 from opsin.data.pixels import map_rows
 from opsin.data.sources import ImageSource
 from opsin.encoders.base import BATCH_SIZE, DenseEncoder, NetworkEncoder
+from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
 from opsin.runtime import cache_dir
 
@@ -84,10 +84,7 @@ def _readable(source: ImageSource) -> tuple[ImageSource, list[bytes]]:
 
 
 def _key(encoder: NetworkEncoder, digests: list[bytes]) -> str:
-    key = hashlib.sha256(f"{CACHE_VERSION}/{encoder.name}/".encode())
-    for name, tensor in encoder.network.state_dict().items():
-        key.update(name.encode())
-        key.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    key = hashlib.sha256(f"{CACHE_VERSION}/{encoder.name}/{encoder.precision}/{fingerprint(encoder)}/".encode())
     for digest in digests:
         key.update(digest)
     return key.hexdigest()[:32]

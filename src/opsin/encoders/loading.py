@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from opsin.encoders.base import NetworkEncoder
-from opsin.runtime import resolve_device
+from pathlib import Path
+
+import torch
+
+from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
+from opsin.encoders.weights import hub_has
+from opsin.errors import ConfigError
+from opsin.runtime import resolve_device, resolve_precision
 
 
-def load(ref: str, device: str = "auto") -> NetworkEncoder:
+def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEncoder:
     """The encoder that a reference names; it has the protocols of `opsin.encoders.base` that its network supports.
 
-    `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, or a classifier of opsin: a zoo name, a run or model directory, or
-    `hf-hub:ORG/NAME`. Raises ConfigError, CheckpointError, and OfflineError when weights are not here and cannot be
-    downloaded.
+    `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` (a model of open_clip or of opsin), a directory with
+    a model of open_clip, a file with a CLIP state dict in OpenAI's format, or a model of opsin: a zoo name, a run or
+    model directory. `precision` is what features are computed in: auto, 32, bf16 or 16.
+
+    Raises ConfigError, CheckpointError, and OfflineError when weights are not here and cannot be downloaded.
     """
     target = resolve_device(device)
+    resolve_precision(precision, target)  # refuses here what encoding would refuse later
+    encoder = _load(absolute_reference(ref), target)
+    encoder.precision = precision
+    return encoder
+
+
+def absolute_reference(ref: str) -> str:
+    """The same reference from any working directory: a path that exists is made absolute."""
+    path = Path(ref).expanduser()
+    return str(path.absolute()) if ref and path.exists() else ref
+
+
+def is_pretrained_encoder(ref: str) -> bool:
+    """Whether a reference leads to an encoder of another library, and thus to no classifier or captioner of opsin.
+
+    Says nothing about repositories of the Hub, which would have to be asked.
+    """
+    path = Path(ref).expanduser()
+    return ref.startswith(("timm:", "open_clip:")) or (path / "open_clip_config.json").is_file() or path.is_file()
+
+
+def _load(ref: str, target: torch.device) -> NetworkEncoder:
     kind, _, name = ref.partition(":")
     if kind == "timm" and name:
         from opsin.encoders.timm import load_timm
@@ -23,6 +53,30 @@ def load(ref: str, device: str = "auto") -> NetworkEncoder:
         from opsin.encoders.open_clip import load_open_clip
 
         return load_open_clip(name, target)
+    if kind == "hf-hub" and hub_has(name, "open_clip_config.json"):
+        from opsin.encoders.open_clip import load_open_clip_hub
+
+        return load_open_clip_hub(name, target)
+    path = Path(ref).expanduser()
+    if (path / "open_clip_config.json").is_file():
+        from opsin.encoders.open_clip import load_open_clip_directory
+
+        return load_open_clip_directory(path, target)
+    if path.is_file():
+        from opsin.encoders.openai import load_openai_file
+
+        return load_openai_file(path, target)
     from opsin.encoders.local import load_local
 
     return load_local(ref, target)
+
+
+def load_image_text(ref: str, device: str = "auto", precision: str = "auto") -> ImageTextEncoder:
+    """`load`, for an encoder of both images and texts. Raises ConfigError for one without a text half, besides."""
+    encoder = load(ref, device, precision)
+    if not isinstance(encoder, ImageTextEncoder):
+        raise ConfigError(
+            f"{ref} encodes images only, and this needs a model that encodes texts as well, such as emoji-clip, which "
+            "ships with opsin, or open_clip:ViT-B-32/openai"
+        )
+    return encoder

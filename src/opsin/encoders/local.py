@@ -1,4 +1,4 @@
-"""Encoders made with opsin: the network of a trained classifier, without its head."""
+"""Encoders made with opsin: the network of a trained classifier, without its head, or a dual encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from opsin.config import from_dict
 from opsin.data.images import ImageLike
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
-from opsin.encoders.base import DenseNetworkEncoder
+from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
+from opsin.encoders.local_clip import KIND as CLIP_KIND
+from opsin.encoders.local_clip import load_local_clip
 from opsin.nn.vision_transformer import VisionTransformer
 
 KIND = "vit-classifier"
@@ -41,11 +43,14 @@ class LocalEncoder(DenseNetworkEncoder):
         return tokens[:, int(self._vit.class_token is not None) :], (self._vit.grid_size, self._vit.grid_size)
 
 
-def load_local(ref: str, device: torch.device) -> LocalEncoder:
-    """The network of a classifier: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+def load_local(ref: str, device: torch.device) -> NetworkEncoder:
+    """The encoder in a model of opsin: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
 
-    Raises CheckpointError when there is none, or when the directory holds another kind of model.
+    A dual encoder has both of its towers, a classifier its network. Raises CheckpointError when there is no model, or
+    when it is of another kind.
     """
+    if checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"] == CLIP_KIND:
+        return load_local_clip(ref, device)
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
     network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)

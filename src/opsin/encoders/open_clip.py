@@ -1,59 +1,94 @@
-"""Image encoders from open_clip: CLIP, SigLIP, MobileCLIP and others, as `open_clip:ARCHITECTURE/TAG`."""
+"""Encoders of images and texts from open_clip: CLIP, SigLIP, MobileCLIP and others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from opsin.data.images import ImageLike, open_image
-from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
+from opsin.config import load_json
+from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder, TextNetwork
 from opsin.encoders.timm import patch_tokens
-from opsin.encoders.weights import hub_file
-from opsin.errors import ConfigError
+from opsin.encoders.weights import hub_file, hub_files
+from opsin.errors import CheckpointError, ConfigError
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+CONFIG_FILE = "open_clip_config.json"
 DEFAULT_WEIGHTS = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
+
+Tokenizer = Callable[[list[str]], Tensor]
+"""Texts to token numbers int64 (N, T), cut to the length T that the network reads."""
 
 
-class OpenClipEncoder(NetworkEncoder):
-    """The image half of a CLIP model, with the preprocessing that its weights were trained with."""
+class OpenClipEncoder(TextNetwork, NetworkEncoder):
+    """Both halves of a CLIP model, with the preprocessing and the tokenizer that its weights were trained with.
 
-    def __init__(self, name: str, network: nn.Module, device: torch.device) -> None:
-        """`network` is what `open_clip.create_model` gives."""
+    `model` is the whole of it, `network` the image half; `preprocess` makes input (3, H, W) of an RGB image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        device: torch.device,
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
+    ) -> None:
+        """`network` is what `open_clip.create_model` gives. `load_tokenizer` is called when the first text comes, so
+        that images can be encoded without the tokenizer's files; by default the tokenizer is OpenAI's."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        visual: Any = network.visual
+        model: Any = network
+        visual: Any = model.visual
         super().__init__(name, visual, device)
-        self._visual = visual
-        self._transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.logit_scale = float(model.logit_scale.exp())
+        self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
+        self._load_tokenizer = load_tokenizer or self._openai_tokenizer
+        self._tokenizer: Tokenizer | None = None
 
-    def _prepare(self, image: ImageLike) -> Tensor:
-        return self._transform(open_image(image))
+    def _openai_tokenizer(self) -> Tokenizer:
+        from open_clip import SimpleTokenizer
+
+        return SimpleTokenizer(context_length=self.model.context_length)
+
+    def _prepare(self, image: Image.Image) -> Tensor:
+        return self.preprocess(image)
 
     def _pooled(self, images: Tensor) -> Tensor:
-        return self._visual(images)
+        return self.network(images)
+
+    def _pooled_texts(self, texts: list[str]) -> Tensor:
+        if self._tokenizer is None:
+            self._tokenizer = self._load_tokenizer()
+        return self.model.encode_text(self._tokenizer(texts).to(self.device))
 
 
 class DenseOpenClipEncoder(OpenClipEncoder, DenseNetworkEncoder):
     """One whose network is a Vision Transformer of open_clip's own, or a network of timm."""
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if hasattr(self._visual, "trunk"):
-            return patch_tokens(self._visual.trunk, images)
-        result = self._visual.forward_intermediates(
+        visual: Any = self.network
+        if hasattr(visual, "trunk"):
+            return patch_tokens(visual.trunk, images)
+        result = visual.forward_intermediates(
             images, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
         )
         features = result["image_intermediates"][-1]
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
 
-def wrap(name: str, network: nn.Module, device: torch.device) -> OpenClipEncoder:
+def wrap(
+    name: str, network: nn.Module, device: torch.device, load_tokenizer: Callable[[], Tokenizer] | None = None
+) -> OpenClipEncoder:
     """The encoder of a model that `open_clip.create_model` gave: a dense one where its network has patches."""
     visual = network.visual
     has_patches = hasattr(visual, "trunk") or hasattr(visual, "transformer")
-    return (DenseOpenClipEncoder if has_patches else OpenClipEncoder)(name, network, device)
+    return (DenseOpenClipEncoder if has_patches else OpenClipEncoder)(name, network, device, load_tokenizer)
 
 
 def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
@@ -74,11 +109,78 @@ def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
         raise ConfigError(f"{ref} has no weights on the Hugging Face Hub; use another tag of {architecture}")
     repo_id, _, filename = config["hf_hub"].rpartition("/")
     weights = hub_file(ref, repo_id, [filename] if filename else DEFAULT_WEIGHTS)
+    text = open_clip.get_model_config(architecture)["text_cfg"]
     # The file is given by name, so that open_clip opens no connection of its own; what a tag implies is then said here.
     network = open_clip.create_model(
         architecture,
         pretrained=str(weights),
         force_quick_gelu=bool(config.get("quick_gelu")),
         force_preprocess_cfg={key: config[key] for key in PREPROCESSING if key in config},
+        **_text_network(ref, text),
     )
-    return wrap(ref, network, device)
+    return wrap(ref, network, device, lambda: _tokenizer(ref, text, None))
+
+
+def load_open_clip_hub(repo_id: str, device: torch.device) -> OpenClipEncoder:
+    """The model of a repository of the Hugging Face Hub that has an `open_clip_config.json`.
+
+    Raises OfflineError when it cannot be had, CheckpointError when it cannot be used.
+    """
+    ref = f"hf-hub:{repo_id}"
+    directory = hub_file(ref, repo_id, [CONFIG_FILE]).parent
+    hub_file(ref, repo_id, DEFAULT_WEIGHTS)  # it comes to lie beside the config
+    return _from_directory(ref, directory, None, device)
+
+
+def load_open_clip_directory(directory: Path, device: torch.device) -> OpenClipEncoder:
+    """The model of a directory with `open_clip_config.json`, `open_clip_model.safetensors` (or
+    `open_clip_pytorch_model.bin`), and the files of a tokenizer, unless that is OpenAI's.
+
+    Raises CheckpointError when it is incomplete or cannot be used.
+    """
+    return _from_directory(str(directory), directory, directory, device)
+
+
+def _from_directory(ref: str, directory: Path, tokenizer_files: Path | None, device: torch.device) -> OpenClipEncoder:
+    import open_clip
+
+    content = load_json(directory / CONFIG_FILE)
+    if not any((directory / name).is_file() for name in DEFAULT_WEIGHTS):
+        raise CheckpointError(f"{directory} has a {CONFIG_FILE}, and no weights: no {' and no '.join(DEFAULT_WEIGHTS)}")
+    text = (content.get("model_cfg") or {}).get("text_cfg")
+    if not isinstance(text, dict):
+        raise CheckpointError(
+            f"{directory / CONFIG_FILE} describes no model of open_clip: it has no model_cfg.text_cfg"
+        )
+    try:
+        network = open_clip.create_model(f"local-dir:{directory}", **_text_network(ref, text))
+    except Exception as error:  # whatever is wrong with a config or a file of weights comes in many shapes
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"open_clip cannot use the model in {directory}: {' '.join(reason)[:300]}") from error
+    return wrap(ref, network, device, lambda: _tokenizer(ref, text, tokenizer_files))
+
+
+def _text_network(ref: str, text: dict[str, Any]) -> dict[str, Any]:
+    """What `create_model` needs where the text half is from transformers, so that it looks nothing up itself."""
+    name = text.get("hf_model_name")
+    if not name:
+        return {}
+    config = hub_file(ref, name, ["config.json"])
+    return {"text_cfg": {**text, "hf_model_name": str(config.parent), "hf_model_pretrained": False}}
+
+
+def _tokenizer(ref: str, text: dict[str, Any], directory: Path | None) -> Tokenizer:
+    """The tokenizer that a `text_cfg` names, its files from the directory, or else from the Hub."""
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+
+    length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    settings = dict(text.get("tokenizer_kwargs") or {})
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(context_length=length, **settings)
+    directory = directory or hub_files(ref, name, TOKENIZER_FILES)
+    settings["trust_remote_code"] = False  # whatever the config says
+    try:
+        return HFTokenizer(str(directory), context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **settings)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{ref}: there is no usable tokenizer in {directory}: {str(error)[:200]}") from error

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from opsin.data.images import ImageLike, open_image
 from opsin.encoders.base import DenseNetworkEncoder
 from opsin.encoders.weights import hub_file
 from opsin.errors import ConfigError
@@ -27,8 +27,8 @@ class TimmEncoder(DenseNetworkEncoder):
         super().__init__(name, network, device)
         self._transform = create_transform(**resolve_model_data_config(network), is_training=False)
 
-    def _prepare(self, image: ImageLike) -> Tensor:
-        return self._transform(open_image(image))
+    def _prepare(self, image: Image.Image) -> Tensor:
+        return self._transform(image)
 
     def _pooled(self, images: Tensor) -> Tensor:
         return self.network(images)

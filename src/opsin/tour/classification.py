@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from opsin.classification.data import open_labelled
 from opsin.classification.inference import Classifier
-from opsin.classification.metrics import ClassificationMetrics, classification_metrics
-from opsin.classification.pictures import attention_grid, confusion_figure, predictions_figure
+from opsin.classification.pictures import attention_grid, predictions_figure
 from opsin.classification.recipes import emoji_groups
 from opsin.classification.task import evaluate_dataset
 from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
-from opsin.data.sources import ImageSource
+from opsin.data.sources import ImageSource, open_labelled
+from opsin.pictures import confusion_figure
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
+from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
 def classification_section(directory: Path, minutes: float, quiet: bool) -> Section:

@@ -1,4 +1,4 @@
-"""Running the tour: one section a system, within a number of minutes."""
+"""Running the tour: one section a system, its training within a number of minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import filelock
 
 from opsin.errors import ConfigError
 from opsin.runtime import describe_environment
+from opsin.tour.captioning import captioning_section
 from opsin.tour.classification import classification_section
+from opsin.tour.clip import clip_section
 from opsin.tour.report import Report, Section
 
 MARK = ".opsin-tour"
@@ -20,16 +22,19 @@ SectionMaker = Callable[[Path, float, bool], Section]
 
 SECTIONS: dict[str, tuple[SectionMaker, float]] = {
     "classification": (classification_section, 1.0),
+    "captioning": (captioning_section, 1.5),
+    "clip": (clip_section, 0.0),
 }
-"""Each system's section and its share of the training time."""
+"""Each system's section and its share of the training time; without a share it shows a model of the package."""
 
 
-def run_tour(directory: Path | str, *, training_minutes: float = 2.0, quiet: bool = False) -> Path:
-    """Train every system for its share of `training_minutes` and write `report.html`; returns its path.
+def run_tour(directory: Path | str, *, training_minutes: float = 2.5, quiet: bool = False) -> Path:
+    """Train the systems for their shares of `training_minutes`, show what they and the models of the package do, and
+    write `report.html`; returns its path.
 
-    Runs and models stay in `directory`, one folder a system, and are replaced by the next tour. Raises ConfigError for
-    a directory that cannot be used, that another tour is writing to, or that holds folders of these names which no
-    tour has made.
+    Runs, models and indexes stay in `directory`, one folder a system, and are replaced by the next tour. Raises
+    ConfigError for a directory that cannot be used, that another tour is writing to, or that holds folders of these
+    names which no tour has made.
     """
     if not training_minutes > 0:
         raise ConfigError(f"max_minutes must be above zero, not {training_minutes}")

@@ -7,7 +7,7 @@ import pytest
 import sklearn.metrics
 import torch
 
-from opsin.classification.metrics import classification_metrics
+from opsin.training.metrics import classification_metrics
 
 
 def test_metrics_equal_scikit_learn() -> None:

@@ -1,4 +1,4 @@
-"""How well a classifier does: accuracy, loss, and the confusion matrix."""
+"""How well scores of classes fit the labels: accuracy, loss, and the confusion matrix."""
 
 from __future__ import annotations
 

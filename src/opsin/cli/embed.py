@@ -1,0 +1,85 @@
+"""`opsin embed SRC --out DIR`: vectors of all images of a source, in shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
+from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.output import note, print_json, print_table
+
+DESCRIPTION = (
+    "Encode all images of a source into shards: NNNNNN.npy with the vectors, NNNNNN.parquet with the images' paths, "
+    "and manifest.json. Running it again does what is missing. On many machines, give each its --shard, or use Ray."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions(SharedOptions):
+    """Options of `opsin embed`."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """A folder of images, at any depth, or another data source such as emoji."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """The directory of the shards."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = DEFAULT_MODEL
+    """The encoder: a model that ships with opsin, open_clip:ARCHITECTURE/TAG, timm:NAME, hf-hub:ORG/NAME, or a
+    directory."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
+    """Write only the I-th of N shares of the shards, counted from 0 or from 1; such as $SLURM_ARRAY_TASK_ID/8."""
+    rows_per_shard: int = 8192
+    """Images of a shard; the same for all that write into DIR."""
+    engine: Literal["local", "ray"] = "local"
+    """ray spreads the shards over a cluster with Ray Data (extra `ray`)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin embed`; returns the exit code."""
+    options = parse(EmbedOptions, argv, "opsin embed", DESCRIPTION)
+    from opsin.clip.search.embedding import embed, parse_part
+    from opsin.encoders.loading import load
+    from opsin.errors import ConfigError
+
+    try:
+        part = parse_part(options.shard)
+    except ConfigError as error:
+        raise UsageError(str(error)) from error
+    if options.rows_per_shard < 1:
+        raise UsageError(f"--rows-per-shard must be at least 1, not {options.rows_per_shard}")
+    report = embed(
+        options.source,
+        options.out,
+        partial(load, options.model, options.device),
+        part=part,
+        engine=options.engine,
+        rows_per_shard=options.rows_per_shard,
+        quiet=options.quiet,
+    )
+    if options.json:
+        print_json(
+            {
+                "out": str(options.out),
+                "model": options.model,
+                "shards": report.shard_count,
+                "complete": report.complete,
+                "written": report.written,
+                "kept": report.kept,
+                "images": report.rows,
+                "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+            }
+        )
+        return 0
+    counts = {"shards written": report.written, "shards kept": report.kept, "images": report.rows}
+    print_table(("", "count"), [*counts.items(), ("left out", len(report.skipped))])
+    for row in report.skipped[:SKIPPED_SHOWN]:
+        print(f"left out  {row.reason}")
+    done = "all shards are there" if report.complete else "other shards are still missing"
+    note(f"{done}: {options.out / 'manifest.json'}", quiet=options.quiet)
+    return 0

@@ -1,0 +1,107 @@
+"""`opsin index SRC --out INDEX`: make an index of images, or bring one up to date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from opsin.cli.options import SharedOptions, parse
+from opsin.cli.output import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from opsin.clip.search.index import ImageIndex
+    from opsin.clip.search.update import UpdateReport
+
+DEFAULT_MODEL = "emoji-clip"
+SKIPPED_SHOWN = 20
+DESCRIPTION = (
+    "Make an index of images that 'opsin search' looks things up in. Running it again brings the index up to date: "
+    "new and changed images are encoded, moved and deleted ones cost nothing."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions(SharedOptions):
+    """Options of `opsin index`."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    """A folder of images, at any depth, or another data source such as emoji."""
+    out: Annotated[Path, tyro.conf.arg(metavar="INDEX")]
+    """The directory of the index."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """The encoder of a new index, by default emoji-clip, which ships with opsin; open_clip:ARCHITECTURE/TAG,
+    hf-hub:ORG/NAME, or a directory. An index keeps its encoder."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin index`; returns the exit code."""
+    options = parse(IndexOptions, argv, "opsin index", DESCRIPTION)
+    from opsin.clip.search.index import ImageIndex, holds_index
+
+    if holds_index(options.out):
+        index = ImageIndex.open(options.out, device=options.device)
+        _refuse_other_model(index, options.model)
+    else:
+        from opsin.clip.search.collection import open_collection
+
+        open_collection(options.source)  # so that a mistyped folder leaves no empty index behind
+        model = DEFAULT_MODEL if options.model is None else options.model
+        index = ImageIndex.create(options.out, model, device=options.device)
+    report = index.update(options.source, quiet=options.quiet)
+    if options.json:
+        _print_json(index, report)
+    else:
+        _print_report(report)
+    note(f'next: opsin search {options.out} "what to look for"', quiet=options.quiet or options.json)
+    return 0
+
+
+def _refuse_other_model(index: ImageIndex, model: str | None) -> None:
+    from opsin.encoders.loading import absolute_reference
+    from opsin.errors import ConfigError
+
+    if model is not None and absolute_reference(model) != index.info.encoder:
+        raise ConfigError(
+            f"the index {index.path} was made by {index.info.encoder}, and vectors of {model} cannot be added to it; "
+            "leave out --model, or make another index"
+        )
+
+
+def _print_report(report: UpdateReport) -> None:
+    counts = {
+        "added": len(report.added), "changed": len(report.changed), "moved": len(report.moved),
+        "deleted": len(report.deleted), "unchanged": report.unchanged, "left out": len(report.skipped),
+        "in the index": report.total,
+    }  # fmt: skip
+    print_table(("images", "count"), list(counts.items()))
+    for row in report.skipped[:SKIPPED_SHOWN]:
+        print(f"left out  {row.reason}")
+    if len(report.skipped) > SKIPPED_SHOWN:
+        print(f"left out  and {len(report.skipped) - SKIPPED_SHOWN} more; --json lists them all")
+
+
+def _print_json(index: ImageIndex, report: UpdateReport) -> None:
+    from opsin.clip.search.paths import printable
+
+    def shown(ids: tuple[str, ...]) -> list[str]:
+        return [printable(id) for id in ids]
+
+    print_json(
+        {
+            "index": str(index.path),
+            "model": index.info.encoder,
+            "images": report.total,
+            "encoded": report.encoded,
+            "unchanged": report.unchanged,
+            "added": shown(report.added),
+            "changed": shown(report.changed),
+            "moved": [{"from": printable(old), "to": printable(new)} for old, new in report.moved],
+            "deleted": shown(report.deleted),
+            "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+        }
+    )

@@ -1,0 +1,210 @@
+"""What `opsin classify --labels` and `opsin evaluate --zero-shot` do: labels as texts, without training."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opsin.cli.options import UsageError
+from opsin.cli.output import note, print_confusion, print_json, print_table
+
+if TYPE_CHECKING:
+    from opsin.cli.classify import ClassifyOptions
+    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
+    from opsin.clip.zero_shot_evaluation import ZeroShotEvaluation
+    from opsin.data.images import ImageReader
+
+DEFAULT_MODEL = "emoji-clip"
+OTHER = "other"
+
+
+def classify_by_labels(options: ClassifyOptions) -> int:
+    """Run `opsin classify --labels`; returns the exit code."""
+    _refuse_senseless(options)
+    labels = read_labels(options.labels or "", OTHER if options.other else None)
+    from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
+    from opsin.data.images import ImageReader, list_images
+    from opsin.encoders.loading import load_image_text
+    from opsin.errors import DataError
+
+    reader = ImageReader(list_images(options.images))
+    model = options.model or DEFAULT_MODEL
+    classifier = ZeroShotClassifier(
+        load_image_text(model, options.device, options.precision),
+        labels,
+        templates=options.template or DEFAULT_TEMPLATES,
+        other=OTHER if options.other else None,
+        logit_scale=options.logit_scale,
+    )
+    try:
+        results = classifier.classify(reader, top_k=options.top_k)
+    except ValueError as error:
+        if reader.read:
+            raise
+        reason = reader.skipped[0].reason
+        raise DataError(f"none of the {len(reader.files)} files is a readable image; the first: {reason}") from error
+    if options.json:
+        _print_document(model, classifier, reader, results)
+    else:
+        _print_labels(reader, results)
+    if options.picture is not None:  # after the answers: a picture that cannot be written does not cost them
+        from opsin.clip.pictures import MOST_IMAGES, zero_shot_figure
+        from opsin.pictures import save_figure
+
+        save_figure(zero_shot_figure(reader.read[:MOST_IMAGES], results[:MOST_IMAGES]), options.picture)
+        note(f"picture: {options.picture}", quiet=options.quiet)
+    return 0
+
+
+def _refuse_senseless(options: ClassifyOptions) -> None:
+    for name in ("attention", "batch_size"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for trained classifiers, not for --labels")
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
+    if options.logit_scale is not None and not 0 < options.logit_scale < float("inf"):
+        raise UsageError(f"--logit-scale must be above zero, not {options.logit_scale}")
+    _refuse_templates(options.template)
+
+
+def _refuse_templates(templates: tuple[str, ...]) -> None:
+    for template in templates:
+        if "{}" not in template:
+            raise UsageError(f"--template {template!r} has no {{}}, where the label belongs")
+
+
+def read_labels(text: str, other: str | None = None) -> list[str]:
+    """The labels of `--labels`: separated by commas, or the lines of a file when the text begins with `@`.
+
+    Raises UsageError when they are no labels to tell images apart by, DataError when the file cannot be read.
+    """
+    from opsin.clip.zero_shot import check_labels
+    from opsin.errors import ConfigError, DataError
+
+    if text.startswith("@"):
+        path = Path(text[1:]).expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"the labels in {path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DataError(f"the labels in {path} cannot be read: it is no text in UTF-8") from error
+        labels = [line.strip() for line in lines if line.strip()]
+    else:
+        labels = [label.strip() for label in text.split(",")] if text.strip() else []
+    try:
+        check_labels(labels, other)
+    except ConfigError as error:
+        hint = "" if other else " (--other adds a class for all else)"
+        raise UsageError(f"--labels: {error}{hint}") from error
+    return labels
+
+
+def _print_document(
+    model: str, classifier: ZeroShotClassifier, reader: ImageReader, results: list[ZeroShotClassification]
+) -> None:
+    images = [
+        {
+            "image": str(path),
+            "labels": result.labels,
+            "probabilities": [round(probability, 6) for probability in result.probabilities],
+            "cosines": [round(cosine, 6) for cosine in result.cosines],
+        }
+        for path, result in zip(reader.read, results, strict=True)
+    ]
+    print_json(
+        {
+            "model": model,
+            "labels": classifier.labels,
+            "templates": classifier.templates,
+            "logit_scale": classifier.logit_scale,
+            "images": images,
+            "skipped": [{"id": row.id, "reason": row.reason} for row in reader.skipped],
+        }
+    )
+
+
+def _print_labels(reader: ImageReader, results: list[ZeroShotClassification]) -> None:
+    rows = []
+    for path, result in zip(reader.read, results, strict=True):
+        best = zip(result.labels, result.probabilities, strict=True)
+        rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
+    print_table(("image", "labels"), rows)
+    for row in reader.skipped:
+        print(f"left out  {row.reason}")
+
+
+def evaluate_labels(options: EvaluateOptions) -> int:
+    """Run `opsin evaluate --zero-shot`; returns the exit code."""
+    if options.data is None:
+        raise UsageError("--zero-shot needs labelled images; name their source with --data")
+    if options.beams is not None or options.worst is not None:
+        raise UsageError("--beams and --worst are for captioners, not for --zero-shot")
+    _refuse_templates(options.template)
+    from opsin.clip.zero_shot import DEFAULT_TEMPLATES
+    from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
+    from opsin.encoders.loading import load_image_text
+
+    encoder = load_image_text(options.run, options.device, options.precision)
+    templates = options.template or DEFAULT_TEMPLATES
+    evaluation = evaluate_zero_shot(encoder, options.data, options.split, templates=templates)
+    if options.json:
+        print_json(_evaluation_document(evaluation))
+    else:
+        _print_evaluation(evaluation)
+    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
+        from opsin.pictures import confusion_figure, save_figure
+
+        save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
+        note(f"confusion matrix: {options.picture}", quiet=options.quiet)
+    scale = f"{evaluation.fitted_logit_scale:.4g}"
+    model = shlex.quote(options.run)
+    note(f"next: opsin classify IMAGES --labels LABELS --model {model} --logit-scale {scale}", quiet=options.quiet)
+    return 0
+
+
+def _evaluation_document(evaluation: ZeroShotEvaluation) -> dict[str, Any]:
+    metrics = evaluation.metrics
+    accuracies = [None if share != share else float(share) for share in metrics.per_class_accuracy()]
+    return {
+        "protocol": evaluation.protocol,
+        "accuracy": metrics.accuracy,
+        "top5_accuracy": metrics.top5_accuracy,
+        "loss": metrics.loss,
+        "count": metrics.count,
+        "templates": evaluation.templates,
+        "logit_scale": evaluation.logit_scale,
+        "calibration_error": evaluation.calibration_error,
+        "fitted_logit_scale": evaluation.fitted_logit_scale,
+        "fitted_calibration_error": evaluation.fitted_calibration_error,
+        "class_names": evaluation.class_names,
+        "per_class_accuracy": accuracies,
+        "confusion": metrics.confusion.tolist(),
+        "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
+    }
+
+
+def _print_evaluation(evaluation: ZeroShotEvaluation) -> None:
+    metrics, names = evaluation.metrics, evaluation.class_names
+    rows: list[tuple[str, float | None]] = [("accuracy", metrics.accuracy)]
+    if len(names) > 5:  # any order of so few classes has the right one among its first five
+        rows.append(("top-5 accuracy", metrics.top5_accuracy))
+    rows += [
+        ("loss", metrics.loss),
+        (f"calibration error at the model's logit scale, {evaluation.logit_scale:.4g}", evaluation.calibration_error),
+        (
+            f"calibration error at a fitted one, about {evaluation.fitted_logit_scale:.4g}",
+            evaluation.fitted_calibration_error,
+        ),
+    ]
+    print_table(("metric", "value"), rows, title=evaluation.protocol)
+    accuracy = metrics.per_class_accuracy()
+    if len(names) <= 12:  # beyond that, what print_confusion prints has them
+        shares = [None if share != share else float(share) for share in accuracy]
+        counts = metrics.confusion.sum(axis=1).tolist()
+        print_table(("class", "images", "accuracy"), list(zip(names, counts, shares, strict=True)), title="per class")
+    print_confusion(metrics.confusion, names, accuracy)
+    for row in evaluation.skipped:
+        print(f"left out  {row.id}: {row.reason}")

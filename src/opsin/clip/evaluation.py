@@ -1,0 +1,153 @@
+"""Judging a dual encoder by retrieval: each text once as a query for images, each image as a query for texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from opsin.clip.config import ClipConfig
+from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, rows_of_run
+from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_retrieval
+from opsin.data.datasets import batches_of
+from opsin.data.images import Skipped
+from opsin.data.preprocessing import Preprocessing
+from opsin.data.sources import ImageSource, is_same_source
+from opsin.data.tokenizer import BpeTokenizer
+from opsin.encoders.base import ImageTextEncoder
+from opsin.errors import DataError
+from opsin.nn.dual_encoder import DualEncoder
+from opsin.runtime import autocast
+
+BATCH_SIZE = 256
+ALL_STYLES = "all"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores for each drawing style, or under `all` where the source has no styles, with their protocol."""
+
+    data: str
+    split: str
+    styles: dict[str, RetrievalPair]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def protocol(self) -> str:
+        """What was measured, and how, in a line."""
+        count = sum(pair.image_to_text.queries for pair in self.styles.values())
+        apart = ", each drawing style apart" if len(self.styles) > 1 else ""
+        return (
+            f"{count} images of {self.data!r}, split {self.split!r}{apart}; a text is the first caption of an image, "
+            "equal ones count once, and equal cosines count against the right answer"
+        )
+
+
+def evaluate_retrieval(
+    encoder: ImageTextEncoder, own: ClipConfig | None, data: str | None = None, split: str | None = None
+) -> Evaluation:
+    """Evaluate on a split of a source; `own` are the settings of the run that made the model, if opsin made it.
+
+    Without `data` it is the source that the model was trained on. Without `split`: of that source the test images, or
+    else those held out to validate on; of another source its test split, or else all of it. The split `all` is the
+    whole source. Raises DataError when the split is empty or the source has no captions.
+    """
+    if data is None and own is None:
+        raise DataError("say which captioned images to judge the model on")
+    ref = data if data is not None else own.data if own is not None else ""
+    source, split = _choose(ref, split, own)
+    readable, skipped = [], []
+
+    def images() -> Iterator[Image.Image]:
+        for row in range(len(source)):
+            try:
+                image = source.load(row)
+            except DataError as error:
+                skipped.append(Skipped(source.ids[row], str(error)))
+                continue
+            readable.append(row)
+            yield image
+
+    try:
+        image_features = encoder.encode_image(images())
+    except ValueError as error:
+        raise DataError(f"none of the {len(source)} images of {ref!r} can be read") from error
+    source = source.select(np.array(readable))
+    groups, texts = _groups_and_texts(source)
+    text_features = encoder.encode_text(texts)
+    styles = _by_style(image_features, text_features, groups, source)
+    return Evaluation(ref, split, styles, (*source.skipped, *skipped))
+
+
+def _choose(ref: str, split: str | None, own: ClipConfig | None) -> tuple[ImageSource, str]:
+    source = open_captioned(ref)
+    if split == "all":
+        return source, split
+    if own is None or not is_same_source(ref, own.data):
+        has_test = source.splits is not None and bool((source.splits == "test").any())
+        if split is None and not has_test:
+            return source, "all"
+        return source.split(split or "test"), split or "test"
+    rows = rows_of_run(source, own)
+    split = split or next((name for name in ("test", "val") if len(rows[name])), "train")
+    if len(rows.get(split, ())) == 0:
+        usable = ", ".join(name for name, indices in rows.items() if len(indices))
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}, all")
+    return source.select(rows[split]), split
+
+
+@torch.no_grad()
+def evaluate_dataset(
+    model: DualEncoder,
+    tokenizer: BpeTokenizer,
+    preprocessing: Preprocessing,
+    dataset: CaptionedImages,
+    precision: str = "auto",
+) -> dict[str, RetrievalPair]:
+    """The scores of a model in evaluation mode for each drawing style of a dataset, or under `all`."""
+    device = model.logit_scale.device
+    rows: list[int] = []
+    images = []
+    with autocast(device, precision):
+        for batch in batches_of(dataset, BATCH_SIZE):
+            images.append(model.encode_image(preprocessing.prepare(batch["image"].to(device))).float().cpu())
+            rows += batch["row"].tolist()
+        source = dataset.source.select(np.array(rows))
+        groups, texts = _groups_and_texts(source)
+        parts = [texts[start : start + BATCH_SIZE] for start in range(0, len(texts), BATCH_SIZE)]
+        encoded = [model.encode_text(tokenizer.encode(part).to(device)).float().cpu() for part in parts]
+    return _by_style(F.normalize(torch.cat(images)), F.normalize(torch.cat(encoded)), groups, source)
+
+
+def summary(styles: dict[str, RetrievalPair], prefix: str) -> dict[str, float]:
+    """The scores as named numbers, for logs and model cards: means over both directions, and over styles if there are
+    several, which then have their recall at 10 besides."""
+    pairs = styles.values()
+    scores = {f"{prefix}_recall_at_{k}": float(np.mean([pair.mean_recall(k) for pair in pairs])) for k in RECALL_AT}
+    ranks = [direction.median_rank for pair in pairs for direction in (pair.text_to_image, pair.image_to_text)]
+    scores[f"{prefix}_median_rank"] = float(np.mean(ranks))
+    if len(styles) > 1:
+        scores |= {f"{prefix}_{style}_recall_at_10": pair.mean_recall(10) for style, pair in styles.items()}
+    return scores
+
+
+def _groups_and_texts(source: ImageSource) -> tuple[np.ndarray, list[str]]:
+    """The number of each image's text, and the texts: every first caption once."""
+    assert source.captions is not None
+    return caption_groups(source.captions), list(dict.fromkeys(texts[0] for texts in source.captions))
+
+
+def _by_style(
+    image_features: Tensor, text_features: Tensor, groups: np.ndarray, source: ImageSource
+) -> dict[str, RetrievalPair]:
+    """All texts and the images of one style at a time."""
+    styles = source.metadata.get("style")
+    if styles is None:
+        return {ALL_STYLES: measure_retrieval(image_features, text_features, groups)}
+    places = {str(style): np.flatnonzero(styles == style) for style in dict.fromkeys(styles.tolist())}
+    return {style: measure_retrieval(image_features[own], text_features, groups[own]) for style, own in places.items()}

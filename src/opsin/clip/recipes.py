@@ -1,0 +1,54 @@
+"""Recipes: whole configs for known data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from opsin.clip.config import AugmentConfig, ClipConfig, ImageTowerConfig, TextTowerConfig
+from opsin.training.config import TrainingConfig
+
+
+def default() -> ClipConfig:
+    """Captioned images of one's own: ten minutes, weights chosen by validation."""
+    return ClipConfig(
+        image=ImageTowerConfig(dropout=0.1),
+        text=TextTowerConfig(dropout=0.1),
+        augment=AugmentConfig(geometry=0.5, style=0.3),
+        training=TrainingConfig(max_minutes=10, batch_size=128, learning_rate=5e-4, weight_decay=0.1),
+    )
+
+
+def emoji() -> ClipConfig:
+    """The embedded emoji in two drawing styles, for retrieval of the ones trained on in any style: ten minutes.
+
+    `opsin train clip --recipe emoji --out RUN` gave a recall at 10 of 0.989 among the training drawings of Twemoji and
+    of 0.991 among those of OpenMoji (each name once as a query among the drawings of a style and each drawing once
+    among the names, mean of both directions, last weights, seed 0) after 3,083 steps in ten minutes on two cores of an
+    AMD EPYC in bfloat16, 2026-11-24; on drawings of emoji that were never trained on 0.413 and 0.386.
+    """
+    return ClipConfig(
+        data="emoji",
+        image_size=32,
+        # Convolutions alone learn this in far fewer steps than with transformer layers on top of them.
+        image=ImageTowerConfig(num_layers=0),
+        training=TrainingConfig(
+            max_minutes=10, batch_size=128, learning_rate=4e-4, validations=4, export="last", log_every=40
+        ),
+    )
+
+
+def emoji_zoo() -> ClipConfig:
+    """The zoo's `emoji-clip`: every emoji in both styles, none held out, varied more for styles never seen."""
+    return ClipConfig(
+        data="emoji",
+        image_size=32,
+        train_on="all",
+        image=ImageTowerConfig(num_layers=0, embed_dim=256),
+        augment=AugmentConfig(geometry=0.6, style=0.7, word_dropout=0.4, prefix=0.2),
+        training=TrainingConfig(
+            max_minutes=45, batch_size=128, learning_rate=4e-4, ema_decay=0.998, export="last", log_every=40
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], ClipConfig]] = {"default": default, "emoji": emoji, "emoji-zoo": emoji_zoo}

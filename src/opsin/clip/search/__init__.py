@@ -1,0 +1,1 @@
+"""Embedding collections of images, and searching them with words and images."""

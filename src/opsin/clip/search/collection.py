@@ -1,0 +1,245 @@
+"""What can be embedded: the images of a folder, or of any other data source, in an order that never changes.
+
+A collection is a list of entries, which costs no decoding, and a way to read the image of an entry. It can be pickled,
+and a part of it is small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from opsin.clip.search.paths import contained_path, path_to_text, printable
+from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.parquet import find_parquet
+from opsin.data.sources import ImageSource, open_source
+from opsin.errors import DataError
+
+MAX_FILE_BYTES = 2**30
+"""Larger files are left out: no image within the limit on pixels needs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a collection; `size` in bytes and `mtime_ns` are 0 where it is no file of its own."""
+
+    id: str
+    """The path relative to the root with `/` between its parts, or the id that the source gives."""
+    size: int = 0
+    mtime_ns: int = 0
+
+
+class Collection(Protocol):
+    """Images in a fixed order."""
+
+    entries: Sequence[Entry]
+    skipped: Sequence[Skipped]
+    """What was left out while listing, with ids that are fit to print."""
+
+    @property
+    def ref(self) -> str:
+        """What `open_collection` takes."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Changes with the images where the entries do not say so themselves."""
+        ...
+
+    def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
+        """A digest of the image's content, and what `open_image` takes. Raises DataError when it cannot be read."""
+        ...
+
+    def image(self, id: str) -> Image.Image:
+        """The decoded RGB image. Raises DataError when it is gone, damaged, or outside the collection."""
+        ...
+
+    def path(self, id: str) -> Path | None:
+        """The file of an image, checked to lie inside; None for a source without files of its own."""
+        ...
+
+
+@dataclass
+class FolderCollection:
+    """All image files below a folder, at any depth, sorted by the bytes of their paths.
+
+    Hidden files and folders are left out; links to folders are not followed, links to files only if they stay inside.
+    """
+
+    root: Path
+    entries: Sequence[Entry]
+    skipped: Sequence[Skipped] = ()
+    unreadable: Sequence[str] = ()
+    """Folders, relative to the root, whose content could not be listed."""
+    other_files: int = 0
+    """Files that are no images by their names."""
+
+    @property
+    def ref(self) -> str:
+        return str(self.root)
+
+    @property
+    def state(self) -> str:
+        """See `Collection.state`: size and time of each entry say it all."""
+        return ""
+
+    def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
+        """See `Collection.content`; the digest is the SHA-256 of the file."""
+        name = printable(entry.id)
+        if entry.size > MAX_FILE_BYTES:
+            raise DataError(f"{name} has {entry.size:,} bytes, and the limit is {MAX_FILE_BYTES:,}")
+        try:
+            content = contained_path(self.root, entry.id).read_bytes()
+        except FileNotFoundError as error:
+            raise UnreadableFile(f"{name} has gone since the folder was listed") from error
+        except OSError as error:
+            raise UnreadableFile(f"{name} cannot be read: {error.strerror}") from error
+        if not content:
+            raise DataError(f"{name} is empty (zero bytes)")
+        return hashlib.sha256(content).hexdigest(), content
+
+    def image(self, id: str) -> Image.Image:
+        """See `Collection.image`."""
+        return open_image(contained_path(self.root, id), name=printable(id))
+
+    def path(self, id: str) -> Path | None:
+        """See `Collection.path`. Raises DataError for an id that leads outside."""
+        return contained_path(self.root, id)
+
+
+@dataclass
+class SourceCollection:
+    """The images of a data source that is no plain folder: `emoji`, `cifar10`, parquet files."""
+
+    ref: str
+    entries: Sequence[Entry]
+    skipped: Sequence[Skipped] = ()
+
+    state: str = field(init=False)
+    """See `Collection.state`: size and time of the parquet files, if it is made of any, when it was opened."""
+
+    def __post_init__(self) -> None:
+        self.state = _parquet_state(self.ref)
+
+    def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
+        """See `Collection.content`; the digest is the SHA-256 of size and pixels."""
+        image = self.image(entry.id)
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest(), image
+
+    def image(self, id: str) -> Image.Image:
+        """See `Collection.image`."""
+        source, rows = _opened(self.ref, self.state)
+        if id not in rows:
+            raise DataError(f"{self.ref} has no image {printable(id)!r}")
+        return source.load(rows[id])
+
+    def path(self, id: str) -> Path | None:
+        """None: the images are no files of their own."""
+        return None
+
+
+class UnreadableFile(DataError):
+    """A file whose bytes cannot be had just now; another time, or for another user, it may be readable."""
+
+
+def open_collection(ref: str | Path) -> Collection:
+    """The images of a folder or of another data source. Raises DataError when there are none."""
+    folder = Path(ref).expanduser()
+    if folder.is_dir() and not _holds_parquet(folder):
+        collection = list_folder(folder)
+        if not collection.entries:
+            reason = f"; left out: {collection.skipped[0].reason}" if collection.skipped else ""
+            raise DataError(
+                f"no image was found below {folder} (image files end in {', '.join(sorted(IMAGE_SUFFIXES))}){reason}"
+            )
+        return collection
+    text = str(folder.absolute()) if folder.exists() else str(ref)
+    source, _ = _opened(text, _parquet_state(text))
+    return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped))
+
+
+def list_folder(root: Path) -> FolderCollection:
+    """List the images below a folder, which may be none. Raises DataError when there is no such folder."""
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}; if it lies on another drive, connect it")
+    listing = _Listing(root.absolute(), root.resolve())
+    listing.walk("")
+    listing.entries.sort(key=lambda entry: os.fsencode(entry.id))
+    listing.skipped.sort(key=lambda row: row.id)
+    return FolderCollection(
+        listing.root, listing.entries, listing.skipped, sorted(listing.unreadable), listing.other_files
+    )
+
+
+@dataclass
+class _Listing:
+    root: Path
+    resolved_root: Path
+    entries: list[Entry] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    other_files: int = 0
+
+    def walk(self, top: str) -> None:
+        pending = [top]
+        while pending:  # no recursion: folders may be nested deeper than Python's stack
+            folder = pending.pop()
+            try:
+                with os.scandir(self.root / folder) as found:
+                    pending += [name for entry in found if (name := self._look(entry, folder)) is not None]
+            except OSError as error:
+                self.unreadable.append(folder)
+                self._skip(folder or ".", f"the folder cannot be read: {error.strerror}")
+
+    def _look(self, entry: os.DirEntry[str], folder: str) -> str | None:
+        """Note a file; a folder to go on with comes back."""
+        if entry.name.startswith("."):
+            return None
+        relative = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.is_dir(follow_symlinks=False):
+            return relative
+        if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
+            self.other_files += not entry.is_symlink()
+            return None
+        try:
+            found = entry.stat()
+            if not stat.S_ISREG(found.st_mode):
+                self._skip(relative, "is no regular file")
+            elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.resolved_root):
+                self._skip(relative, "is a link that leads out of the folder")
+            else:
+                self.entries.append(Entry(relative, found.st_size, found.st_mtime_ns))
+        except OSError as error:  # a link to nowhere, or to itself
+            self._skip(relative, f"cannot be read: {error.strerror}")
+        return None
+
+    def _skip(self, relative: str, reason: str) -> None:
+        self.skipped.append(Skipped(printable(relative), f"{printable(relative)} {reason}"))
+
+
+def _holds_parquet(folder: Path) -> bool:
+    try:
+        return bool(find_parquet(folder))
+    except OSError:
+        return False
+
+
+def _parquet_state(ref: str) -> str:
+    path = Path(ref).expanduser()
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    return "\n".join(f"{path_to_text(file.name)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+
+
+@lru_cache(maxsize=2)
+def _opened(ref: str, state: str) -> tuple[ImageSource, dict[str, int]]:
+    """A source with the row of each id; kept, because a process reads it image by image, until its files change."""
+    source = open_source(ref)
+    return source, {id: row for row, id in enumerate(source.ids)}

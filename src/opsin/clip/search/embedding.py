@@ -1,0 +1,202 @@
+"""Embedding a collection into shards: on one machine, on many that know nothing of each other, or with Ray Data.
+
+The sorted list of images is cut into shards of equal size. A shard depends on its own images and the encoder only, so
+that every way of working gives the same bytes, an interrupted run goes on with the shards that are missing, and a
+finished one has nothing left to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from opsin.clip.search.collection import Collection, Entry, open_collection
+from opsin.clip.search.encoding import encode_entries
+from opsin.clip.search.paths import path_to_text
+from opsin.clip.search.shards import (
+    FORMAT_VERSION,
+    MANIFEST,
+    EncoderInfo,
+    ShardInfo,
+    ShardRow,
+    is_intact,
+    read_info,
+    read_manifest,
+    remove_shard,
+    shard_numbers,
+    write_manifest,
+    write_shard,
+)
+from opsin.data.images import Skipped
+from opsin.encoders.base import ImageEncoder
+from opsin.encoders.fingerprint import fingerprint
+from opsin.errors import ConfigError, DataError
+
+ROWS_PER_SHARD = 8192
+Engine = Literal["local", "ray"]
+LoadEncoder = Callable[[], ImageEncoder]
+"""Makes the encoder; worker processes call it as well, so it has to be picklable."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard that has to exist."""
+
+    number: int
+    entries: Sequence[Entry]
+    key: str
+    """Stands for the images, the encoder, and the format."""
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What an `embed` did. `rows` and `skipped` are of all its shards, the kept ones included."""
+
+    written: int
+    kept: int
+    rows: int
+    skipped: tuple[Skipped, ...]
+    shard_count: int
+    """Shards of the whole collection, including those of other processes."""
+    complete: bool
+    """All of them are there."""
+
+
+def embed(
+    source: str | Path,
+    out: str | Path,
+    load_encoder: LoadEncoder,
+    *,
+    part: tuple[int, int] = (0, 1),
+    engine: Engine = "local",
+    rows_per_shard: int = ROWS_PER_SHARD,
+    quiet: bool = True,
+) -> EmbedReport:
+    """Write the shards of a source (a folder of images, or any other data source) that `out` lacks.
+
+    With `part` (i, n) only every n-th shard, from the i-th on, is this process's; i counts from 0 or from 1. Raises
+    DataError when no image can be read, ConfigError when `out` is in use for something else, CheckpointError when it
+    cannot be written, MissingExtraError for `ray` without Ray.
+    """
+    index, count = _checked_part(part)
+    if rows_per_shard < 1:
+        raise ConfigError(f"a shard needs at least one row, not {rows_per_shard}")
+    collection, out = open_collection(source), Path(out)
+    encoder = load_encoder()
+    info = encoder_info(encoder)
+    _refuse_other_content(out, info, collection.ref)
+    tasks = plan(collection, info, rows_per_shard)
+    mine = [task for task in tasks if task.number % count == index]
+    missing = [task for task in mine if not _is_done(out, task)]
+    if engine == "ray":
+        from opsin.clip.search.ray_engine import write_with_ray
+
+        write_with_ray(collection, out, missing, load_encoder, info.dim)
+    else:
+        for task in tqdm(missing, desc="embedding", unit=" shards", disable=quiet):
+            write_task(collection, out, task, encoder, info.dim)
+    for number in shard_numbers(out):
+        if number >= len(tasks) and number % count == index:
+            remove_shard(out, number)  # of an earlier, longer list of images
+    present = write_manifest(out, info, collection.ref, [task.key for task in tasks])
+    return _report(collection, out, mine, len(missing), len(tasks), present)
+
+
+def plan(collection: Collection, info: EncoderInfo, rows_per_shard: int) -> list[Task]:
+    """The shards that a collection has to have."""
+    tasks: list[Task] = []
+    for start in range(0, len(collection.entries), rows_per_shard):
+        entries = collection.entries[start : start + rows_per_shard]
+        rows = [[path_to_text(entry.id), entry.size, entry.mtime_ns] for entry in entries]
+        content = [FORMAT_VERSION, info.encoder, info.fingerprint, info.dim, collection.state, rows]
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        tasks.append(Task(len(tasks), entries, key))
+    return tasks
+
+
+def write_task(
+    collection: Collection, out: Path, task: Task, encoder: ImageEncoder, dim: int, *, workers: int | None = None
+) -> ShardInfo:
+    """Encode the images of one shard and write it."""
+    vectors, rows, skipped = [], [], []
+    for batch in encode_entries(collection, task.entries, encoder.encode_image, workers=workers):
+        for result in batch:
+            if result.vector is None:
+                skipped.append(Skipped(path_to_text(result.entry.id), result.problem))
+            else:
+                vectors.append(result.vector)
+                rows.append(ShardRow(result.entry, result.digest))
+    array = np.stack(vectors) if vectors else np.zeros((0, dim), dtype=np.float16)
+    return write_shard(out, task.number, array, rows, key=task.key, skipped=skipped)
+
+
+def encoder_info(encoder: ImageEncoder) -> EncoderInfo:
+    """Name, weights and width of an encoder; the width is that of the vector of a blank image."""
+    blank = encoder.encode_image([Image.new("RGB", (32, 32))])
+    return EncoderInfo(encoder.name, fingerprint(encoder), blank.shape[1])
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`i/n` as two numbers. Raises ConfigError when it is not of that form."""
+    match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    if match is None:
+        raise ConfigError(f"a share of the shards is written i/n, such as 0/8, not {text!r}")
+    part = int(match[1]), int(match[2])
+    _checked_part(part)
+    return part
+
+
+def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
+    """Shares are counted from 0 or from 1: the last of one way of counting is the first of the other."""
+    index, count = part
+    if count < 1 or not 0 <= index <= count:
+        raise ConfigError(f"there is no share {index}/{count}: use 0/n to n-1/n, or 1/n to n/n")
+    return index % count, count
+
+
+def _is_done(out: Path, task: Task) -> bool:
+    info = read_info(out, task.number)
+    return info is not None and info.key == task.key and is_intact(out, info)
+
+
+def _refuse_other_content(out: Path, info: EncoderInfo, source: str) -> None:
+    if out.is_file():
+        raise ConfigError(f"{out} is a file; name a directory for the embeddings")
+    if not out.is_dir():
+        return
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")} - {MANIFEST}
+    if others := sorted(name for name in names if not re.fullmatch(r"\d{6,}\.(npy|parquet|json)", name)):
+        raise ConfigError(f"{out} holds other files ({', '.join(others[:3])}); choose another directory")
+    if not (out / MANIFEST).is_file():
+        return
+    manifest = read_manifest(out)
+    if manifest.get("format") != "opsin-embeddings" or manifest.get("fingerprint") != info.fingerprint:
+        raise ConfigError(
+            f"{out} holds embeddings made by {manifest.get('encoder')} with other weights than {info.encoder} has; "
+            "choose another directory, or remove that one"
+        )
+    if manifest.get("source") != path_to_text(source):
+        raise ConfigError(f"{out} holds the embeddings of {manifest.get('source')}; choose another directory")
+
+
+def _report(
+    collection: Collection, out: Path, mine: Sequence[Task], written: int, shard_count: int, present: int
+) -> EmbedReport:
+    infos = [info for task in mine if (info := read_info(out, task.number)) is not None]
+    skipped = (*collection.skipped, *(row for info in infos for row in info.skipped))
+    rows = sum(info.rows for info in infos)
+    is_whole = len(mine) == shard_count  # of a share, all images may well be broken
+    if mine and is_whole and rows == 0:
+        count = sum(len(task.entries) for task in mine)
+        raise DataError(f"none of the {count} images can be read; the last: {skipped[-1].reason}")
+    complete = present == shard_count
+    return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete)

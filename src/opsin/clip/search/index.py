@@ -1,0 +1,292 @@
+"""An index of images that words and images can be looked up in; it follows its collection as that changes.
+
+index = ImageIndex.create("photos.index", "open_clip:ViT-B-32/openai")
+index.update("photos")
+for hit in index.search("a dog on a beach", k=5):
+    print(hit.id, hit.cosine)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from opsin.clip.search import compaction
+from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
+from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
+from opsin.clip.search.database import DATABASE, FOLDER, Database
+from opsin.clip.search.embedding import encoder_info
+from opsin.clip.search.paths import printable, text_to_path
+from opsin.clip.search.query import Term, encode_query, query_terms
+from opsin.clip.search.results import Hit, SearchResults
+from opsin.clip.search.shards import EncoderInfo
+from opsin.clip.search.snapshot import Backend, Snapshot, read_snapshot
+from opsin.clip.search.update import Update, UpdateReport
+from opsin.data.images import ImageLike, Skipped
+from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.encoders.fingerprint import fingerprint
+from opsin.encoders.loading import load
+from opsin.errors import CheckpointError, ConfigError, DataError
+
+LOCK = ".lock"
+
+
+class ImageIndex:
+    """Vectors of the images of one collection, in a directory."""
+
+    def __init__(
+        self, path: Path, database: Database, encoder: ImageEncoder | None, device: str, backend: Backend
+    ) -> None:
+        self.path = path
+        self._database = database
+        self._encoder = encoder
+        self._device = device
+        self._backend = backend
+        self._lock = Lock()
+        self._snapshot: Snapshot | None = None
+
+    @classmethod
+    def create(cls, path: str | Path, encoder: str | ImageEncoder, *, device: str = "auto") -> ImageIndex:
+        """An index without images in a directory that is new or empty; `update` fills it.
+
+        `encoder` is a reference for `opsin.encoders.load` or an encoder. Raises ConfigError when the directory is in
+        use, CheckpointError when it cannot be written, and what loading the encoder raises.
+        """
+        path = Path(path)
+        if (path / DATABASE).exists():
+            raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
+        if path.is_file() or (path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))):
+            raise ConfigError(f"{path} is in use for something else; choose a new directory for the index")
+        loaded = load(encoder, device) if isinstance(encoder, str) else encoder
+        with _locked(path):
+            if (path / DATABASE).exists():  # another process was faster
+                raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
+            database = Database.create(path / DATABASE, encoder_info(loaded))
+        return cls(path, database, loaded, device, "exact")
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        encoder: ImageEncoder | None = None,
+        *,
+        device: str = "auto",
+        backend: Backend = "exact",
+    ) -> ImageIndex:
+        """The index in a directory. Its encoder is loaded when it is first needed, if it is not given.
+
+        With the backend `lancedb` the search is approximate; see `opsin.clip.search.lance`. Raises CheckpointError when
+        there is no readable index, or when it is of a newer format or of an encoder with other weights.
+        """
+        index = cls(Path(path), Database(Path(path) / DATABASE), None, device, backend)
+        if encoder is not None:
+            index._encoder = index._checked(encoder)
+        return index
+
+    def __len__(self) -> int:
+        return self._database.count()
+
+    @property
+    def info(self) -> EncoderInfo:
+        """The encoder that made the vectors."""
+        return self._database.info()
+
+    @property
+    def source(self) -> str:
+        """The folder or other data source whose images are in the index; empty before the first update."""
+        return text_to_path(self._database.meta()["source"])
+
+    @property
+    def encoder(self) -> ImageEncoder:
+        """The encoder, loaded. Raises CheckpointError when its weights are not those that made the index."""
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._checked(load(self.info.encoder, self._device))
+            return self._encoder
+
+    def update(self, source: str | Path | None = None, *, quiet: bool = True) -> UpdateReport:
+        """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
+        the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
+
+        Only one process at a time may do this. When it fails or is interrupted, the index is as it was, and the next
+        update need not encode again what this one has. Raises ConfigError for another writer or another source,
+        DataError for a source that is not there, CheckpointError when the index cannot be written.
+        """
+        with _locked(self.path):
+            collection = self._collection_to_index(source)
+            update = Update(self.path, self._database, collection, self._encode_images)
+            has_queries = len(self._database.background(self.info.dim)) > 0
+            report = update.run(None if has_queries else self._encode_background, quiet=quiet)
+            if report.total == 0 and report.skipped and not report.deleted:
+                raise DataError(
+                    f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
+                )
+            # What has gone just now stays on disk until a later update: a drive may not have been connected.
+            if not report.deleted and compaction.is_due(self._database):
+                compaction.compact(self.path, self._database)
+        return report
+
+    def compact(self) -> None:
+        """Drop the vectors of deleted images from disk and join small shards; `update` does so when it pays."""
+        with _locked(self.path):
+            compaction.compact(self.path, self._database)
+
+    def search(
+        self,
+        text: str | Sequence[str] = (),
+        *,
+        image: ImageLike | Sequence[ImageLike] = (),
+        minus: str | Sequence[str] = (),
+        weights: Sequence[float] | None = None,
+        k: int = 5,
+    ) -> SearchResults:
+        """The `k` images closest to a query: a weighted sum of vectors of length one, of texts, images, and texts to
+        stay away from.
+
+        `weights` has one number for each text, image and `minus`, in this order; by default each counts 1, and `minus`
+        -1 (a weight of `minus` is subtracted). Raises ConfigError for a query that is empty, cancels itself out or has
+        another number of weights, for k < 1, and for text when the encoder knows none; DataError for a broken image.
+        """
+        if k < 1:
+            raise ConfigError(f"the number of hits must be at least 1, not {k}")
+        terms = query_terms(text, image, minus, weights)
+        snapshot = self._current()
+        total = snapshot.size
+        if total == 0:
+            return SearchResults((), False, 0.0, 0)
+        query = encode_query(self.encoder, terms)
+        positions, cosines = snapshot.vectors.search(query, k)
+        strength = self._standout(float(cosines[0]), terms, snapshot)
+        hits, refused = self._hits(positions, cosines, snapshot)
+        return SearchResults(hits, strength >= 1, strength, total, refused)
+
+    def image(self, id: str) -> Image.Image:
+        """The decoded RGB image of a hit. Raises DataError when it is gone, damaged, or not inside the folder."""
+        return self._source_collection().image(id)
+
+    def _hits(
+        self, positions: np.ndarray, cosines: np.ndarray, snapshot: Snapshot
+    ) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
+        collection, total = self._source_collection(), snapshot.size
+        ids = self._database.paths_at(snapshot.places(positions))
+        hits, refused = [], []
+        for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True)):
+            if id is None:  # the index has been updated since its vectors were read
+                continue
+            try:
+                path = collection.path(id)
+            except DataError as error:
+                refused.append(Skipped(printable(id), str(error)))
+                continue
+            missing = path is not None and not os.path.isfile(path)
+            percentile = 100 * (total - 1 - rank) / total
+            hits.append(Hit(id, path, float(np.clip(cosine, -1, 1)), percentile, missing))
+        return tuple(hits), tuple(refused)
+
+    def _standout(self, cosine: float, terms: Sequence[Term], snapshot: Snapshot) -> float:
+        texts = np.zeros((0, self.info.dim), dtype=np.float32)
+        if any(term.is_text for term in terms):
+            texts = self._database.background(self.info.dim)
+            texts = texts if len(texts) > 0 else self._encode_background()
+        return standout(cosine, snapshot.chance(terms, texts), snapshot.size)
+
+    def _current(self) -> Snapshot:
+        """The vectors as they are now."""
+        for attempt in range(3):
+            revision = self._database.meta()["revision"]
+            if self._snapshot is not None and self._snapshot.revision == revision:
+                return self._snapshot
+            try:
+                self._snapshot = read_snapshot(self.path, self._database, self._backend)
+                return self._snapshot
+            except CheckpointError:  # compaction may have removed a file just now
+                if attempt == 2 or self._database.meta()["revision"] == revision:
+                    raise
+        raise CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
+
+    def _collection_to_index(self, source: str | Path | None) -> Collection:
+        old = self.source
+        if source is None and not old:
+            raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
+        wanted = str(source) if source is not None else old
+        if not old:
+            return open_collection(wanted)
+        is_folder = self._database.meta()["kind"] == FOLDER
+        folder = Path(wanted).expanduser()
+        if is_folder and (wanted == old or folder.is_dir()):
+            listed = list_folder(folder)  # it may have become empty, and may hold other data by now
+            if _is_same(listed.root, Path(old)) or (not Path(old).exists() and self._knows_some(listed)):
+                return listed
+        elif not is_folder:
+            collection = open_collection(wanted)
+            if collection.ref == old or _is_same(Path(collection.ref), Path(old)):
+                return collection
+        there = "which is still there" if Path(old).exists() or not is_folder else "and knows nothing of what is given"
+        raise ConfigError(
+            f"{self.path} is the index of {printable(old)}, {there}; make another index for {printable(wanted)}"
+        )
+
+    def _knows_some(self, listed: FolderCollection) -> bool:
+        """Whether a folder can be the old one at a new place: a file has the name and the size of an indexed one."""
+        known = self._database.images()
+        return not known or any(
+            entry.id in known and known[entry.id].entry.size == entry.size for entry in listed.entries
+        )
+
+    def _source_collection(self) -> Collection:
+        """The collection for opening its images, not listed."""
+        if self._database.meta()["kind"] == FOLDER:
+            return FolderCollection(Path(self.source), ())
+        return SourceCollection(self.source, ())
+
+    def _checked(self, encoder: ImageEncoder) -> ImageEncoder:
+        info = self.info
+        if fingerprint(encoder) != info.fingerprint:
+            raise CheckpointError(
+                f"the index {self.path} was made by {info.encoder}, and {encoder.name} has other weights now; its "
+                "vectors cannot be compared with those: make the index again in another directory"
+            )
+        return encoder
+
+    def _encode_images(self, images: Sequence[ImageLike]) -> torch.Tensor:
+        return self.encoder.encode_image(images)
+
+    def _encode_background(self) -> np.ndarray:
+        encoder = self.encoder
+        if not isinstance(encoder, TextEncoder):
+            return np.zeros((0, self.info.dim), dtype=np.float32)
+        return encoder.encode_text(list(BACKGROUND_TEXTS)).numpy()
+
+
+def holds_index(path: Path) -> bool:
+    """Whether there is an index in a directory, be it damaged or of another format."""
+    return (path / DATABASE).exists()
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The only writer of an index. Raises ConfigError when there is another one."""
+    lock = FileLock(path / LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(f"another process is updating the index {path}; wait for it") from error
+    except OSError as error:
+        raise CheckpointError(f"the index {path} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()

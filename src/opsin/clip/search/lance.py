@@ -1,0 +1,127 @@
+"""Approximate search with LanceDB (extra `search`), for collections that are too large to compare with every vector.
+
+LanceDB keeps an inverted file (k-means cells) of product-quantised vectors on disk and reads only the cells closest to
+a query. What it proposes is compared again with the stored vectors, so that the cosines are exact; what may be lacking
+is a hit. Its table is a copy that is made when it is first needed, and can be removed at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from opsin.checkpoint import write_json
+from opsin.clip.search.exact import ExactIndex
+from opsin.errors import CheckpointError, MissingExtraError
+
+TABLE = "vectors"
+FEWEST_ROWS = 4096
+"""Smaller tables get no cells: LanceDB compares with every vector then."""
+ROWS_PER_CELL = 256
+"""At least: LanceDB makes fewer cells otherwise."""
+PROPOSALS = 20
+"""Vectors that are compared again, for each hit that is asked for, and at least `FEWEST_PROPOSALS`."""
+FEWEST_PROPOSALS = 200
+PROBED_SHARE = 0.05
+"""Of the cells that a search reads, and at least `FEWEST_PROBED`."""
+FEWEST_PROBED = 20
+
+
+class LanceIndex:
+    """See `opsin.clip.search.exact.VectorIndex`; positions are those of the exact index beside it."""
+
+    def __init__(self, table: Any, first: Mapping[int, int], dead: np.ndarray, exact: ExactIndex) -> None:
+        self._table, self._first, self._dead, self._exact = table, first, dead, exact
+        self._probed = max(FEWEST_PROBED, int(PROBED_SHARE * _cells(len(exact))))
+
+    @classmethod
+    def synchronised(
+        cls, path: Path, shards: Mapping[int, int], arrays: Sequence[np.ndarray], dead: np.ndarray, exact: ExactIndex
+    ) -> LanceIndex:
+        """The table at `path` with the rows of these shards: new shards are added, those that are gone removed.
+
+        Raises MissingExtraError without LanceDB, CheckpointError when the table cannot be read or written.
+        """
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it logs to stderr otherwise
+        try:
+            import lancedb
+        except ImportError as error:
+            raise MissingExtraError(
+                "the backend lancedb needs LanceDB: pip install 'opsin[search]'; the exact search needs nothing"
+            ) from error
+        starts = np.cumsum([0, *shards.values()])
+        first = dict(zip(shards, map(int, starts[:-1]), strict=True))
+        try:
+            with FileLock(path.with_name(".lancedb.lock")):  # searches may run at once, and each may find it missing
+                table = _synchronise(lancedb.connect(str(path)), path, dict(zip(shards, arrays, strict=True)), exact)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"LanceDB cannot use {path} ({str(error)[:200]}); remove it, or use exact") from error
+        return cls(table, first, dead, exact)
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def search(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `VectorIndex.search`; a hit may be lacking, and then the next best takes its place."""
+        k = min(k, len(self))
+        wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(self._dead), PROPOSALS * k)
+        query = self._table.search(vector).distance_type("dot").nprobes(self._probed).limit(wanted)
+        proposed = query.select(["shard", "row", "_distance"]).to_arrow()
+        shards, rows = proposed["shard"].to_numpy(), proposed["row"].to_numpy()
+        positions = np.array([self._first[int(shard)] for shard in shards], dtype=np.int64) + rows
+        positions = np.sort(positions[~np.isin(positions, self._dead)])
+        if len(positions) < k:  # a large part of the collection is asked for, or was deleted
+            return self._exact.search(vector, k)
+        cosines = self._exact.vectors(positions).astype(np.float64) @ vector.astype(np.float64)
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return positions[best], cosines[best]
+
+
+def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
+    """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
+    state = path / "shards.json"
+    present = set(json.loads(state.read_text())) if state.is_file() else set()
+    if present == set(shards) and present:
+        return connection.open_table(TABLE)
+    state.unlink(missing_ok=True)
+    if present:
+        table = connection.open_table(TABLE)
+        if gone := sorted(present - set(shards)):
+            table.delete(f"shard IN ({', '.join(map(str, gone))})")
+    else:
+        width = next((array.shape[1] for array in shards.values()), 1)
+        table = connection.create_table(TABLE, schema=_schema(width), mode="overwrite")
+    for number, array in shards.items():
+        if number not in present:
+            table.add(_rows(number, array))
+    if len(exact) >= FEWEST_ROWS:
+        from lancedb.index import IvfPq
+
+        parts = max(1, next(iter(shards.values())).shape[1] // 8)
+        config = IvfPq(distance_type="dot", num_partitions=_cells(len(exact)), num_sub_vectors=parts)
+        table.create_index("vector", config=config, replace=True)
+    write_json(state, sorted(shards))
+    return table
+
+
+def _cells(count: int) -> int:
+    return max(1, min(int(count**0.5), count // ROWS_PER_CELL))
+
+
+def _schema(width: int) -> pa.Schema:
+    vector = pa.list_(pa.float16(), width)
+    return pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("vector", vector)])
+
+
+def _rows(number: int, vectors: np.ndarray) -> pa.Table:
+    count, width = vectors.shape
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float16())
+    columns = [np.full(count, number), np.arange(count), pa.FixedSizeListArray.from_arrays(flat, width)]
+    return pa.table(columns, schema=_schema(width))

@@ -1,0 +1,47 @@
+"""What a search gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opsin.data.images import Skipped
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found."""
+
+    id: str
+    """The path relative to the indexed folder, or what the source calls the image."""
+    path: Path | None
+    """The file, which lies in the indexed folder; None for an image of a source that has no files of its own."""
+    cosine: float
+    """Of the angle to the query, -1 to 1; what is high differs between models and queries."""
+    percentile: float
+    """Share of the collection, in percent, that comes after it; of images that are equally similar, one comes first."""
+    missing: bool = False
+    """The file has been deleted since it was indexed."""
+
+
+@dataclass(frozen=True)
+class SearchResults(Sequence[Hit]):
+    """Hits, best first, and what they are worth."""
+
+    hits: tuple[Hit, ...]
+    confident: bool
+    """False when the best hit does not stand out: then nothing in the collection seems to match the query."""
+    standout: float
+    """How far the best hit stands out; 1 and above is confident. See `opsin.clip.search.confidence`."""
+    total: int
+    """Images that were searched."""
+    refused: tuple[Skipped, ...] = ()
+    """Hits that were left out because their path leads out of the indexed folder."""
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]

@@ -1,0 +1,109 @@
+"""Training a dual encoder: the loss of one batch, with a text drawn and varied for each image, and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opsin import checkpoint
+from opsin.clip.augmentation import augment_images
+from opsin.clip.config import ClipConfig
+from opsin.clip.data import CaptionedImages
+from opsin.clip.evaluation import evaluate_dataset, summary
+from opsin.clip.loss import clip_loss
+from opsin.clip.model_card import model_card
+from opsin.clip.retrieval import RetrievalPair
+from opsin.clip.texts import TextSampler
+from opsin.config import to_dict
+from opsin.data.preprocessing import Preprocessing
+from opsin.data.tokenizer import BpeTokenizer
+from opsin.encoders.local_clip import KIND, ClipContent
+from opsin.nn.dual_encoder import DualEncoder
+from opsin.training.task import Batch, StepOutput, Task
+
+
+class ClipTask(Task):
+    """The contrastive loss of a batch of images and one text each."""
+
+    monitor = "val_recall_at_10"
+    higher_is_better = True
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        config: ClipConfig,
+        tokenizer: BpeTokenizer,
+        preprocessing: Preprocessing,
+        train: CaptionedImages,
+        validation: CaptionedImages | None,
+    ) -> None:
+        super().__init__(model)
+        self.config = config
+        self.tokenizer = tokenizer
+        self.preprocessing = preprocessing
+        self.texts = TextSampler(train.captions, tokenizer, config.augment)
+        self.validation = validation
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        self._network.clip_logit_scale()
+        tokens, same_words = self.texts.draw(batch["row"].tolist(), generator)
+        device = batch["image"].device
+        images = augment_images(batch["image"].float() / 255, self.config.augment, generator)
+        images, texts, scale = self.model(self.preprocessing.normalize(images), tokens.to(device))
+        keys = torch.stack([batch["group"], same_words.to(device)], dim=1)
+        loss, accuracy = clip_loss(images, texts, scale, keys)
+        return StepOutput(loss, {"accuracy": accuracy, "logit_scale": scale.detach()})
+
+    def evaluate(self) -> dict[str, float]:
+        return {} if self.validation is None else summary(self.scores_of(self.validation), "val")
+
+    def scores_of(self, dataset: CaptionedImages) -> dict[str, RetrievalPair]:
+        """Retrieval scores of the model in its present state; its mode is left as it was."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            precision = self.config.training.precision
+            return evaluate_dataset(self._network, self.tokenizer, self.preprocessing, dataset, precision)
+        finally:
+            self.model.train(training)
+
+    def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
+        write_model(directory, self._network, self.config, self.tokenizer, self.preprocessing, metrics)
+
+    @property
+    def _network(self) -> DualEncoder:
+        assert isinstance(self.model, DualEncoder)
+        return self.model
+
+
+def write_model(
+    directory: Path,
+    model: DualEncoder,
+    config: ClipConfig,
+    tokenizer: BpeTokenizer,
+    preprocessing: Preprocessing,
+    metrics: Mapping[str, float],
+) -> None:
+    """The model as a directory, which `opsin.encoders.load` takes; an older model there is replaced in one step."""
+    training = to_dict(config)
+    content = ClipContent(
+        embed_dim=config.embed_dim,
+        image=training["image"],
+        text=text_tower_options(config, tokenizer),
+        tokenizer=tokenizer.to_json(),
+        preprocessing=preprocessing,
+        metrics=dict(metrics),
+        training=training,
+    )
+    card = model_card(metrics, training)
+    tensors = model.state_dict()
+    checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=tensors, card=card)
+
+
+def text_tower_options(config: ClipConfig, tokenizer: BpeTokenizer) -> dict[str, Any]:
+    """Options of `TextTransformer`, with as many tokens as were found."""
+    return {**asdict(config.text), "vocab_size": len(tokenizer)}

@@ -1,0 +1,99 @@
+"""One CLIP run from its config to a model directory with measured scores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from opsin.clip.config import ClipConfig
+from opsin.clip.data import ClipSplits, open_splits
+from opsin.clip.evaluation import evaluate_dataset, summary
+from opsin.clip.task import ClipTask, text_tower_options, write_model
+from opsin.config import to_dict
+from opsin.data.datasets import PixelDataset
+from opsin.data.images import Skipped
+from opsin.data.preprocessing import Preprocessing, channel_statistics
+from opsin.data.tokenizer import BpeTokenizer
+from opsin.encoders.local_clip import load_local_clip
+from opsin.errors import DataError
+from opsin.nn.dual_encoder import build_dual_encoder
+from opsin.runtime import derive_seed, resolve_device
+from opsin.training.trainer import Trainer
+
+MOST_TRAINING_IMAGES = 10_000
+"""Larger training sets are not searched at the end of a run: their scores would say little, and take long."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run left: where the model is, its metrics, how it was made, and what could not be used."""
+
+    model: Path
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    num_train: int
+    skipped: tuple[Skipped, ...]
+
+
+def train_clip(config: ClipConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False) -> TrainReport:
+    """Train as `config` says into the run directory, or go on with the run that is there.
+
+    The test splits, where there are any, are looked at once, after training. Raises DataError when the data cannot be
+    used for this, and what `Trainer.fit` raises.
+    """
+    splits = open_splits(config)
+    task = build_task(config, splits)
+    trainer = Trainer(config.training, directory, quiet=quiet)
+    result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
+    metrics = dict(result.metrics)
+    if trainer.fabric.is_global_zero:
+        metrics = _add_final_metrics(trainer.run.model, metrics, splits, config)
+    return TrainReport(
+        model=trainer.run.model,
+        metrics=metrics,
+        steps=result.steps,
+        seconds=result.seconds,
+        num_train=len(splits.train),
+        skipped=splits.skipped,
+    )
+
+
+def build_task(config: ClipConfig, splits: ClipSplits) -> ClipTask:
+    """The task of a run, with a tokenizer made for its captions and a model initialised from its seed."""
+    train = splits.train
+    if len(train) > 0 and len(set(train.groups.tolist())) < 2:
+        raise DataError(
+            f"all captions of {train.source.name!r} that are trained on are the same, {train.captions[0][0]!r}; there "
+            "is nothing to tell apart"
+        )
+    tokenizer = BpeTokenizer.train(
+        (text for texts in train.captions for text in texts), config.text.vocab_size, config.text.max_length
+    )
+    preprocessing = Preprocessing(image_size=config.image_size)
+    if isinstance(train.images, PixelDataset):
+        mean, std = channel_statistics(train.images.pixels.numpy())
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+        text = text_tower_options(config, tokenizer)
+        model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
+    return ClipTask(model, config, tokenizer, preprocessing, train, splits.val)
+
+
+def _add_final_metrics(
+    directory: Path, metrics: dict[str, float], splits: ClipSplits, config: ClipConfig
+) -> dict[str, float]:
+    """Measure the exported model on the training images and on what is kept for the end, and note it in its files."""
+    encoder = load_local_clip(directory, resolve_device(config.training.device))
+    parts = {"train": splits.train, "test": splits.test, "other_style": splits.other_style}
+    for name, dataset in parts.items():
+        if dataset is None or (name == "train" and len(dataset) > MOST_TRAINING_IMAGES):
+            continue
+        precision = config.training.precision
+        scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.preprocessing, dataset, precision)
+        metrics |= summary(scores, name)
+    write_model(directory, encoder.model, config, encoder.tokenizer, encoder.preprocessing, metrics)
+    return metrics

@@ -1,0 +1,163 @@
+"""Labels for images without training: each label is a text, and an image gets those that its features are nearest to.
+
+"Learning Transferable Visual Models From Natural Language Supervision", Radford et al. 2021, section 3.1, with its
+ensembles of prompts (3.1.4). Beyond the paper, there is a class for images that no label fits, made of texts that fit
+any image, and the scale of the probabilities can be fitted to labelled images.
+
+Dimensions: N images, K classes, D width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opsin.clip.calibration import expected_calibration_error, fit_logit_scale
+from opsin.clip.similarity import cosine_similarity
+from opsin.data.images import ImageLike
+from opsin.encoders.base import ImageTextEncoder
+from opsin.errors import ConfigError
+
+DEFAULT_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
+NULL_PROMPTS = ("a photo", "a picture", "an image", "a picture of something", "an image of something else")
+"""Texts that say nothing about an image: one that they fit better than every label is of another kind."""
+
+
+@dataclass(frozen=True)
+class ZeroShotClassification:
+    """The most probable labels of one image, best first; probabilities are of all labels, so may sum to below 1."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    cosines: tuple[float, ...]
+    """Of the image's features with those of each label."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What fitting the logit scale changed, on the `count` images that it was fitted to.
+
+    `loss` is the mean cross-entropy in nats, `ece` the expected calibration error in 15 bins; both are pairs, before
+    and after.
+    """
+
+    count: int
+    logit_scale: float
+    loss: tuple[float, float]
+    ece: tuple[float, float]
+
+
+class ZeroShotClassifier:
+    """An encoder of images and texts with labels. `labels` are its classes in order; with `other`, that is the last."""
+
+    def __init__(
+        self,
+        encoder: ImageTextEncoder,
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        other: str | None = None,
+        null_prompts: Sequence[str] = NULL_PROMPTS,
+        logit_scale: float | None = None,
+    ) -> None:
+        """Labels are put into the templates at `{}`; a mapping gives the words that stand there for each label.
+
+        `other` names a class for images that no label fits better than `null_prompts`, which are used as they are.
+        `logit_scale` is the factor on cosines before the softmax, by default the encoder's. Raises ConfigError for
+        fewer than two classes, labels that are empty or the same but for case, a template without `{}`, and a scale
+        that is not above zero.
+        """
+        if isinstance(labels, str):
+            raise ConfigError(f"labels are a list; write [{labels!r}] for a single one")
+        check_labels(list(labels), other)
+        words = labels if isinstance(labels, Mapping) else {label: (label,) for label in labels}
+        if isinstance(templates, str) or not templates:
+            raise ConfigError("templates are a list with at least one text, such as 'a photo of {}'")
+        for template in templates:
+            if "{}" not in template:
+                raise ConfigError(f"the template {template!r} has no {{}}, where the label belongs")
+        self.encoder = encoder
+        self.templates = tuple(templates)
+        self.other = other
+        self.logit_scale = encoder.logit_scale if logit_scale is None else logit_scale
+        if not 0 < self.logit_scale < float("inf"):
+            raise ConfigError(f"logit_scale must be above zero, not {self.logit_scale}")
+        prompts = {label: self._prompts(label, texts) for label, texts in words.items()}
+        if other is not None:
+            prompts[other] = tuple(null_prompts)
+        self.prompts: dict[str, tuple[str, ...]] = prompts
+        self.labels = tuple(prompts)
+        self.label_features = self._encode_labels()
+
+    def _prompts(self, label: str, texts: Sequence[str]) -> tuple[str, ...]:
+        if isinstance(texts, str) or not texts or not all(text.strip() for text in texts):
+            raise ConfigError(f"the words for the label {label!r} must be a list of texts, none of them empty")
+        return tuple(template.replace("{}", text) for text in texts for template in self.templates)
+
+    def _encode_labels(self) -> Tensor:
+        """(K, D): of each label the mean of its prompts' features of length one, brought to length one again."""
+        features = self.encoder.encode_text([text for prompts in self.prompts.values() for text in prompts])
+        parts = features.split([len(prompts) for prompts in self.prompts.values()])
+        return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=1)
+
+    def cosines(self, images: Iterable[ImageLike]) -> Tensor:
+        """Cosines (N, K) float32 of at least one image with each label. Raises DataError for a broken image, ValueError
+        without any."""
+        return cosine_similarity(self.encoder.encode_image(images), self.label_features)
+
+    def probabilities(self, cosines: Tensor) -> Tensor:
+        """softmax(logit_scale * cosines) over the labels, (N, K)."""
+        return (self.logit_scale * cosines).softmax(dim=1)
+
+    def classify(self, images: Iterable[ImageLike], *, top_k: int = 5) -> list[ZeroShotClassification]:
+        """The `top_k` labels of each image (paths, PIL images or arrays); raises as `cosines` does."""
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        cosines = self.cosines(images)
+        values, indices = self.probabilities(cosines).topk(min(top_k, len(self.labels)), dim=1)
+        nearest = cosines.gather(1, indices)
+        return [
+            ZeroShotClassification(tuple(self.labels[index] for index in row), tuple(probabilities), tuple(near))
+            for row, probabilities, near in zip(indices.tolist(), values.tolist(), nearest.tolist(), strict=True)
+        ]
+
+    def calibrate(self, images: Iterable[ImageLike], labels: Sequence[str]) -> Calibration:
+        """Set `logit_scale` to what makes the probabilities fit images with these labels best; ranks stay as they are.
+
+        Raises ConfigError for a label that this classifier does not have, ValueError when there are not as many labels
+        as images, or none.
+        """
+        places = {label: place for place, label in enumerate(self.labels)}
+        if unknown := [label for label in labels if label not in places]:
+            raise ConfigError(f"{unknown[0]!r} is none of the labels; they are {', '.join(self.labels)}")
+        truth = torch.tensor([places[label] for label in labels])
+        cosines = self.cosines(images)
+        if len(cosines) != len(truth):
+            raise ValueError(f"there are {len(cosines)} images and {len(truth)} labels")
+        before = self._fit(cosines, truth)
+        self.logit_scale = fit_logit_scale(cosines, truth)
+        after = self._fit(cosines, truth)
+        return Calibration(len(truth), self.logit_scale, (before[0], after[0]), (before[1], after[1]))
+
+    def _fit(self, cosines: Tensor, truth: Tensor) -> tuple[float, float]:
+        loss = float(F.cross_entropy(self.logit_scale * cosines, truth))
+        return loss, expected_calibration_error(self.probabilities(cosines), truth)
+
+
+def check_labels(labels: Sequence[str], other: str | None = None) -> None:
+    """Raises ConfigError unless these and `other` make at least two classes that texts can tell apart."""
+    names = [*labels] if other is None else [*labels, other]
+    seen: set[str] = set()
+    for name in names:
+        if not name.strip():
+            raise ConfigError("a label is empty; give each a word or more")
+        if name.strip().casefold() in seen:
+            raise ConfigError(f"the label {name!r} is there twice; each image would get half of it")
+        seen.add(name.strip().casefold())
+    if not labels or len(names) < 2:
+        have = f"only {names[0]!r} is given" if names else "none is given"
+        raise ConfigError(f"telling images apart takes at least two labels, or one and a class for all else; {have}")

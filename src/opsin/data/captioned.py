@@ -1,0 +1,31 @@
+"""The images of a source that have captions to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from opsin.data.images import Skipped
+from opsin.data.sources import ImageSource
+from opsin.errors import DataError
+
+
+def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> ImageSource:
+    """The images that have a usable caption, and of their captions those; the others go to `skipped`.
+
+    Raises DataError when no image has one.
+    """
+    if source.captions is None:
+        raise DataError(
+            f"the source {source.name!r} has no captions; give them as NAME.txt beside NAME.jpg, in metadata.jsonl, "
+            "in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
+        )
+    usable = [tuple(text for text in texts if is_usable(text)) for texts in source.captions]
+    has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
+    if not has_caption.any():
+        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it")
+    without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
+    skipped = [Skipped(name, "has no caption") for name in without]
+    return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)

@@ -1,0 +1,100 @@
+"""An update that is killed, or runs out of disk, leaves the index as it was; the next one goes on from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from opsin.clip.search.index import ImageIndex
+from tests.clip.search.colours import ColourEncoder, assert_finds_what_is_there, paint_many
+
+ROOT = Path(__file__).parents[3]
+UPDATE = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from opsin.clip.search import database, shards, update
+from opsin.clip.search.index import ImageIndex
+from tests.clip.search.colours import ColourEncoder
+update.STAGED_ROWS = 7
+step, target = 0, int(sys.argv[3])
+
+def counted(function):
+    def call(*arguments, **options):
+        global step
+        step += 1
+        if step == target:
+            {accident}
+        return function(*arguments, **options)
+    return call
+
+os.replace = counted(os.replace)
+update.Update._commit = counted(update.Update._commit)
+database._apply = counted(database._apply)
+encoder = ColourEncoder()
+index = ImageIndex.open(sys.argv[1], encoder)
+index.update(sys.argv[2])
+print(encoder.images_encoded)
+"""
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))"
+
+
+def run_update(index: Path, photos: Path, step: int, accident: str = KILL) -> subprocess.CompletedProcess[str]:
+    code = UPDATE.format(root=str(ROOT), accident=accident)
+    command = [sys.executable, "-c", code, str(index), str(photos), str(step)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def assert_is_as_it_was(index: ImageIndex, before: ImageIndex) -> None:
+    assert len(index) == len(before)
+    results = [[(hit.id, hit.cosine) for hit in some.search("red", k=100)] for some in (index, before)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("step", [2, 8, 14])
+def test_killed_at_any_point_it_goes_on(index: ImageIndex, photos: Path, tmp_path: Path, step: int) -> None:
+    """Steps: three files for each of four shards, then the commit, and the transaction in it."""
+    shutil.copytree(index.path, tmp_path / "before")
+    before = ImageIndex.open(tmp_path / "before", ColourEncoder())
+    paint_many(photos / "more", 28, seed=1)
+    (photos / "000.png").unlink()
+    killed = run_update(index.path, photos, step)
+    assert killed.returncode == -9, killed.stderr
+    assert_is_as_it_was(ImageIndex.open(index.path, ColourEncoder()), before)
+    report = index.update()
+    assert report.encoded == 28 - 7 * min((step - 1) // 3, 4)
+    assert (len(report.added), report.deleted) == (28, ("000.png",))
+    assert_finds_what_is_there(index, photos)
+    numbers = {path.stem for path in index.path.glob("[0-9]*")}
+    assert {int(number) for number in numbers} == set(index._database.shards())
+
+
+@pytest.mark.parametrize("step", [5, 14])
+def test_a_full_disk_leaves_the_index_as_it_was(index: ImageIndex, photos: Path, tmp_path: Path, step: int) -> None:
+    shutil.copytree(index.path, tmp_path / "before")
+    paint_many(photos / "more", 28, seed=1)
+    full = run_update(index.path, photos, step, FULL_DISK)
+    assert full.returncode == 1
+    assert "CheckpointError: " in full.stderr.splitlines()[-1], full.stderr
+    assert list(index.path.glob(".*.tmp")) == []
+    assert_is_as_it_was(
+        ImageIndex.open(index.path, ColourEncoder()), ImageIndex.open(tmp_path / "before", ColourEncoder())
+    )
+    index.update()
+    assert_finds_what_is_there(index, photos)
+
+
+def test_a_damaged_leftover_is_made_again(index: ImageIndex, photos: Path) -> None:
+    paint_many(photos / "more", 28, seed=1)
+    run_update(index.path, photos, 13)
+    leftovers = sorted(index.path.glob("*.npy"))[1:]
+    leftovers[0].write_bytes(leftovers[0].read_bytes()[:-4])
+    assert index.update().encoded == 7
+    assert_finds_what_is_there(index, photos)

@@ -1,0 +1,85 @@
+"""Approximate search with LanceDB finds nearly all that the exact search finds, and keeps up with the index."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opsin.clip.search.exact import ExactIndex
+from opsin.clip.search.index import ImageIndex
+from opsin.clip.search.lance import FEWEST_ROWS, LanceIndex
+from opsin.errors import CheckpointError, MissingExtraError
+from tests.clip.search.colours import ColourEncoder, paint, paint_many
+
+WIDTH = 32
+
+
+def clustered(count: int, clusters: int) -> np.ndarray:
+    """Unit vectors float16 around so many centres, in random order."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((clusters, WIDTH))
+    vectors = centres[random.integers(clusters, size=count)] + 0.6 * random.standard_normal((count, WIDTH))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def lance_index(path: Path, shards: dict[int, np.ndarray], dead: np.ndarray) -> tuple[LanceIndex, ExactIndex]:
+    exact = ExactIndex(list(shards.values()), dead)
+    sizes = {number: len(array) for number, array in shards.items()}
+    return LanceIndex.synchronised(path, sizes, list(shards.values()), dead, exact), exact
+
+
+def recall(index: LanceIndex, exact: ExactIndex, queries: np.ndarray) -> float:
+    found = 0
+    for query in queries:
+        (expected, _), (positions, cosines) = exact.search(query, 10), index.search(query, 10)
+        assert len(positions) == 10 and (np.diff(cosines) <= 0).all()
+        np.testing.assert_allclose(cosines, exact.vectors(positions).astype(np.float64) @ query, atol=1e-12)
+        found += len(np.intersect1d(expected, positions))
+    return found / (10 * len(queries))
+
+
+def test_recall_on_clustered_vectors_also_after_shards_come_and_go(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vectors = clustered(3 * FEWEST_ROWS // 2 + 100, 60)
+    queries = vectors[:100].astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    shards = dict(enumerate(np.split(vectors[100:], 3)))
+    dead = np.array([3, 500], dtype=np.int64)
+    index, exact = lance_index(tmp_path / "lancedb", shards, dead)
+    assert len(index) == len(vectors) - 102
+    assert recall(index, exact, queries) >= 0.95
+    del shards[1]
+    shards[7] = shards[0][::-1].copy()
+    index, exact = lance_index(tmp_path / "lancedb", shards, dead)
+    assert recall(index, exact, queries) >= 0.95
+    np.testing.assert_array_equal(index.search(queries[0], len(index))[0], exact.search(queries[0], len(index))[0])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_index_is_searched_and_followed(tmp_path: Path) -> None:
+    paint_many(tmp_path / "photos", 20)
+    ImageIndex.create(tmp_path / "index", ColourEncoder()).update(tmp_path / "photos")
+    exact = ImageIndex.open(tmp_path / "index", ColourEncoder())
+    approximate = ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb")
+    assert list(approximate.search("red", k=30)) == list(exact.search("red", k=30))
+    paint(tmp_path / "photos" / "red.png", (255, 0, 0))
+    (tmp_path / "photos" / "000.png").unlink()
+    exact.update()
+    assert approximate.search("red", k=1)[0].id == "red.png"
+    assert list(approximate.search("red", k=30)) == list(exact.search("red", k=30))
+    shutil.rmtree(tmp_path / "index" / "lancedb" / "vectors.lance")
+    with pytest.raises(CheckpointError, match="LanceDB cannot use"):
+        ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red")
+    shutil.rmtree(tmp_path / "index" / "lancedb")
+    assert len(ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red", k=30)) == 20
+
+
+def test_without_lancedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(MissingExtraError, match=r"opsin\[search\]"):
+        lance_index(tmp_path / "lancedb", {0: clustered(20, 2)}, np.zeros(0, dtype=np.int64))
