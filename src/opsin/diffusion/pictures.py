@@ -1,4 +1,5 @@
-"""Pictures of a diffusion model's drawings: a grid by prompt, and a filmstrip of how they came about."""
+"""Pictures of a diffusion model's drawings: a grid by prompt, a filmstrip of how they came about, and what judging them
+gave."""
 
 from __future__ import annotations
 
@@ -8,14 +9,19 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from opsin.diffusion.evaluation import CloseCall, Evaluation
+from opsin.diffusion.exam import SPOKEN
 from opsin.diffusion.inference import Generation
+from opsin.diffusion.samplers import SAMPLERS
 from opsin.pictures import TITLE_SIZE, cut
 
 TILE = 1.3
 """Inches to a side of one drawing."""
 LABEL_WIDTH = 18
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of the Okabe-Ito palette, one a sampler
 LONGEST_LABEL = 4 * LABEL_WIDTH
 FRAMES = 9
+CLOSE_CALLS = 8
 
 
 def generations_figure(generations: Sequence[Generation]) -> Figure:
@@ -36,6 +42,40 @@ def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
             titles = [f"step {place}" for place in shown]
             rows.append((generation.prompt, [states[place] for place in shown]))
     return _rows_figure(rows, titles)
+
+
+def close_calls_figure(calls: Sequence[CloseCall]) -> Figure:
+    """The first drawings, one a row, beside their nearest training images; their nearness is below the prompt."""
+    rows = [
+        (
+            f"{cut(call.prompt, LONGEST_LABEL - 8)} ({call.nearness:.2f})",
+            [call.drawing, call.by_features, call.by_pixels],
+        )
+        for call in calls[:CLOSE_CALLS]
+    ]
+    return _rows_figure(rows, ["drawing", "nearest by\nfeatures", "nearest by\npixels"])
+
+
+def fidelity_figure(evaluation: Evaluation) -> Figure:
+    """Top-5 fidelity over steps: a panel for each guidance scale and each part of the prompts, a line a sampler."""
+    scales = sorted({cell.guidance_scale for cell in evaluation.cells})
+    figure = Figure(figsize=(1 + 3 * len(scales), 3 * len(evaluation.real)), layout="constrained", dpi=110)
+    grid = figure.subplots(len(evaluation.real), len(scales), squeeze=False, sharex=True, sharey=True)
+    for line, (part, real) in zip(grid, evaluation.real.items(), strict=True):
+        line[0].set_ylabel(f"top-5, {SPOKEN[part]} prompts")
+        for axes, scale in zip(line, scales, strict=True):
+            cells = sorted((cell for cell in evaluation.cells if cell.guidance_scale == scale), key=lambda c: c.steps)
+            axes.axhline(real.top5, color="black", linestyle="--", label="real images")
+            for name, colour, marker in zip(SAMPLERS, COLOURS, "osD^", strict=True):
+                if own := [cell for cell in cells if cell.sampler == name]:
+                    places, shares = [cell.steps for cell in own], [cell.scores[part].top5 for cell in own]
+                    axes.plot(places, shares, color=colour, marker=marker, markersize=4, label=name)
+            axes.set(title=f"guidance {scale:g}", ylim=(0, 1.03))
+            axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps")
+    grid[0][0].legend(fontsize=8)
+    return figure
 
 
 def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
