@@ -153,7 +153,7 @@ def _print_tables(evaluation: Evaluation, exam: Exam, is_own_encoder: bool) -> N
     print_table(("images", "guidance", "steps", "sampler", "prompts", *between, *to_training), rows, title=title)
     print(
         "A copy is nearer to a training image than any other training image is to that one. Real images of training\n"
-        "prompts are training images, which shows what copies would get; of held-out prompts they are none, which shows\n"
+        "prompts are training images: they show what copies would get. Those of held-out prompts are none: they show\n"
         "how often something new counts as a copy."
     )
     if is_own_encoder:

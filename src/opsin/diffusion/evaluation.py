@@ -252,7 +252,12 @@ def evaluate_drawing(
     and images is not measured again. Raises DataError when it holds anything else, which would be lost.
     """
     exam = judge.exam
-    subject = {"model": fingerprint(model), "judge": fingerprint(judge.encoder), "exam": exam.digest()}
+    subject = {
+        "model": fingerprint(model),
+        "judge": fingerprint(judge.encoder),
+        "protocol": exam.protocol,
+        "images": exam.digest,
+    }
     before = _read_cells(report, subject) if report is not None and report.exists() else []
     result = Evaluation(exam.protocol, judge.encoder.name, len(exam.names), judge.real, ())
     yield result

@@ -68,6 +68,8 @@ class Exam:
     num_samples: int
     seed: int
     skipped: tuple[Skipped, ...]
+    digest: str
+    """SHA-256 of all names and images, and of what is asked for."""
 
     @property
     def prompts(self) -> dict[str, list[str]]:
@@ -81,14 +83,6 @@ class Exam:
         nothing_held_out = self.split is None and list(self.parts) == [TRAIN]
         missing = " (no prompt is held out from training, so nothing here is new to it)" if nothing_held_out else ""
         return f"{counts} prompts of {self.data!r}{missing}, {self.num_samples} drawings each, seed {self.seed}"
-
-    def digest(self) -> str:
-        """SHA-256 of prompts, names and real images."""
-        content = hashlib.sha256(repr((self.prompts, self.names, self.num_samples, self.seed)).encode())
-        arrays = [array for part in self.parts.values() for array in (part.real.pixels, part.reference)]
-        for array in [*arrays, *([self.training.pixels] if self.training else [])]:
-            content.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
-        return content.hexdigest()
 
 
 def open_exam(
@@ -131,6 +125,8 @@ def open_exam(
     if not parts:
         raise DataError(f"none of the images of {ref!r} that the model is to be judged on can be read")
     training = pictures.select(np.isin(places, training_rows)) if len(training_rows) else None
+    asked = {name: part.prompts.tolist() for name, part in parts.items()}
+    subject = repr((names, list(readable.ids), pixels.shape, asked)).encode()
     return Exam(
         data=ref,
         split=split,
@@ -141,6 +137,7 @@ def open_exam(
         num_samples=num_samples,
         seed=seed,
         skipped=tuple(readable.skipped),
+        digest=hashlib.sha256(subject + pixels.tobytes()).hexdigest(),
     )
 
 
