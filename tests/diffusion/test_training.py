@@ -124,6 +124,11 @@ def test_trajectory_and_pictures(model: TextToImage) -> None:
     noisy, clean = (np.asarray(generations[0].trajectory[0][place]).std(axis=(0, 1)).mean() for place in (0, -1))
     assert noisy > 2 * clean
     assert len(generations_figure(generations).axes) == 4
+    assert generations_figure(generations).get_suptitle() == ""
+    alone = generations_figure(model.generate("$x_1$", num_images=9, steps=1))
+    assert alone.get_suptitle() == "$x_1$"
+    assert sum(len(axes.images) for axes in alone.axes) == 9
+    assert not any(axes.axison for axes in alone.axes)
     assert len(filmstrip_figure(generations).axes) == 4 * 7
     with pytest.raises(ValueError, match="without trajectory"):
         filmstrip_figure(model.generate("red", steps=2))
@@ -221,9 +226,42 @@ def test_each_text_is_equally_likely() -> None:
     assert (torch.bincount(picked[::2], minlength=4)[1:] > 900).all()
 
 
+def test_all_images_are_trained_on(prompted_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(prompted_folder, train_on="all", max_steps=2, validations=1)
+    report = train_diffusion(config, tmp_path / "run", quiet=True, text_encoder=BagOfWords())
+    assert report.num_train == 30
+    assert list(report.metrics) == ["seen_loss", *(f"seen_loss_t{step}" for step in (2, 12, 24, 37, 47))]
+
+
+def test_validation_looks_all_over_the_held_out_images(prompted_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opsin.diffusion.task.MOST_VALIDATED", 3)
+    config = tiny_config(prompted_folder, val_fraction=0.5)
+    splits = open_splits(config, BagOfWords())
+    assert splits.val is not None
+    seen = []
+    ask = splits.val.images.__getitems__
+    monkeypatch.setattr(splits.val.images, "__getitems__", lambda indices: seen.extend(indices) or ask(indices))
+    build_task(config, splits).evaluate()
+    assert len(seen) <= 3
+    assert max(seen) > len(splits.val) / 2
+
+
+def test_weights_of_the_losses_reach_training(prompted_folder: Path) -> None:
+    batch, losses = None, []
+    for gamma in (None, 5.0):
+        config = tiny_config(prompted_folder, process=ProcessConfig(timesteps=50, min_snr_gamma=gamma))
+        splits = open_splits(config, BagOfWords())
+        task = build_task(config, splits).eval()
+        batch = splits.train.__getitems__(list(range(24)))
+        torch.manual_seed(0)
+        losses.append(float(task.training_step(batch, torch.Generator().manual_seed(0)).loss.detach()))
+        assert task.evaluate()["val_loss"] == pytest.approx(build_task(config, splits).eval().evaluate()["val_loss"])
+    assert losses[1] < 0.9 * losses[0]
+
+
 def test_sources_without_captions(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="no captions to learn prompts from"):
+    with pytest.raises(DataError, match="has no captions; give them as"):
         open_prompted(str(tmp_path))
     (tmp_path / "a.txt").write_text("  \n")
     with pytest.raises(DataError, match="caption"):

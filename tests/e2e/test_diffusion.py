@@ -92,8 +92,11 @@ def test_generate_prints_one_document(command: Command, run: Path, tmp_path: Pat
         options = ("--sampler", sampler, "--steps", 3, "-n", 1, "--json")
         result = command("generate", "red", "--model", run, "--out", out, *options)
         assert result.returncode == 0, result.stderr
-        expected = {"model": str(run), "prompts": [{"prompt": "red", "images": 1}], "pictures": [str(out)]}
-        assert json.loads(result.stdout) == expected
+        single = out.with_name("grid-1.png")
+        prompts = [{"prompt": "red", "images": [str(single)]}]
+        assert json.loads(result.stdout) == {"model": str(run), "prompts": prompts, "pictures": [str(out)]}
+        with Image.open(single) as picture:
+            assert (picture.format, picture.size) == ("PNG", (8, 8))
 
 
 def test_the_seed_decides(command: Command, run: Path, tmp_path: Path) -> None:
@@ -125,6 +128,9 @@ def test_wrong_usage(command: Command, run: Path, tmp_path: Path) -> None:
     assert_one_clear_line(command("generate", "red", *end, "--mask", "m.png"), "give --image", code=2)
     assert_one_clear_line(command("generate", "red", *end, "--steps", 0), "steps must be at least 1 and at most 50")
     assert_one_clear_line(command("generate", "red", *end, "--steps", 51), "steps must be at least 1 and at most 50")
+    assert_one_clear_line(command("generate", "red", *end, "--strength", 0.5), "give --image", code=2)
+    jpeg = command("generate", "red", "--model", run, "--out", tmp_path / "x.jpg")
+    assert_one_clear_line(jpeg, "ends in .png, not 'x.jpg'", code=2)
     assert_one_clear_line(command("generate", "redd", *end), "no embedding of 'redd'", "did you mean 'red'")
     assert_one_clear_line(command("generate", "red", *end, "--guidance", "nan"), "guidance_scale")
     missing = command("generate", "red", "--model", "no-such-model", "--out", tmp_path / "x.png")

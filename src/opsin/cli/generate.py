@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from opsin.diffusion.inference import Generation, TextToImage
 
-DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture with a row a prompt."
+DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class GenerateOptions(ModelOptions):
     ]
     """What to draw; an empty one asks for nothing in particular."""
     out: Path
-    """The picture to write, as PNG."""
+    """The picture to write, as PNG; each drawing also becomes a file beside it, OUT-1.png and so on."""
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-diffusion"
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
     num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
@@ -49,8 +49,9 @@ class GenerateOptions(ModelOptions):
     """Also draw how the pictures came about, into OUT-filmstrip.png."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Begin at this image instead of at noise; see --strength."""
-    strength: float = 0.6
-    """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1."""
+    strength: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1; by
+    default 0.6, and 1 with --mask."""
     mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --image: only what is white here may change."""
     interpolate: Flag = False
@@ -71,16 +72,17 @@ def main(argv: list[str]) -> int:
     generations = _drawn(model, options, torch.Generator().manual_seed(options.seed))
     save_figure(generations_figure(generations), options.out)
     written = [str(options.out)]
+    files = _write_images(generations, options.out)
     if options.filmstrip:
         strip = options.out.with_name(f"{options.out.stem}-filmstrip.png")
         save_figure(filmstrip_figure(generations), strip)
         written.append(str(strip))
-    counts = [(generation.prompt, len(generation.images)) for generation in generations]
+    prompts = [generation.prompt for generation in generations]
     if options.json:
-        prompts = [{"prompt": prompt, "images": count} for prompt, count in counts]
-        print_json({"model": options.model, "prompts": prompts, "pictures": written})
+        rows = [{"prompt": prompt, "images": own} for prompt, own in zip(prompts, files, strict=True)]
+        print_json({"model": options.model, "prompts": rows, "pictures": written})
         return 0
-    print_table(("prompt", "images"), counts)
+    print_table(("prompt", "images"), [(prompt, ", ".join(own)) for prompt, own in zip(prompts, files, strict=True)])
     note(f"pictures: {', '.join(written)}", quiet=options.quiet)
     return 0
 
@@ -92,12 +94,32 @@ def _refuse_senseless(options: GenerateOptions) -> None:
         raise UsageError(f"--num-images must be at least 1, not {options.num_images}")
     if options.interpolate and len(options.prompts) != 2:
         raise UsageError("--interpolate takes two prompts")
-    if options.mask is not None and options.image is None:
-        raise UsageError("--mask is for a part of an image; give --image as well")
+    if options.image is None and (options.mask is not None or options.strength is not None):
+        raise UsageError("--mask and --strength are for changing an image; give --image as well")
+    if options.out.suffix.lower() != ".png":
+        raise UsageError(f"--out writes PNG; give it a name that ends in .png, not {options.out.name!r}")
     if options.filmstrip and (options.interpolate or options.image is not None):
         raise UsageError("--filmstrip is for drawings from noise; leave out --image and --interpolate")
     if options.interpolate and options.image is not None:
         raise UsageError("--interpolate begins at noise; leave out --image")
+
+
+def _write_images(generations: list[Generation], out: Path) -> list[list[str]]:
+    """Each image into a file of its own beside `out`, numbered through all prompts; their names by prompt."""
+    from opsin.checkpoint import atomic_write
+
+    digits = len(str(sum(len(generation.images) for generation in generations)))
+    number = 0
+    names: list[list[str]] = []
+    for generation in generations:
+        names.append([])
+        for image in generation.images:
+            number += 1
+            path = out.with_name(f"{out.stem}-{number:0{digits}d}.png")
+            with atomic_write(path) as file:
+                image.save(file, format="PNG")
+            names[-1].append(str(path))
+    return names
 
 
 def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Generator) -> list[Generation]:
@@ -119,7 +141,7 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
             model.vary(
                 options.image,
                 prompt,
-                strength=options.strength if options.mask is None else 1.0,
+                strength=options.strength,
                 mask=options.mask,
                 num_images=options.num_images,
                 sampling=sampling,

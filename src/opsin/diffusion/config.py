@@ -19,6 +19,8 @@ class UnetConfig:
     """Width at full resolution."""
     dim_mults: tuple[int, ...] = (1, 2, 4, 8)
     """Width, in units of dim, after each halving of the resolution."""
+    patch_size: int = 1
+    """Pixels to a side of the squares that the network takes as one; 2 makes it about four times cheaper."""
     uncond_prob: float = 0.1
     """Share of the training texts that are left out, so that the network also learns to do without."""
 
@@ -27,6 +29,8 @@ class UnetConfig:
             raise ConfigError(f"dim must be an even number of at least 4, not {self.dim}")
         if not self.dim_mults or min(self.dim_mults) < 1:
             raise ConfigError(f"dim_mults must be one or more numbers above zero, not {self.dim_mults}")
+        if self.patch_size < 1:
+            raise ConfigError(f"patch_size must be at least 1, not {self.patch_size}")
         if not 0 <= self.uncond_prob <= 1:
             raise ConfigError(f"uncond_prob must be in [0, 1], not {self.uncond_prob}")
 
@@ -65,6 +69,9 @@ class DiffusionConfig:
     """Learn from all captions of an image, one drawn at each step, or from its first one only."""
     val_fraction: float = 0.1
     """Share of the training images held out to validate on, when the source has no validation split of its own."""
+    train_on: Literal["train", "all"] = "train"
+    """With all, the images held out for validation and test are trained on too: nothing tells how well the model does
+    on others."""
     max_train: int | None = None
     """Train on the first so many images of a fixed random order only."""
     flip: bool = False
@@ -76,11 +83,11 @@ class DiffusionConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=30)
 
     def __post_init__(self) -> None:
-        factor = 2 ** len(self.model.dim_mults)
+        factor = self.model.patch_size * 2 ** len(self.model.dim_mults)
         if self.image_size < 1 or self.image_size % factor != 0:
             raise ConfigError(
-                f"image_size ({self.image_size}) must be divisible by {factor}: the network halves it once for each of "
-                f"the {len(self.model.dim_mults)} dim_mults"
+                f"image_size ({self.image_size}) must be divisible by {factor}: the network takes patches of "
+                f"{self.model.patch_size} and halves once for each of the {len(self.model.dim_mults)} dim_mults"
             )
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")

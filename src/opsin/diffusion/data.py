@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.images import Skipped
 from opsin.data.sources import ImageSource, open_source
 from opsin.data.splits import split_rows
 from opsin.diffusion.config import DiffusionConfig
-from opsin.diffusion.text import text_features
+from opsin.diffusion.text import EncoderIdentity, text_features
 from opsin.encoders.base import TextEncoder
-from opsin.errors import DataError
 from opsin.runtime import derive_seed
 
 
@@ -31,6 +31,13 @@ class DiffusionSplits:
     texts: tuple[str, ...]
     features: Tensor
     """float32 (M, E): row i is that of `texts[i]`."""
+    encoder: EncoderIdentity | None = None
+    """What gave the features, if it is known."""
+
+    @property
+    def train_features(self) -> Tensor:
+        """float32 (K, E) of the texts of training images, each once."""
+        return self.features[sorted({row for rows in self.train.texts_of for row in rows})]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -63,25 +70,19 @@ def open_prompted(ref: str, captions: str = "all") -> ImageSource:
 
     Raises DataError when the source has no captions, or none for any image.
     """
-    source = open_source(ref)
-    if source.captions is None:
-        raise DataError(
-            f"the source {ref!r} has no captions to learn prompts from; give them as NAME.txt beside NAME.jpg, in "
-            "metadata.jsonl, in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
-        )
-    usable = [tuple(dict.fromkeys(text.strip() for text in texts if text.strip())) for texts in source.captions]
-    has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
-    if not has_caption.any():
-        raise DataError(f"none of the {len(source)} images of {ref!r} has a caption")
-    skipped = [Skipped(name, "has no caption") for name, texts in zip(source.ids, usable, strict=True) if not texts]
-    kept = [texts[:1] if captions == "first" else texts for texts in usable]
-    return replace(source, captions=kept, skipped=[*source.skipped, *skipped]).select(has_caption)
+    source = with_captions(open_source(ref), str.strip)
+    assert source.captions is not None
+    stripped = [tuple(dict.fromkeys(text.strip() for text in texts)) for texts in source.captions]
+    return replace(source, captions=[texts[:1] if captions == "first" else texts for texts in stripped])
 
 
 def rows_of_run(source: ImageSource, config: DiffusionConfig) -> dict[str, np.ndarray]:
     """Row numbers that a run of these settings uses for `train`, `val` and `test`; see `split_rows`."""
     seed = config.training.seed
     rows = split_rows(source, config.val_fraction, 0.0, seed)
+    if config.train_on == "all":
+        nothing = np.zeros(0, dtype=np.int64)
+        rows = {"train": np.sort(np.concatenate(list(rows.values()))), "val": nothing, "test": nothing}
     if config.max_train is not None:
         order = np.random.default_rng(derive_seed(seed, "max_train")).permutation(rows["train"])
         rows["train"] = np.sort(order[: config.max_train])
@@ -104,7 +105,8 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
         numbered = replace(part, labels=np.arange(len(part)), class_names=None)
         datasets[name] = PromptDataset(image_dataset(numbered, config.image_size), texts_of)
     features = text_features(encoder, list(texts))
-    return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features)
+    identity = EncoderIdentity.of(encoder)
+    return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features, identity)
 
 
 def pick_texts(texts: Tensor, num_texts: Tensor, generator: torch.Generator) -> Tensor:

@@ -17,20 +17,18 @@ from PIL import Image
 from torch import Tensor
 
 from opsin import checkpoint
-from opsin.config import from_dict, to_dict
 from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
-from opsin.diffusion.model import TextDiffusion, build_model
-from opsin.diffusion.model_card import model_card
+from opsin.diffusion.directory import DiffusionContent, read_model, write_model
+from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, draw_noise, get_sampler, spaced_timesteps
-from opsin.diffusion.text import load_text_encoder, text_features
+from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
 from opsin.encoders.base import TextEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
-KIND = "text-diffusion"
 LARGEST_GUIDANCE = 1e6
 
 
@@ -79,17 +77,20 @@ class TextToImage:
         process: ProcessConfig,
         text_encoder: str,
         *,
+        text_fingerprint: str | None = None,
         loaded_encoder: TextEncoder | None = None,
         metrics: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
         precision: str = "auto",
     ) -> None:
-        """`text_encoder` is a reference of `load_text_encoder`, loaded when it is first needed unless `loaded_encoder`
-        is given; `training` is the resolved config of the run that made the model, as JSON types."""
+        """`text_encoder` is a reference of `load_text_encoder`, loaded when it is first needed, and refused then if it
+        has another `text_fingerprint`, unless `loaded_encoder` is given; `training` is the resolved config of the run
+        that made the model, as JSON types."""
         self.model = model.eval()
         self.config = config
         self.process = process
         self.text_encoder = text_encoder
+        self.text_fingerprint = text_fingerprint
         self._loaded_encoder = loaded_encoder
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
@@ -116,41 +117,36 @@ class TextToImage:
     ) -> TextToImage:
         """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
 
-        `text_encoder` takes the place of the one that the model was trained with; it must give the same vectors.
+        `text_encoder` takes the place of the one that the model was trained with; it must give the same vectors, which
+        is not checked.
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """
-        content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
-        settings = from_dict(_Content, content, where=f"{ref}, config.json")
-        model = build_model(settings.model, settings.process, settings.image_size, settings.text_dim)
-        # Weights may be kept in float16; they run in float32 or under autocast.
-        checkpoint.load_state_dict(model, {name: tensor.float() for name, tensor in tensors.items()}, str(ref))
-        model.to(memory_format=torch.channels_last)
+        content, model = read_model(ref)
         return cls(
             model.to(resolve_device(device)),
-            settings.model,
-            settings.process,
-            settings.text_encoder,
+            content.model,
+            content.process,
+            content.text_encoder,
+            text_fingerprint=content.text_fingerprint,
             loaded_encoder=text_encoder,
-            metrics=settings.metrics,
-            training=settings.training,
+            metrics=content.metrics,
+            training=content.training,
             precision=precision,
         )
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
-        content = _Content(
+        content = DiffusionContent(
             model=self.config,
             process=self.process,
             image_size=self.image_size,
             text_encoder=self.text_encoder,
+            text_fingerprint=self.text_fingerprint,
             text_dim=len(self.model.text_mean),
             metrics=self.metrics,
             training=self.training,
         )
-        card = model_card(self.image_size, self.text_encoder, self.metrics, self.training)
-        return checkpoint.save_pretrained(
-            directory, kind=KIND, config=to_dict(content), tensors=self.model.state_dict(), card=card
-        )
+        return write_model(directory, content, self.model)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload to the Hugging Face Hub; returns the repository's address."""
@@ -202,7 +198,7 @@ class TextToImage:
         image: ImageLike,
         prompt: str,
         *,
-        strength: float = 0.6,
+        strength: float | None = None,
         mask: ImageLike | None = None,
         num_images: int = 1,
         sampling: Sampling | None = None,
@@ -211,8 +207,12 @@ class TextToImage:
         """Drawings of the prompt that begin at a noised image, or that replace a part of it.
 
         `strength` in (0, 1] is the share of the noise schedule that is gone through: little keeps the image, 1 only
-        what `mask` protects. `mask` is white where the image may change. Raises DataError for a broken image.
+        what `mask` protects; by default it is 1 with a mask and 0.6 without. `mask` is white where the image may
+        change. Raises DataError for a broken image, ConfigError for settings that make no sense.
         """
+        if num_images < 1:
+            raise ConfigError(f"num_images must be at least 1, not {num_images}")
+        strength = strength if strength is not None else (0.6 if mask is None else 1.0)
         if not 0 < strength <= 1:
             raise ConfigError(f"strength must be above 0 and at most 1, not {strength}")
         pixels = torch.from_numpy(fit_image(image, self.image_size)).float() / 127.5 - 1
@@ -247,9 +247,15 @@ class TextToImage:
     # ----------------------------------------------------------------------------------------- the engine
 
     def load_text_encoder(self) -> TextEncoder:
-        """The text encoder that the model was trained with; raises what `load_text_encoder` of the module raises."""
+        """The text encoder that the model was trained with.
+
+        Raises CheckpointError when the one of that name has other weights now, and what
+        `opsin.diffusion.text.load_text_encoder` raises.
+        """
         if self._loaded_encoder is None:
-            self._loaded_encoder = load_text_encoder(self.text_encoder, str(self.device))
+            encoder = load_text_encoder(self.text_encoder, str(self.device))
+            refuse_other_encoder(encoder, self.text_fingerprint)
+            self._loaded_encoder = encoder
         return self._loaded_encoder
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -321,16 +327,3 @@ def images_of(images: Tensor) -> list[Image.Image]:
     """Pictures of (N, 3, H, W) in [-1, 1]; what is outside is clipped."""
     pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in pixels.numpy()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What config.json of a diffusion model holds besides its kind and format version."""
-
-    model: UnetConfig
-    process: ProcessConfig
-    image_size: int
-    text_encoder: str
-    text_dim: int
-    metrics: dict[str, float]
-    training: dict[str, Any]

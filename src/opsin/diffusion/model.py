@@ -38,7 +38,7 @@ class TextDiffusion(nn.Module):
 
 def build_model(model: UnetConfig, process: ProcessConfig, image_size: int, text_dim: int) -> TextDiffusion:
     """A freshly initialised network of this shape, in its process."""
-    unet = Unet(model.dim, text_dim, model.dim_mults, uncond_prob=model.uncond_prob)
+    unet = Unet(model.dim, text_dim, model.dim_mults, uncond_prob=model.uncond_prob, patch_size=model.patch_size)
     diffusion = GaussianDiffusion(
         unet,
         image_size=image_size,

@@ -26,8 +26,9 @@ source `{data}`; `config.json` holds every setting of the run under `training`. 
 {scores}
 
 `val_loss` is the mean squared error of the network's prediction, without the weights of the training loss, on images
-held out from training, averaged over time steps; `val_loss_t…` is that of a single time step. Neither says how good the
-pictures are. The model knows its training captions: expect less of prompts that are unlike them.
+held out from training, averaged over time steps; `val_loss_t…` is that of a single time step. `seen_loss` is the same
+on images that were trained on, where none are held out. Neither says how good the pictures are. The model knows its
+training captions: expect less of prompts that are unlike them.
 
     opsin generate "PROMPT" --model THIS_DIRECTORY --out grid.png
 """

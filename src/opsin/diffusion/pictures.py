@@ -21,13 +21,24 @@ LABEL_WIDTH = 18
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of the Okabe-Ito palette, one a sampler
 LONGEST_LABEL = 4 * LABEL_WIDTH
 FRAMES = 9
+MOST_IN_A_ROW = 8
 CLOSE_CALLS = 8
 
 
 def generations_figure(generations: Sequence[Generation]) -> Figure:
-    """One row a prompt, which is written at its left."""
-    rows = [(generation.prompt, generation.images) for generation in generations]
-    return _rows_figure(rows, [])
+    """One row a prompt, which is written at its left, or above all when it is the only one; long rows are broken."""
+    alone = len(generations) == 1
+    rows = [
+        ("" if alone or start else _label(generation.prompt), generation.images[start : start + MOST_IN_A_ROW])
+        for generation in generations
+        for start in range(0, len(generation.images), MOST_IN_A_ROW)
+    ]
+    figure = _rows_figure(rows, [])
+    if alone:
+        width = LABEL_WIDTH * max(2, min(MOST_IN_A_ROW, len(generations[0].images)))
+        title = textwrap.fill(cut(_label(generations[0].prompt), 3 * width), width)
+        figure.suptitle(title, fontsize=TITLE_SIZE, parse_math=False)
+    return figure
 
 
 def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
@@ -40,7 +51,7 @@ def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
             last = len(states) - 1
             shown = sorted({round(place) for place in np.linspace(0, last, min(FRAMES, last + 1))})
             titles = [f"step {place}" for place in shown]
-            rows.append((generation.prompt, [states[place] for place in shown]))
+            rows.append((_label(generation.prompt), [states[place] for place in shown]))
     return _rows_figure(rows, titles)
 
 
@@ -78,21 +89,26 @@ def fidelity_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def _label(prompt: str) -> str:
+    return prompt if prompt.strip() else "(no prompt)"
+
+
 def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
     columns = max((len(images) for _, images in rows), default=1)
-    size = (TILE * columns + 2.0, TILE * max(1, len(rows)) + 0.4)
+    beside = 2.0 if any(label for label, _ in rows) else 0.4
+    size = (TILE * columns + beside, TILE * max(1, len(rows)) + 0.4)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
     grid = figure.subplots(max(1, len(rows)), columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for line, (prompt, images) in zip(grid, rows, strict=False):
+    for line, (label, images) in zip(grid, rows, strict=False):
         for axes, image in zip(line, images, strict=False):
             axes.imshow(image, interpolation="nearest")
-        label = textwrap.fill(cut(prompt or "(no prompt)", LONGEST_LABEL), LABEL_WIDTH)
+        wrapped = textwrap.fill(cut(label, LONGEST_LABEL), LABEL_WIDTH)
         line[0].text(
             -0.08,
             0.5,
-            label,
+            wrapped,
             transform=line[0].transAxes,
             ha="right",
             va="center",

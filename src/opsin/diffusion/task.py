@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ BATCH_SIZE = 128
 SAMPLE_PROMPTS = 8
 SAMPLES_EACH = 2
 
+ItemT = TypeVar("ItemT")
+
 
 class DiffusionTask(Task):
     """The loss of `GaussianDiffusion.p_losses`, one text drawn for each image."""
@@ -37,7 +39,7 @@ class DiffusionTask(Task):
     def __init__(self, model: TextDiffusion, config: DiffusionConfig, splits: DiffusionSplits) -> None:
         super().__init__(model)
         self.config = config
-        self.validation = splits.val
+        self.splits = splits
         # Known from the data: a training state need not hold it.
         self.register_buffer("text_features", splits.features, persistent=False)
         self.sample_texts = _spread(splits.texts, SAMPLE_PROMPTS)
@@ -53,14 +55,16 @@ class DiffusionTask(Task):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Unweighted errors at `LEVELS`, on the same noise at each validation."""
-        if self.validation is None:
-            return {}
+        """Unweighted errors at `LEVELS`, on the same images and noise at each validation.
+
+        They are `val_loss…`, or `seen_loss…` when nothing is held out and training images are judged.
+        """
+        judged, name = (self.splits.train, "seen_loss") if self.splits.val is None else (self.splits.val, "val_loss")
         diffusion = self._network.diffusion
         steps = [round(level * (diffusion.num_timesteps - 1)) for level in LEVELS]
         losses: dict[int, list[Tensor]] = {step: [] for step in steps}
         generator = make_generator(self.config.training.seed, "validation")
-        for batch in batches_of(_First(self.validation, MOST_VALIDATED), BATCH_SIZE):
+        for batch in batches_of(_Some(judged, MOST_VALIDATED), BATCH_SIZE):
             device = self.text_features.device
             x_start = diffusion.normalize(batch["image"].to(device).float() / 255)
             conditions = self._conditions(batch["texts"][:, 0].to(device))
@@ -70,8 +74,8 @@ class DiffusionTask(Task):
                 with autocast(device, self.config.training.precision):
                     weighted = diffusion.losses_at(_channels_last(x_start), t, noise, conditions)
                 losses[step].append((weighted / diffusion.loss_weight[step]).cpu())
-        metrics = {f"val_loss_t{step}": float(torch.cat(parts).mean()) for step, parts in losses.items()}
-        return {"val_loss": sum(metrics.values()) / len(metrics), **metrics}
+        metrics = {f"{name}_t{step}": float(torch.cat(parts).mean()) for step, parts in losses.items()}
+        return {name: sum(metrics.values()) / len(metrics), **metrics}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.text_to_image(metrics).save_pretrained(directory)
@@ -92,11 +96,13 @@ class DiffusionTask(Task):
     def text_to_image(self, metrics: Mapping[str, float] | None = None) -> TextToImage:
         """The model in its present state, ready for use."""
         training: dict[str, Any] = to_dict(self.config)
+        encoder = self.splits.encoder
         return TextToImage(
             self._network,
             self.config.model,
             self.config.process,
-            self.config.text_encoder,
+            self.config.text_encoder if encoder is None else encoder.name,
+            text_fingerprint=None if encoder is None else encoder.fingerprint,
             metrics=metrics,
             training=training,
             precision=self.config.training.precision,
@@ -111,25 +117,25 @@ class DiffusionTask(Task):
         return self.model
 
 
-class _First:
-    """The first so many images of a dataset."""
+class _Some:
+    """At most so many images of a dataset, evenly spread over all."""
 
     def __init__(self, dataset: PromptDataset, count: int) -> None:
         self.dataset = dataset
-        self.count = min(count, len(dataset))
+        self.rows = _spread(range(len(dataset)), count)
         self.skipped = dataset.skipped
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self.dataset.__getitems__(indices)
+        return self.dataset.__getitems__([self.rows[index] for index in indices])
 
 
 def _channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _spread(texts: Sequence[str], count: int) -> list[str]:
-    """At most so many of the texts, evenly spread over all."""
-    return list(texts[:: max(1, -(-len(texts) // count))])
+def _spread(items: Sequence[ItemT], count: int) -> list[ItemT]:
+    """At most so many of the items, evenly spread over all."""
+    return list(items[:: max(1, -(-len(items) // count))])

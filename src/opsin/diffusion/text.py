@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from opsin import encoders
 from opsin.config import nearest_name
 from opsin.encoders.base import TextEncoder
-from opsin.errors import ConfigError, DataError
+from opsin.encoders.fingerprint import fingerprint
+from opsin.errors import CheckpointError, ConfigError, DataError
 
 TABLE_KEYS = ("idx_mapping", "embs", "pca_components", "mean")
 NUMPY_GLOBALS = [
@@ -27,6 +29,18 @@ NUMPY_GLOBALS = [
 ]
 
 
+class EncoderIdentity(NamedTuple):
+    """Which text encoder vectors are from."""
+
+    name: str
+    fingerprint: str
+    """See `opsin.encoders.fingerprint`."""
+
+    @classmethod
+    def of(cls, encoder: TextEncoder) -> EncoderIdentity:
+        return cls(encoder.name, fingerprint(encoder))
+
+
 class TextTable:
     """Embeddings of known texts, as in the course's `text_embeddings.pt`, which also has their principal components."""
 
@@ -37,6 +51,13 @@ class TextTable:
         self.embs = embs.float()
         self.components = components.float()
         self.mean = mean.float()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of all texts and their embeddings."""
+        digest = hashlib.sha256(self.embs.contiguous().numpy().tobytes())
+        digest.update(repr(sorted(self.rows.items())).encode())
+        return digest.hexdigest()
 
     @classmethod
     def load(cls, path: Path | str) -> TextTable:
@@ -85,7 +106,7 @@ def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
     `opsin.encoders.load` raises.
     """
     if ref.endswith(".pt"):
-        return TextTable.load(Path(ref).expanduser())
+        return TextTable.load(Path(ref).expanduser().absolute())
     # Texts are few and short; in full precision their vectors are the same on every machine.
     encoder: object = encoders.load(ref, device, "32")
     if not isinstance(encoder, TextEncoder):
@@ -94,6 +115,18 @@ def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
             "open_clip:ViT-B-32/openai"
         )
     return encoder
+
+
+def refuse_other_encoder(encoder: TextEncoder, expected: str | None) -> None:
+    """Raise CheckpointError unless the encoder has this fingerprint; None fits any.
+
+    Vectors of another encoder may have the right width all the same, and would give pictures of anything.
+    """
+    if expected is not None and (found := fingerprint(encoder)) != expected:
+        raise CheckpointError(
+            f"the text encoder {encoder.name} is not the one that the model was trained with: its fingerprint is "
+            f"{found[:12]} and was {expected[:12]}. Put the earlier one back, or train the model again with this one"
+        )
 
 
 def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

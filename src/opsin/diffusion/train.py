@@ -65,5 +65,5 @@ def build_task(config: DiffusionConfig, splits: DiffusionSplits) -> DiffusionTas
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.training.seed, "weights"))
         model = build_model(config.model, config.process, config.image_size, splits.features.shape[1])
-    model.fit_texts(splits.features)
+    model.fit_texts(splits.train_features)
     return DiffusionTask(model, config, splits)

@@ -3,7 +3,9 @@
 After "Denoising Diffusion Probabilistic Models" (Ho et al. 2020) and "Improved Denoising Diffusion Probabilistic
 Models" (Nichol and Dhariwal 2021: scale and shift from the context), with "Classifier-Free Diffusion Guidance" (Ho and
 Salimans 2022). Deviations: no attention; channels are normalised by their root mean square instead of in groups; the
-text is one vector, whose projection is added to that of the time.
+text is one vector, whose projection is added to that of the time. With a patch size, each patch of pixels is one
+position of the network with that many times the channels ("Simple diffusion", Hoogeboom et al. 2023, section 3.2:
+cheaper by the square of the patch size, with as many parameters but for the first and last convolution).
 
 Dimensions: N batch, C channels, H and W pixels, E width of the text embedding, D width of the context.
 """
@@ -114,25 +116,32 @@ class Unet(nn.Module):
         dim_mults: Sequence[int] = (1, 2, 4, 8),
         channels: int = 3,
         uncond_prob: float = 0.2,
+        patch_size: int = 1,
     ) -> None:
         """`dim` is the width at full resolution, `dim * dim_mults[i]` that after i + 1 halvings; `condition_dim` is the
-        width E of the text embedding, which training leaves out with probability `uncond_prob`.
+        width E of the text embedding, which training leaves out with probability `uncond_prob`. A `patch_size` above
+        one makes squares of that many pixels to a side into one before the first convolution, and takes them apart
+        after the last.
 
-        Raises ValueError for an odd `dim` and for no `dim_mults`.
+        Raises ValueError for an odd `dim`, for no `dim_mults` and for a `patch_size` below one.
         """
         super().__init__()
         if dim < 2 or dim % 2 != 0:
             raise ValueError(f"dim must be an even number above zero, not {dim}")
         if not dim_mults:
             raise ValueError("dim_mults must name at least one level")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, not {patch_size}")
         self.channels = channels
+        self.patch_size = patch_size
         self.condition_dim = condition_dim
         self.uncond_prob = uncond_prob
         widths = [dim, *(dim * mult for mult in dim_mults)]
         levels = list(zip(widths[:-1], widths[1:], strict=True))
         context_dim = 4 * dim
+        patch_channels = channels * patch_size**2
 
-        self.init_conv = nn.Conv2d(channels, dim, kernel_size=3, padding=1)
+        self.init_conv = nn.Conv2d(patch_channels, dim, kernel_size=3, padding=1)
         self.time_mlp = nn.Sequential(
             SinusoidalTime(dim), nn.Linear(dim, context_dim), nn.GELU(), nn.Linear(context_dim, context_dim)
         )
@@ -156,7 +165,7 @@ class Unet(nn.Module):
                     ]
                 )
             )
-        self.final_conv = nn.Conv2d(dim, channels, kernel_size=1)
+        self.final_conv = nn.Conv2d(dim, patch_channels, kernel_size=1)
 
     def forward(self, x: Tensor, time: Tensor, model_kwargs: Mapping[str, Any] | None = None) -> Tensor:
         """Images (N, C, H, W) at time steps (N,) to a prediction (N, C, H, W).
@@ -164,7 +173,8 @@ class Unet(nn.Module):
         `model_kwargs` may have `text_emb`, float (N, E) or None for no text (zeros), and `cfg_scale`, a number, for
         guidance: see `cfg_forward`. Other entries do not count, and the mapping is never changed. In training mode each
         embedding is left out with probability `uncond_prob`, by draws of torch's default CPU generator. Raises
-        ValueError for sizes that cannot be halved at every level, and for embeddings of another width or number.
+        ValueError for sizes that cannot be patched and halved at every level, and for embeddings of another width or
+        number.
         """
         kwargs = model_kwargs or {}
         if kwargs.get("cfg_scale") is not None:
@@ -195,7 +205,7 @@ class Unet(nn.Module):
     def _predict(self, x: Tensor, time: Tensor, text_emb: Tensor | None) -> Tensor:
         self._refuse_other_shapes(x, text_emb)
         context = self._context(time, text_emb, len(x))
-        x = self.init_conv(x)
+        x = self.init_conv(F.pixel_unshuffle(x, self.patch_size))
         skips = []
         for level in self.downs:
             block1, block2, downsample = _parts(level)
@@ -210,7 +220,7 @@ class Unet(nn.Module):
             x = upsample(x)
             for block in (block1, block2):
                 x = block(torch.cat([x, skips.pop()], dim=1), context)
-        return self.final_conv(x)
+        return F.pixel_shuffle(self.final_conv(x), self.patch_size)
 
     def _context(self, time: Tensor, text_emb: Tensor | None, count: int) -> Tensor:
         """(N, D) of time and text; in training mode some texts are left out."""
@@ -223,11 +233,11 @@ class Unet(nn.Module):
         return context + self.condition_mlp(text_emb.to(context.device, self.final_conv.weight.dtype))
 
     def _refuse_other_shapes(self, x: Tensor, text_emb: Tensor | None) -> None:
-        factor = 2 ** len(self.downs)
+        factor = self.patch_size * 2 ** len(self.downs)
         if x.ndim != 4 or x.shape[1] != self.channels or x.shape[2] % factor or x.shape[3] % factor:
             raise ValueError(
                 f"images of shape {tuple(x.shape)}; this U-Net takes (N, {self.channels}, H, W) with H and W divisible "
-                f"by {factor}, because it halves them {len(self.downs)} times"
+                f"by {factor}, because it halves them {len(self.downs)} times after patches of {self.patch_size}"
             )
         if text_emb is not None and text_emb.shape != (len(x), self.condition_dim):
             raise ValueError(
