@@ -173,6 +173,10 @@ def test_a_split_and_another_source(config: DiffusionConfig, exam: Exam, prompte
     assert list(other.parts) == ["other"] and other.training is None
     scores = DrawingJudge(other, PatchJudge()).real["other"]
     assert scores.copies_by_both is None and scores.nearest_rms is None and scores.frechet_distance == pytest.approx(0)
+    unknown = open_exam(None, PatchJudge(), SIZE, data=config.data)
+    assert unknown.prompts == other.prompts
+    with pytest.raises(DataError, match="does not say what it was trained on"):
+        open_exam(None, PatchJudge(), SIZE)
     with pytest.raises(DataError, match="no split 'tset'; it has train, val, test, all"):
         open_exam(config, PatchJudge(), SIZE, split="tset")
     with pytest.raises(DataError, match="split 'test'"):

@@ -89,8 +89,9 @@ def _exam(options: EvaluateOptions, model: TextToImage, encoder: Any) -> Exam:
     from opsin.diffusion.exam import open_exam
 
     given = {"num_prompts": options.prompts, "num_samples": options.samples, "seed": options.seed}
+    own = from_dict(DiffusionConfig, model.training, where="the model's training config") if model.training else None
     return open_exam(
-        from_dict(DiffusionConfig, model.training, where="the model's training config"),
+        own,
         encoder,
         model.image_size,
         data=options.data,

@@ -86,7 +86,7 @@ class Exam:
 
 
 def open_exam(
-    own: DiffusionConfig,
+    own: DiffusionConfig | None,
     encoder: ImageTextEncoder,
     image_size: int,
     *,
@@ -99,14 +99,17 @@ def open_exam(
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
-    `own` are the settings of the run that made the model; images are seen at its `image_size`, as its drawings are. A
-    prompt is the first caption of an image, and the first captions of all images are the names it is sought among.
+    `own` are the settings of the run that made the model, or None where nobody knows. Images are seen at its
+    `image_size`, as its drawings are. A prompt is the first caption of an image, and the first captions of all images
+    are the names it is sought among.
     Raises DataError when the source cannot be used or has no such split, ConfigError for numbers below one.
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    ref = own.data if data is None else data
-    source = open_prompted(ref, own.captions)
+    if own is None and data is None:
+        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
+    ref = data if data is not None else own.data if own is not None else ""
+    source = open_prompted(ref, own.captions if own is not None else "all")
     assert source.captions is not None
     rows, training_rows = choose_parts(source, ref, split, own)
     names = tuple(dict.fromkeys(texts[0] for texts in source.captions))
@@ -142,13 +145,13 @@ def open_exam(
 
 
 def choose_parts(
-    source: ImageSource, ref: str, split: str | None, own: DiffusionConfig
+    source: ImageSource, ref: str, split: str | None, own: DiffusionConfig | None
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Rows of each part of the prompts, none of them empty, and those that the model was trained on, if any.
 
     Held out are the images for validation and test, unless their prompt is a caption of a training image.
     """
-    if not is_same_source(ref, own.data):
+    if own is None or not is_same_source(ref, own.data):
         rows = np.arange(len(source)) if split in (None, "all") else _rows_of_split(source, str(split))
         return {OTHER: rows}, np.zeros(0, dtype=np.int64)
     assert source.captions is not None
