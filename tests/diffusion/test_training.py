@@ -15,7 +15,7 @@ from opsin.config import from_dict, to_dict
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_prompted, open_splits, pick_texts
 from opsin.diffusion.inference import Sampling, TextToImage
-from opsin.diffusion.pictures import filmstrip_figure, generations_figure
+from opsin.diffusion.pictures import MOST_ROWS, filmstrip_figure, generations_figure
 from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.samplers import SAMPLERS
 from opsin.diffusion.task import DiffusionTask
@@ -129,6 +129,8 @@ def test_trajectory_and_pictures(model: TextToImage) -> None:
     assert alone.get_suptitle() == "$x_1$"
     assert sum(len(axes.images) for axes in alone.axes) == 9
     assert not any(axes.axison for axes in alone.axes)
+    many = [generations[0]] * (MOST_ROWS + 5)
+    assert len(generations_figure(many).axes) == 2 * MOST_ROWS
     assert len(filmstrip_figure(generations).axes) == 4 * 7
     with pytest.raises(ValueError, match="without trajectory"):
         filmstrip_figure(model.generate("red", steps=2))

@@ -22,11 +22,15 @@ COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of the Okabe-Ito palet
 LONGEST_LABEL = 4 * LABEL_WIDTH
 FRAMES = 9
 MOST_IN_A_ROW = 8
+MOST_ROWS = 40
+"""Further rows are left out: a picture that long takes minutes to lay out, and at some length cannot be written."""
 CLOSE_CALLS = 8
 
 
 def generations_figure(generations: Sequence[Generation]) -> Figure:
-    """One row a prompt, which is written at its left, or above all when it is the only one; long rows are broken."""
+    """One row a prompt, which is written at its left, or above all when it is the only one; long rows are broken.
+
+    Shows the first `MOST_ROWS` rows."""
     alone = len(generations) == 1
     rows = [
         ("" if alone or start else _label(generation.prompt), generation.images[start : start + MOST_IN_A_ROW])
@@ -94,6 +98,7 @@ def _label(prompt: str) -> str:
 
 
 def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
+    rows = rows[:MOST_ROWS]
     columns = max((len(images) for _, images in rows), default=1)
     beside = 2.0 if any(label for label, _ in rows) else 0.4
     size = (TILE * columns + beside, TILE * max(1, len(rows)) + 0.4)
