@@ -32,7 +32,7 @@ from opsin.tour.report import Picture, Section, Table
 from opsin.training.trainer import Trainer, TrainingResult
 
 SHIPPED, JUDGE = "emoji-diffusion", "emoji-clip"
-FEW = 64
+FEW = 32
 """Drawings that the short training learns: so few that shapes come in a minute."""
 STAGES, WATCHED = 5, 5
 """How many times during training how many of the learned prompts are drawn."""
@@ -42,7 +42,7 @@ EACH, GUIDANCE, STEPS = 5, 2.0, 20
 
 
 class _WatchedTask(DiffusionTask):
-    """Keeps a drawing of some learned prompts from every validation, always from the same noise."""
+    """Keeps a drawing of some learned prompts from every validation, always from the same noise, and writes none."""
 
     def __init__(self, model: TextDiffusion, config: DiffusionConfig, splits: DiffusionSplits) -> None:
         super().__init__(model, config, splits)
@@ -50,7 +50,6 @@ class _WatchedTask(DiffusionTask):
         self.stages: dict[int, list[Image.Image]] = {}
 
     def save_samples(self, directory: Path, step: int) -> None:
-        super().save_samples(directory, step)
         if step not in self.stages:  # the averaged weights come first
             drawn = self.text_to_image().generate(self.watched, guidance_scale=GUIDANCE, steps=STEPS)
             self.stages[step] = [generation.images[0] for generation in drawn]
@@ -61,7 +60,7 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
     shutil.rmtree(directory, ignore_errors=True)
     recipe = emoji_small()
     training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
-    training = dataclasses.replace(training, validations=STAGES)
+    training = dataclasses.replace(training, validations=STAGES, batch_size=FEW)
     config = dataclasses.replace(recipe, train_on="all", max_train=FEW, training=training)
     splits = open_splits(config, load_text_encoder(config.text_encoder))
     start = build_task(config, splits).model
@@ -87,7 +86,8 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
         measured=Table(("what", "result", "how"), _rows(task, result, model, drawings, seconds)),
         pictures=_pictures(task, splits, drawings, name),
         repeat=[
-            f"opsin train diffusion --recipe emoji-small --train-on all --max-train {FEW} --out runs/drawings",
+            "opsin train diffusion --recipe emoji-small --train-on all "
+            f"--max-train {FEW} --batch-size {FEW} --out runs/few",
             f'opsin generate "{PROMPTS[0]}" -n {EACH} --steps {STEPS} --filmstrip --out drawn.png',
         ],
         limits=(
