@@ -15,7 +15,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "bench").glob("*.py"))
 def test_there_is_a_script_for_each_workload() -> None:
     names = {script.stem for script in SCRIPTS}
     assert names >= {"attention", "captioning_decoding", "captioning_training", "data_loading", "startup"}
-    assert names >= {"indexing", "search", "vit_inference", "vit_training"}
+    assert names >= {"diffusion_sampling", "diffusion_training", "indexing", "search", "vit_inference", "vit_training"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from opsin.classification.inference import Classifier
     from opsin.clip.search.index import ImageIndex
     from opsin.clip.zero_shot import ZeroShotClassifier
+    from opsin.diffusion.inference import TextToImage
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "Classifier", "ImageIndex", "ZeroShotClassifier", "__version__"]
+__all__ = ["Captioner", "Classifier", "ImageIndex", "TextToImage", "ZeroShotClassifier", "__version__"]
 
 _HOMES = {
     "Captioner": "opsin.captioning.inference",
     "Classifier": "opsin.classification.inference",
     "ImageIndex": "opsin.clip.search.index",
+    "TextToImage": "opsin.diffusion.inference",
     "ZeroShotClassifier": "opsin.clip.zero_shot",
 }
 

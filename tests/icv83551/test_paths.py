@@ -30,6 +30,11 @@ from icv83551.transformer_layers import PatchEmbedding
 from icv83551.transformer_layers import TransformerEncoderLayer
 from icv83551.classifiers.transformer import VisionTransformer
 from icv83551.classification_solver_vit import ClassificationSolverViT
+from icv83551.emoji_dataset import EmojiDataset
+from icv83551.gaussian_diffusion import GaussianDiffusion
+from icv83551.unet import Unet, ResnetBlock, Downsample, Upsample
+from icv83551.ddpm_trainer import Trainer
+from icv83551.emoji_dataset import ClipEmbed
 """
 
 

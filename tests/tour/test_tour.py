@@ -15,7 +15,7 @@ from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError
-from opsin.tour import clip, run
+from opsin.tour import clip, diffusion, run
 from opsin.tour.report import Picture, Report, Section, Table
 from opsin.tour.run import run_tour
 
@@ -92,12 +92,13 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed.err == ""
     page = Page(report)
     assert_sound(page)
-    assert page.texts["h2"] == ["Image classification", "Image captioning", "Images and texts"]
-    assert len(page.images) == 4 + 4 + 3
+    assert page.texts["h2"] == ["Image classification", "Image captioning", "Images and texts", "Drawing from words"]
+    assert len(page.images) == 4 + 4 + 3 + 3
     commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
     assert {command[0] for command in commands} == {"opsin"}
     assert {command[1] for command in commands} <= VERBS.keys()
-    assert (report.parent / "classification" / "model" / "model.safetensors").is_file()
+    for name in ("classification", "captioning", "diffusion"):
+        assert (report.parent / name / "model" / "model.safetensors").is_file()
     index = ImageIndex.open(report.parent / "clip" / "index")  # left for further searches
     assert (len(index), index.info.encoder) == (len(open_source("emoji")), "emoji-clip")
 
@@ -160,3 +161,11 @@ def test_texts_of_the_matrix_are_no_names() -> None:
     assert source.captions is not None
     names = dict(zip(source.metadata["code"].tolist(), source.captions, strict=True))
     assert [text for text, code in clip.MATRIX.items() if text in names[code]] == []
+
+
+def test_all_prompts_of_the_tour_but_the_last_are_names() -> None:
+    """As the caption of its picture says."""
+    source = open_source("emoji")
+    assert source.captions is not None
+    names = {name for own in source.captions for name in own}
+    assert [prompt for prompt in diffusion.PROMPTS if prompt not in names] == [diffusion.PROMPTS[-1]]

@@ -38,11 +38,30 @@ class EvaluateOptions(ModelOptions):
     """With --zero-shot: a text that is made of each class, its name at {}. Can be given several times."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw into this PNG file: the confusion matrix of a classifier and of --zero-shot, the worst captions of a
-    captioner."""
+    captioner, the fidelity of a text-to-image model, whose drawings then are in FILE-nearest.png beside their nearest
+    training images."""
     beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
     worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Of a captioner: how many of the images with the worst captions to list; 5 by default."""
+    guidances: Annotated[str | None, tyro.conf.arg(metavar="W,W,…")] = None
+    """Of a text-to-image model: guidance scales to draw with, as in `opsin generate`; 2 by default."""
+    steps: Annotated[str | None, tyro.conf.arg(metavar="N,N,…")] = None
+    """Of a text-to-image model: numbers of steps to draw with; 20 by default."""
+    samplers: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME,…")] = None
+    """Of a text-to-image model: ddpm, ddim, dpm-solver, unipc; dpm-solver by default. All scales, numbers of steps and
+    samplers are combined."""
+    prompts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of a text-to-image model: how many training prompts to draw, and how many that were held out; 48 by default."""
+    samples: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Of a text-to-image model: drawings of each prompt; 2 by default."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Of a text-to-image model: decides which prompts are drawn, and how; 0 by default."""
+    judge: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Of a text-to-image model: the model of images and texts that looks at the drawings; emoji-clip by default."""
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Of a text-to-image model: write the scores into this file as soon as they are known, one way of drawing after the
+    other. What it has already is not measured again."""
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +69,7 @@ def main(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
-    for name in ("beams", "worst"):
+    for name in ("beams", "worst", "prompts", "samples"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
@@ -69,6 +88,9 @@ def main(argv: list[str]) -> int:
     evaluate = EVALUATORS.get(kind)
     if evaluate is None:
         raise CheckpointError(f"{options.run} is a model of kind {kind!r}, which this verb cannot judge")
+    for name in OF_TEXT_TO_IMAGE:
+        if kind != "text-diffusion" and getattr(options, name) is not None:
+            raise UsageError(f"--{name} is for text-to-image models, and {options.run} is none")
     return evaluate(options)
 
 
@@ -220,8 +242,18 @@ def _evaluate_clip(options: EvaluateOptions) -> int:
     return evaluate_model(options)
 
 
+def _evaluate_text_to_image(options: EvaluateOptions) -> int:
+    if options.beams is not None or options.worst is not None:
+        raise UsageError(f"--beams and --worst are for captioners, and {options.run} is a text-to-image model")
+    from opsin.cli.text_to_image import evaluate_drawings
+
+    return evaluate_drawings(options)
+
+
+OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report")
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,
     "captioner": _evaluate_captioner,
     "clip": _evaluate_clip,
+    "text-diffusion": _evaluate_text_to_image,
 }

@@ -30,6 +30,7 @@ VERBS = {
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier, or with labels of your own"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
+    "generate": Verb("opsin.cli.generate", "draw pictures of a prompt with a trained diffusion model"),
     "index": Verb("opsin.cli.index", "make an index of images, or bring it up to date:  opsin index SRC --out INDEX"),
     "search": Verb("opsin.cli.search", "find images of an index by words or by image:  opsin search INDEX QUERY"),
     "embed": Verb("opsin.cli.embed", "encode the images of a source into shards of vectors"),

@@ -106,6 +106,20 @@ def _frozen_features(captioner: Captioner) -> Tensor:
     return image_features(captioner.load_frozen_encoder(), [Image.new("RGB", (64, 64))])[0]
 
 
+def _text_to_image(model: str) -> Example:
+    """One evaluation of the network, of which a drawing takes one a step, and two with guidance."""
+    import torch
+
+    from opsin import TextToImage
+
+    loaded = TextToImage.from_pretrained(model, device="cpu")
+    image = torch.zeros(1, 3, loaded.image_size, loaded.image_size)
+    words = f"{loaded.image_size} x {loaded.image_size} pixels, one evaluation"
+    network = loaded.model.diffusion.model
+    assert network is not None
+    return Example(network, (image, torch.zeros(1, dtype=torch.int64)), words, {"input": list(image.shape)})
+
+
 def _clip(model: str) -> Example:
     """One image and one text of the greatest length."""
     import torch
@@ -122,5 +136,6 @@ def _clip(model: str) -> Example:
 EXAMPLES: dict[str, Callable[[str], Example]] = {
     "vit-classifier": _classifier,
     "captioner": _captioner,
+    "text-diffusion": _text_to_image,
     "clip": _clip,
 }

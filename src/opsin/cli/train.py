@@ -44,6 +44,12 @@ SYSTEMS = {
         "opsin.captioning.train:train_captioner",
         "opsin caption IMAGES --model {run}",
     ),
+    "diffusion": System(
+        "opsin.diffusion.recipes",
+        "opsin.diffusion.config:DiffusionConfig",
+        "opsin.diffusion.train:train_diffusion",
+        'opsin generate "PROMPT" --model {run} --out grid.png',
+    ),
     "clip": System(
         "opsin.clip.recipes",
         "opsin.clip.config:ClipConfig",

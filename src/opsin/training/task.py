@@ -64,4 +64,7 @@ class Task(nn.Module, ABC):
         """Write the model as a pretrained directory, with its metrics inside."""
 
     def save_samples(self, directory: Path, step: int) -> None:
-        """Write pictures of what the model does at this step. Nothing by default."""
+        """Write pictures of what the model does at this step. Nothing by default.
+
+        With averaged weights it is called twice: with these, and with the weights as they are for the directory `raw`
+        inside the first one."""

@@ -269,6 +269,9 @@ class _Run:
                 log.write(step, {**metrics, "seconds": self.clock.seconds})
                 display.note(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
             self.state.keep_if_best(metrics, write=self.config.export == "best")
+        if self.ema is not None:
+            with torch.no_grad():
+                self.task.save_samples(self.paths.samples / "raw", step)
 
     def _save(self) -> None:
         self._refuse_non_finite()

@@ -1,0 +1,130 @@
+"""The course's training loop for the diffusion model."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.utils import save_image
+from tqdm.auto import tqdm
+
+from opsin.checkpoint import atomic_write, load_state_dict
+from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
+from opsin.errors import CheckpointError
+
+NUM_SAMPLES = 25
+KEYS = ("step", "model", "opt")
+
+
+class Trainer:
+    """Adam on shuffled batches of (image, {"text_emb", "text"}) items; what it makes goes to `results_folder`."""
+
+    def __init__(
+        self,
+        diffusion_model: GaussianDiffusion,
+        dataset: Dataset[Any],
+        device: torch.device | str,
+        *,
+        train_batch_size: int = 256,
+        train_lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        train_num_steps: int = 100000,
+        adam_betas: tuple[float, float] = (0.9, 0.99),
+        sample_every: int = 1000,
+        save_every: int = 10000,
+        results_folder: str | Path,
+    ) -> None:
+        """`dataset` also has `random_model_kwargs(n)`, from which the sample pictures are drawn."""
+        self.ds: Any = dataset
+        self.device = torch.device(device)
+        self.diffusion_model = diffusion_model.to(self.device)
+        self.train_num_steps = train_num_steps
+        self.sample_every = sample_every
+        self.save_every = save_every
+        self.results_folder = Path(results_folder)
+        self.step = 0
+        self.loader = DataLoader(dataset, batch_size=train_batch_size, shuffle=True, num_workers=0)
+        self.opt = torch.optim.Adam(
+            diffusion_model.parameters(), lr=train_lr, betas=adam_betas, weight_decay=weight_decay
+        )
+
+    def train(self) -> list[float]:
+        """Go on to `train_num_steps`; returns the loss of each step."""
+        losses = []
+        batches = self._batches()
+        with tqdm(initial=self.step, total=self.train_num_steps) as bar:
+            while self.step < self.train_num_steps:
+                losses.append(self._train_step(*next(batches)))
+                self.step += 1
+                bar.set_description(f"loss: {losses[-1]:.4f}")
+                bar.update()
+                if self.step % self.sample_every == 0:
+                    self._save_samples()
+                if self.step % self.save_every == 0:
+                    self.save(self.step)
+        return losses
+
+    def save(self, milestone: int) -> None:
+        """Write `model-MILESTONE.pt` with `step`, `model` and `opt`, whole or not at all."""
+        state = {"step": self.step, "model": self.diffusion_model.state_dict(), "opt": self.opt.state_dict()}
+        with atomic_write(self._file(milestone)) as file:
+            torch.save(state, file)
+
+    def load(self, milestone: int) -> None:
+        """Read what `save` wrote; nothing is unpickled but tensors and plain values, and nothing changed by a bad file.
+
+        Raises CheckpointError when the file is absent, damaged, or of another model.
+        """
+        path = self._file(milestone)
+        print(f"loading model from {path}.")
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # a damaged file can end the unpickler in any way
+            raise CheckpointError(
+                f"{path} was refused: it is truncated, or holds more than tensors and plain values"
+            ) from error
+        if not isinstance(state, dict) or set(KEYS) - state.keys():
+            raise CheckpointError(f"{path} is no checkpoint of this trainer: it needs {', '.join(KEYS)}")
+        before = {name: tensor.clone() for name, tensor in self.diffusion_model.state_dict().items()}
+        load_state_dict(self.diffusion_model, state["model"], str(path))
+        try:
+            self.opt.load_state_dict(state["opt"])
+        except (ValueError, KeyError, TypeError) as error:
+            self.diffusion_model.load_state_dict(before)
+            raise CheckpointError(f"the optimiser state in {path} does not fit this model: {error}") from error
+        self.step = int(state["step"])
+
+    def _train_step(self, images: Tensor, model_kwargs: dict[str, Any]) -> float:
+        self.diffusion_model.train()
+        self.opt.zero_grad()
+        loss = self.diffusion_model.p_losses(images.to(self.device), self._on_device(model_kwargs))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.diffusion_model.parameters(), 1.0)
+        self.opt.step()
+        return float(loss.detach())
+
+    def _save_samples(self) -> None:
+        """A square grid of drawings; `sample` puts the network back into training mode."""
+        model_kwargs = self._on_device(self.ds.random_model_kwargs(NUM_SAMPLES))
+        images = self.diffusion_model.sample(batch_size=NUM_SAMPLES, model_kwargs=model_kwargs).clamp(0, 1)
+        with atomic_write(self.results_folder / f"sample-{self.step}.png") as file:
+            save_image(images, file, nrow=math.isqrt(NUM_SAMPLES), format="png")
+
+    def _batches(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(itertools.repeat(self.loader))
+
+    def _on_device(self, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.to(self.device) if isinstance(value, Tensor) else value for name, value in model_kwargs.items()
+        }
+
+    def _file(self, milestone: int) -> Path:
+        return self.results_folder / f"model-{milestone}.pt"

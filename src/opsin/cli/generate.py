@@ -1,0 +1,162 @@
+"""`opsin generate "PROMPT"`: pictures of a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from opsin.cli.options import Flag, ModelOptions, UsageError, parse
+from opsin.cli.output import note, print_json, print_table
+
+if TYPE_CHECKING:
+    import torch
+
+    from opsin.diffusion.inference import Generation, TextToImage
+
+DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(ModelOptions):
+    """Options of `opsin generate`."""
+
+    prompts: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT", help_behavior_hint="(at least one)")
+    ]
+    """What to draw; an empty one asks for nothing in particular."""
+    out: Path
+    """The picture to write, as PNG; each drawing also becomes a file beside it, OUT-1.png and so on."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-diffusion"
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
+    """Drawings of each prompt."""
+    guidance: float = 2.0
+    """How much the prompt counts: 0 is the plain model, -1 does not look at the prompt."""
+    steps: int = 20
+    """Evaluations of the network for each drawing."""
+    sampler: Literal["ddpm", "ddim", "dpm-solver", "unipc"] = "dpm-solver"
+    """How to get from one step to the next."""
+    spacing: Literal["trailing", "leading", "linspace"] = "trailing"
+    """Which steps of the noise schedule are taken."""
+    threshold: Literal["static", "dynamic"] = "static"
+    """Clip what is out of range, or scale it down, against glaring colours under strong guidance."""
+    seed: int = 0
+    """Decides what is drawn."""
+    filmstrip: Flag = False
+    """Also draw how the pictures came about, into OUT-filmstrip.png."""
+    image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Begin at this image instead of at noise; see --strength."""
+    strength: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1; by
+    default 0.6, and 1 with --mask."""
+    mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --image: only what is white here may change."""
+    interpolate: Flag = False
+    """Draw the way from the first of two prompts to the second."""
+
+
+def main(argv: list[str]) -> int:
+    """Run `opsin generate`; returns the exit code."""
+    options = parse(GenerateOptions, argv, "opsin generate", DESCRIPTION)
+    _refuse_senseless(options)
+    import torch
+
+    from opsin.diffusion.inference import TextToImage
+    from opsin.diffusion.pictures import filmstrip_figure, generations_figure
+    from opsin.pictures import save_figure
+
+    model = TextToImage.from_pretrained(options.model, device=options.device, precision=options.precision)
+    generations = _drawn(model, options, torch.Generator().manual_seed(options.seed))
+    save_figure(generations_figure(generations), options.out)
+    written = [str(options.out)]
+    files = _write_images(generations, options.out)
+    if options.filmstrip:
+        strip = options.out.with_name(f"{options.out.stem}-filmstrip.png")
+        save_figure(filmstrip_figure(generations), strip)
+        written.append(str(strip))
+    prompts = [generation.prompt for generation in generations]
+    if options.json:
+        rows = [{"prompt": prompt, "images": own} for prompt, own in zip(prompts, files, strict=True)]
+        print_json({"model": options.model, "prompts": rows, "pictures": written})
+        return 0
+    print_table(("prompt", "images"), [(prompt, ", ".join(own)) for prompt, own in zip(prompts, files, strict=True)])
+    note(f"pictures: {', '.join(written)}", quiet=options.quiet)
+    return 0
+
+
+def _refuse_senseless(options: GenerateOptions) -> None:
+    if not options.prompts:
+        raise UsageError("say what to draw")
+    if options.num_images < 1:
+        raise UsageError(f"--num-images must be at least 1, not {options.num_images}")
+    if options.interpolate and len(options.prompts) != 2:
+        raise UsageError("--interpolate takes two prompts")
+    if options.image is None and (options.mask is not None or options.strength is not None):
+        raise UsageError("--mask and --strength are for changing an image; give --image as well")
+    if options.out.suffix.lower() != ".png":
+        raise UsageError(f"--out writes PNG; give it a name that ends in .png, not {options.out.name!r}")
+    if options.filmstrip and (options.interpolate or options.image is not None):
+        raise UsageError("--filmstrip is for drawings from noise; leave out --image and --interpolate")
+    if options.interpolate and options.image is not None:
+        raise UsageError("--interpolate begins at noise; leave out --image")
+
+
+def _write_images(generations: list[Generation], out: Path) -> list[list[str]]:
+    """Each image into a file of its own beside `out`, numbered through all prompts; their names by prompt."""
+    from opsin.checkpoint import atomic_write
+
+    digits = len(str(sum(len(generation.images) for generation in generations)))
+    number = 0
+    names: list[list[str]] = []
+    for generation in generations:
+        names.append([])
+        for image in generation.images:
+            number += 1
+            path = out.with_name(f"{out.stem}-{number:0{digits}d}.png")
+            with atomic_write(path) as file:
+                image.save(file, format="PNG")
+            names[-1].append(str(path))
+    return names
+
+
+def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Generator) -> list[Generation]:
+    from opsin.diffusion.inference import Sampling
+
+    sampling = Sampling(
+        guidance_scale=options.guidance,
+        steps=options.steps,
+        sampler=options.sampler,
+        spacing=options.spacing,
+        threshold=options.threshold,
+    )
+    if options.interpolate:
+        first, second = options.prompts
+        count = options.num_images
+        return [model.interpolate(first, second, num_images=count, sampling=sampling, generator=generator)]
+    if options.image is not None:
+        return [
+            model.vary(
+                options.image,
+                prompt,
+                strength=options.strength,
+                mask=options.mask,
+                num_images=options.num_images,
+                sampling=sampling,
+                generator=generator,
+            )
+            for prompt in options.prompts
+        ]
+    return model.generate(
+        options.prompts,
+        num_images=options.num_images,
+        guidance_scale=options.guidance,
+        steps=options.steps,
+        sampler=options.sampler,
+        generator=generator,
+        spacing=options.spacing,
+        threshold=options.threshold,
+        trajectory=options.filmstrip,
+    )

@@ -1,0 +1,95 @@
+"""Settings of a diffusion run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from opsin.diffusion.gaussian_diffusion import Objective
+from opsin.diffusion.schedules import BetaSchedule
+from opsin.errors import ConfigError
+from opsin.training.config import TrainingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetConfig:
+    """Shape of the network; see `opsin.diffusion.unet`."""
+
+    dim: int = 48
+    """Width at full resolution."""
+    dim_mults: tuple[int, ...] = (1, 2, 4, 8)
+    """Width, in units of dim, after each halving of the resolution."""
+    patch_size: int = 1
+    """Pixels to a side of the squares that the network takes as one; 2 makes it about four times cheaper."""
+    uncond_prob: float = 0.1
+    """Share of the training texts that are left out, so that the network also learns to do without."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 2 != 0:
+            raise ConfigError(f"dim must be an even number of at least 4, not {self.dim}")
+        if not self.dim_mults or min(self.dim_mults) < 1:
+            raise ConfigError(f"dim_mults must be one or more numbers above zero, not {self.dim_mults}")
+        if self.patch_size < 1:
+            raise ConfigError(f"patch_size must be at least 1, not {self.patch_size}")
+        if not 0 <= self.uncond_prob <= 1:
+            raise ConfigError(f"uncond_prob must be in [0, 1], not {self.uncond_prob}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessConfig:
+    """The diffusion process; see `opsin.diffusion.gaussian_diffusion`."""
+
+    timesteps: int = 100
+    """Time steps of the noise schedule."""
+    objective: Objective = "pred_v"
+    """What the network predicts: the noise, the image, or the velocity between the two."""
+    beta_schedule: BetaSchedule = "sigmoid"
+    min_snr_gamma: float | None = None
+    """Weigh the time steps by min(SNR, this) (usually 5), instead of as the objective has it."""
+
+    def __post_init__(self) -> None:
+        if self.timesteps < 1:
+            raise ConfigError(f"timesteps must be at least 1, not {self.timesteps}")
+        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
+            raise ConfigError(f"min_snr_gamma must be above zero, not {self.min_snr_gamma}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """A whole run: data, text encoder, network, process, training."""
+
+    data: str = "emoji"
+    """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
+    text_encoder: str = "emoji-clip"
+    """What turns prompts into vectors: a model with a text encoder (open_clip:ARCHITECTURE/TAG, a zoo name, a run or
+    model directory), or a table of embeddings that were computed before (FILE.pt, as the course's)."""
+    image_size: int = 32
+    """Side of the square images, in pixels."""
+    captions: Literal["all", "first"] = "all"
+    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
+    val_fraction: float = 0.1
+    """Share of the training images held out to validate on, when the source has no validation split of its own."""
+    train_on: Literal["train", "all"] = "train"
+    """With all, the images held out for validation and test are trained on too: nothing tells how well the model does
+    on others."""
+    max_train: int | None = None
+    """Train on the first so many images of a fixed random order only."""
+    flip: bool = False
+    """Mirror half of the images. Texts that say left or right become wrong by it."""
+    sample_guidance: float = 2.0
+    """Guidance scale of the sample pictures that are drawn during training."""
+    model: UnetConfig = UnetConfig()
+    process: ProcessConfig = ProcessConfig()
+    training: TrainingConfig = TrainingConfig(max_minutes=30)
+
+    def __post_init__(self) -> None:
+        factor = self.model.patch_size * 2 ** len(self.model.dim_mults)
+        if self.image_size < 1 or self.image_size % factor != 0:
+            raise ConfigError(
+                f"image_size ({self.image_size}) must be divisible by {factor}: the network takes patches of "
+                f"{self.model.patch_size} and halves once for each of the {len(self.model.dim_mults)} dim_mults"
+            )
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
+        if self.max_train is not None and self.max_train < 1:
+            raise ConfigError(f"max_train must be above zero, not {self.max_train}")

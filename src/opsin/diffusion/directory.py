@@ -1,0 +1,60 @@
+"""The directory of a trained diffusion model: its settings and weights as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opsin import checkpoint
+from opsin.config import from_dict, to_dict
+from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.model import TextDiffusion, build_model
+from opsin.diffusion.model_card import model_card
+
+KIND = "text-diffusion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionContent:
+    """What config.json of a diffusion model holds besides its kind and format version."""
+
+    model: UnetConfig
+    process: ProcessConfig
+    image_size: int
+    text_encoder: str
+    """The reference of the text encoder whose vectors the network was trained on."""
+    text_fingerprint: str | None = None
+    """That encoder's `opsin.encoders.fingerprint`; None where it is not known."""
+    text_dim: int
+    metrics: dict[str, float]
+    training: dict[str, Any]
+
+
+def read_model(ref: str | Path) -> tuple[DiffusionContent, TextDiffusion]:
+    """Settings and model, on the CPU in float32, that a zoo name, a run or model directory, or `hf-hub:…` names.
+
+    Raises CheckpointError and OfflineError.
+    """
+    settings, tensors = checkpoint.load_pretrained(ref, kind=KIND)
+    content = from_dict(DiffusionContent, settings, where=f"{ref}, config.json")
+    model = build_model(content.model, content.process, content.image_size, content.text_dim)
+    # Weights may be kept in float16; they run in float32 or under autocast.
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    schedule = {name: tensor for name, tensor in model.state_dict().items() if _is_of_schedule(name)}
+    checkpoint.load_state_dict(model, {**weights, **schedule}, str(ref))
+    return content, model.to(memory_format=torch.channels_last)
+
+
+def write_model(directory: str | Path, content: DiffusionContent, model: TextDiffusion) -> Path:
+    """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not _is_of_schedule(name)}
+    card = model_card(content.image_size, content.text_encoder, content.metrics, content.training)
+    return checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=tensors, card=card)
+
+
+def _is_of_schedule(name: str) -> bool:
+    """The noise schedule follows from the settings; rounded to float16 it would be another one."""
+    return name.startswith("diffusion.") and not name.startswith("diffusion.model.")

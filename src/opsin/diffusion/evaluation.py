@@ -1,0 +1,289 @@
+"""Judging a text-to-image model: does a model of images and texts find the prompt in what was drawn, do drawings of a
+prompt differ, are they distributed as real images are, and are they copies of training images.
+
+The real images of the same prompts go through the same measures: no drawing can be expected to do better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from opsin.checkpoint import write_json
+from opsin.config import differences, from_dict, load_json, to_dict
+from opsin.diffusion.exam import Exam, Part, Pictures, as_images, encode
+from opsin.diffusion.inference import Generation, Sampling
+from opsin.diffusion.metrics import (
+    Neighbours,
+    feature_diversity,
+    find_neighbours,
+    frechet_distance,
+    prompt_fidelity,
+    prompt_ranks,
+)
+from opsin.diffusion.samplers import SamplerName
+from opsin.encoders.base import ImageTextEncoder
+from opsin.encoders.fingerprint import fingerprint
+from opsin.errors import ConfigError, DataError
+from opsin.runtime import make_generator
+
+IMAGES_AT_A_TIME = 64
+
+
+class DrawingModel(Protocol):
+    """What is judged; `opsin.diffusion.inference.TextToImage` is one."""
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = ...,
+        guidance_scale: float = ...,
+        steps: int = ...,
+        sampler: SamplerName = ...,
+        generator: torch.Generator | None = ...,
+    ) -> list[Generation]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartScores:
+    """Scores of images of `prompts` prompts; `opsin.diffusion.metrics` says what each of them measures.
+
+    `copies_…` is the share of images that are copies by features, by pixels, and by both, `nearest_…` the mean distance
+    to the nearest training image: the cosine distance of features, the root mean square difference of pixels in [0, 1].
+    They are None where the training images are not known. Also a new image may count as a copy: how many do is what the
+    real held-out images are there for. `frechet_distance` is to the `reference_images` real images of the part.
+    """
+
+    prompts: int
+    images: int
+    top1: float
+    top5: float
+    top1_error: float | None
+    top5_error: float | None
+    same_prompt: float | None
+    different_prompts: float | None
+    frechet_distance: float | None
+    reference_images: int
+    copies_by_features: float | None
+    copies_by_pixels: float | None
+    copies_by_both: float | None
+    nearest_cosine: float | None
+    nearest_rms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The scores of drawings that were made in one way, for each part of the prompts."""
+
+    guidance_scale: float
+    steps: int
+    sampler: str
+    scores: dict[str, PartScores]
+
+    def is_of(self, sampling: Sampling) -> bool:
+        """Whether the drawings were made in this way."""
+        way = (sampling.guidance_scale, sampling.steps, sampling.sampler)
+        return (self.guidance_scale, self.steps, self.sampler) == way
+
+
+@dataclass(frozen=True)
+class CloseCall:
+    """A drawing with its nearest training images by features and by pixels.
+
+    `nearness` is the larger one of its distances to these two, each in units of that training image's distance to its
+    own nearest other one: below 1 the drawing counts as a copy by both.
+    """
+
+    prompt: str
+    drawing: Image.Image
+    by_features: Image.Image
+    by_pixels: Image.Image
+    nearness: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A cell with its drawings, the one that is nearest to a training image first; without any where these are not
+    known."""
+
+    cell: Cell
+    drawings: tuple[CloseCall, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of real images, and of the drawings that were measured so far.
+
+    `drawings` are those of the first way of drawing that was measured and not read from a report.
+    """
+
+    protocol: str
+    judge: str
+    num_names: int
+    real: dict[str, PartScores]
+    cells: tuple[Cell, ...]
+    drawings: tuple[CloseCall, ...] = ()
+
+    def to_document(self) -> dict[str, Any]:
+        """The scores as JSON types."""
+        return {
+            "protocol": self.protocol,
+            "judge": self.judge,
+            "names": self.num_names,
+            "real": {name: to_dict(scores) for name, scores in self.real.items()},
+            "cells": [to_dict(cell) for cell in self.cells],
+        }
+
+
+class DrawingJudge:
+    """Scores real images and drawings alike."""
+
+    def __init__(self, exam: Exam, encoder: ImageTextEncoder, *, quiet: bool = True) -> None:
+        """`encoder` must be the one that `exam` was opened with."""
+        self.exam, self.encoder, self.quiet = exam, encoder, quiet
+        self.real = {name: self._scores(part, part.real, *self._neighbours(part.real)) for name, part in self._parts}
+
+    def measure(self, model: DrawingModel, sampling: Sampling) -> Measurement:
+        """Draw the prompts in this way, from the same noise each time, and score the drawings."""
+        scores, drawings = {}, []
+        for name, part in self._parts:
+            drawn = self._draw(model, sampling, name, part)
+            by_features, by_pixels = self._neighbours(drawn)
+            scores[name] = self._scores(part, drawn, by_features, by_pixels)
+            if by_features is not None and by_pixels is not None:
+                drawings += self._close_calls(drawn, by_features, by_pixels)
+        cell = Cell(
+            guidance_scale=sampling.guidance_scale, steps=sampling.steps, sampler=sampling.sampler, scores=scores
+        )
+        return Measurement(cell, tuple(sorted(drawings, key=lambda call: call.nearness)))
+
+    @property
+    def _parts(self) -> list[tuple[str, Part]]:
+        return list(self.exam.parts.items())
+
+    def _draw(self, model: DrawingModel, sampling: Sampling, name: str, part: Part) -> Pictures:
+        exam = self.exam
+        images: list[Image.Image] = []
+        title = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, {name}"
+        total = len(part.prompts) * exam.num_samples
+        with tqdm(desc=title, total=total, unit=" images", disable=self.quiet) as bar:
+            for start in range(0, len(part.prompts), max(1, IMAGES_AT_A_TIME // exam.num_samples)):
+                asked = part.prompts[start : start + max(1, IMAGES_AT_A_TIME // exam.num_samples)]
+                generations = model.generate(
+                    [exam.names[number] for number in asked],
+                    num_images=exam.num_samples,
+                    guidance_scale=sampling.guidance_scale,
+                    steps=sampling.steps,
+                    sampler=sampling.sampler,
+                    generator=make_generator(exam.seed, "evaluation", name, start),
+                )
+                images += [image for generation in generations for image in generation.images]
+                bar.update(len(asked) * exam.num_samples)
+        pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
+        return Pictures(
+            pixels, encode(self.encoder, images, "judging", self.quiet), part.prompts.repeat(exam.num_samples)
+        )
+
+    def _neighbours(self, pictures: Pictures) -> tuple[Neighbours | None, Neighbours | None]:
+        """By features, and by pixels."""
+        known = self.exam.training
+        if known is None:
+            return None, None
+        by_pixels = find_neighbours(pictures.pixels.reshape(len(pictures), -1), known.pixels.reshape(len(known), -1))
+        return find_neighbours(pictures.features, known.features), by_pixels
+
+    def _scores(
+        self, part: Part, pictures: Pictures, by_features: Neighbours | None, by_pixels: Neighbours | None
+    ) -> PartScores:
+        ranks = prompt_ranks(pictures.features, self.exam.name_features, pictures.names)
+        fidelity = prompt_fidelity(ranks, pictures.names)
+        diversity = feature_diversity(pictures.features, pictures.names)
+        enough = min(len(pictures), len(part.reference)) > 1
+        largest = 255 * float(np.sqrt(pictures.pixels[0].size))  # the distance from black to white
+        return PartScores(
+            prompts=len(part.prompts),
+            images=len(pictures),
+            top1=fidelity.top1,
+            top5=fidelity.top5,
+            top1_error=fidelity.top1_error,
+            top5_error=fidelity.top5_error,
+            same_prompt=diversity.same_prompt,
+            different_prompts=diversity.different_prompts,
+            frechet_distance=frechet_distance(pictures.features, part.reference) if enough else None,
+            reference_images=len(part.reference),
+            copies_by_features=float(by_features.is_copy.mean()) if by_features else None,
+            copies_by_pixels=float(by_pixels.is_copy.mean()) if by_pixels else None,
+            copies_by_both=float((by_features.is_copy & by_pixels.is_copy).mean())
+            if by_features and by_pixels
+            else None,
+            # Of vectors of length one the cosine distance is half the square of the Euclidean one.
+            nearest_cosine=float(np.square(by_features.distances).mean() / 2) if by_features else None,
+            nearest_rms=float(by_pixels.distances.mean() / largest) if by_pixels else None,
+        )
+
+    def _close_calls(self, drawn: Pictures, by_features: Neighbours, by_pixels: Neighbours) -> list[CloseCall]:
+        known = self.exam.training
+        assert known is not None
+        nearness = np.maximum(by_features.nearness, by_pixels.nearness)
+        columns = (
+            as_images(drawn.pixels),
+            as_images(known.pixels[by_features.rows]),
+            as_images(known.pixels[by_pixels.rows]),
+            nearness.tolist(),
+        )
+        prompts = [self.exam.names[number] for number in drawn.names]
+        return [CloseCall(*row) for row in zip(prompts, *columns, strict=True)]
+
+
+def evaluate_drawing(
+    judge: DrawingJudge, model: DrawingModel, samplings: Sequence[Sampling], report: Path | None = None
+) -> Iterator[Evaluation]:
+    """What is known so far: at first the real images alone, then with one more way of drawing each time.
+
+    After each of them all is written to `report` (JSON). What that file already has of the same model, judge, prompts
+    and images is not measured again. Raises DataError when it holds anything else, which would be lost.
+    """
+    exam = judge.exam
+    subject = {
+        "model": fingerprint(model),
+        "judge": fingerprint(judge.encoder),
+        "protocol": exam.protocol,
+        "images": exam.digest,
+    }
+    before = _read_cells(report, subject) if report is not None and report.exists() else []
+    result = Evaluation(exam.protocol, judge.encoder.name, len(exam.names), judge.real, ())
+    yield result
+    for sampling in samplings:
+        cell = next((cell for cell in before if cell.is_of(sampling)), None)
+        if cell is None:
+            measured = judge.measure(model, sampling)
+            cell = measured.cell
+            result = replace(result, drawings=result.drawings or measured.drawings)
+        result = replace(result, cells=(*result.cells, cell))
+        if report is not None:
+            others = tuple(known for known in before if known not in result.cells)
+            write_json(report, {"subject": subject, **replace(result, cells=(*result.cells, *others)).to_document()})
+        yield result
+
+
+def _read_cells(report: Path, subject: dict[str, str]) -> list[Cell]:
+    """The cells of an earlier report about the same."""
+    try:
+        content = load_json(report)
+        cells = [from_dict(Cell, cell, where=str(report)) for cell in content["cells"]]
+        known = dict(content["subject"])
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{report} is there and is no report of this kind; give the report another name") from error
+    if changed := differences(known, subject):
+        raise DataError(
+            f"{report} is about something else ({', '.join(changed)} changed since); give the report another name"
+        )
+    return cells

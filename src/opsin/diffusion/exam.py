@@ -1,0 +1,202 @@
+"""What a text-to-image model is asked to draw when it is judged, and the real images to hold its drawings against.
+
+Dimensions: N images, M names, D width of the features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from opsin.data.images import Skipped
+from opsin.data.pixels import load_pixels
+from opsin.data.sources import ImageSource, is_same_source
+from opsin.diffusion.config import DiffusionConfig
+from opsin.diffusion.data import open_prompted, rows_of_run
+from opsin.encoders.base import ImageTextEncoder
+from opsin.errors import ConfigError, DataError
+from opsin.runtime import derive_seed
+
+TRAIN, HELD_OUT, OTHER = "train", "held_out", "other"
+SPOKEN = {TRAIN: "training", HELD_OUT: "held-out", OTHER: "other"}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """uint8 (N, 3, S, S), features (N, D) of length one, and the number of each one's name, int64 (N,)."""
+
+    pixels: np.ndarray
+    features: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def select(self, rows: np.ndarray) -> Pictures:
+        return Pictures(self.pixels[rows], self.features[rows], self.names[rows])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The numbers of the names that are asked for, the real images of these, and the features of all its images."""
+
+    prompts: np.ndarray
+    real: Pictures
+    reference: np.ndarray
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The same for every way of drawing.
+
+    `parts` are `train` and `held_out` on the source that the model was trained on, where a held-out prompt is no
+    caption of any training image; another source has `other` only. `training` has every training image once, also where
+    two of them are alike in every pixel; it is None on another source.
+    """
+
+    data: str
+    split: str | None
+    names: tuple[str, ...]
+    name_features: np.ndarray
+    parts: dict[str, Part]
+    training: Pictures | None
+    num_samples: int
+    seed: int
+    skipped: tuple[Skipped, ...]
+    digest: str
+    """SHA-256 of all names and images, and of what is asked for."""
+
+    @property
+    def prompts(self) -> dict[str, list[str]]:
+        """What is asked for, part by part."""
+        return {name: [self.names[number] for number in part.prompts] for name, part in self.parts.items()}
+
+    @property
+    def protocol(self) -> str:
+        """What is asked for in a line."""
+        counts = " and ".join(f"{len(part.prompts)} {SPOKEN[name]}" for name, part in self.parts.items())
+        nothing_held_out = self.split is None and list(self.parts) == [TRAIN]
+        missing = " (no prompt is held out from training, so nothing here is new to it)" if nothing_held_out else ""
+        return f"{counts} prompts of {self.data!r}{missing}, {self.num_samples} drawings each, seed {self.seed}"
+
+
+def open_exam(
+    own: DiffusionConfig | None,
+    encoder: ImageTextEncoder,
+    image_size: int,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    num_prompts: int = 48,
+    num_samples: int = 2,
+    seed: int = 0,
+    quiet: bool = True,
+) -> Exam:
+    """Choose at most `num_prompts` names of each part, at random but always the same.
+
+    `own` are the settings of the run that made the model, or None where nobody knows. Images are seen at its
+    `image_size`, as its drawings are. A prompt is the first caption of an image, and the first captions of all images
+    are the names it is sought among.
+    Raises DataError when the source cannot be used or has no such split, ConfigError for numbers below one.
+    """
+    if num_prompts < 1 or num_samples < 1:
+        raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
+    if own is None and data is None:
+        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
+    ref = data if data is not None else own.data if own is not None else ""
+    source = open_prompted(ref, own.captions if own is not None else "all")
+    assert source.captions is not None
+    rows, training_rows = choose_parts(source, ref, split, own)
+    names = tuple(dict.fromkeys(texts[0] for texts in source.captions))
+    used = np.unique(np.concatenate([*rows.values(), training_rows]))
+    readable, pixels = load_pixels(_numbered(source).select(used), image_size)
+    assert readable.captions is not None
+    numbers = {name: number for number, name in enumerate(names)}
+    own_names = np.array([numbers[texts[0]] for texts in readable.captions])
+    pictures = Pictures(pixels, encode(encoder, as_images(pixels), "encoding real images", quiet), own_names)
+    places = readable.metadata["place"]
+    parts = {
+        name: _choose_prompts(pictures.select(np.isin(places, own_rows)), num_prompts, derive_seed(seed, name))
+        for name, own_rows in rows.items()
+        if np.isin(places, own_rows).any()
+    }
+    if not parts:
+        raise DataError(f"none of the images of {ref!r} that the model is to be judged on can be read")
+    training = pictures.select(np.isin(places, training_rows)) if len(training_rows) else None
+    asked = {name: part.prompts.tolist() for name, part in parts.items()}
+    subject = repr((names, list(readable.ids), pixels.shape, asked)).encode()
+    return Exam(
+        data=ref,
+        split=split,
+        names=names,
+        name_features=encoder.encode_text(list(names)).double().numpy(),
+        parts=parts,
+        training=_without_repeats(training) if training else None,
+        num_samples=num_samples,
+        seed=seed,
+        skipped=tuple(readable.skipped),
+        digest=hashlib.sha256(subject + pixels.tobytes()).hexdigest(),
+    )
+
+
+def choose_parts(
+    source: ImageSource, ref: str, split: str | None, own: DiffusionConfig | None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rows of each part of the prompts, none of them empty, and those that the model was trained on, if any.
+
+    Held out are the images for validation and test, unless their prompt is a caption of a training image.
+    """
+    if own is None or not is_same_source(ref, own.data):
+        rows = np.arange(len(source)) if split in (None, "all") else _rows_of_split(source, str(split))
+        return {OTHER: rows}, np.zeros(0, dtype=np.int64)
+    assert source.captions is not None
+    rows_of = rows_of_run(source, own)
+    if split not in (None, "all", *rows_of):
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {', '.join(rows_of)}, all")
+    seen = {text for row in rows_of["train"] for text in source.captions[row]}
+    wanted = [name for name in rows_of if name != "train" and split in (None, "all", name)]
+    held_out = [row for name in wanted for row in rows_of[name] if source.captions[row][0] not in seen]
+    parts = {TRAIN: rows_of["train"]} if split in (None, "all", "train") else {}
+    if held_out:
+        parts[HELD_OUT] = np.array(held_out)
+    if not parts:
+        raise DataError(f"the split {split!r} of {ref!r} has no prompt that is not a caption of a training image too")
+    return parts, rows_of["train"]
+
+
+def encode(encoder: ImageTextEncoder, images: Sequence[Image.Image], title: str, quiet: bool) -> np.ndarray:
+    """Features float64 (N, D) of length one."""
+    bar = tqdm(images, desc=title, unit=" images", disable=quiet, leave=False)
+    features = encoder.encode_image(bar).double().numpy()
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def as_images(pixels: np.ndarray) -> list[Image.Image]:
+    """Pictures of uint8 (N, 3, S, S)."""
+    return [Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))) for picture in pixels]
+
+
+def _rows_of_split(source: ImageSource, split: str) -> np.ndarray:
+    source.split(split)  # says which splits there are when it is not there
+    return np.flatnonzero(source.splits == split)
+
+
+def _numbered(source: ImageSource) -> ImageSource:
+    """The source with each image's row in `metadata`, which stays beside it when broken images are left out."""
+    return replace(source, metadata={"place": np.arange(len(source))})
+
+
+def _choose_prompts(pictures: Pictures, most: int, seed: int) -> Part:
+    order = np.random.default_rng(seed).permutation(np.unique(pictures.names))
+    prompts = np.sort(order[:most])
+    return Part(prompts, pictures.select(np.isin(pictures.names, prompts)), pictures.features)
+
+
+def _without_repeats(pictures: Pictures) -> Pictures:
+    first = {picture.tobytes(): row for row, picture in reversed(list(enumerate(pictures.pixels)))}
+    return pictures.select(np.array(sorted(first.values())))

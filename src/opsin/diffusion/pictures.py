@@ -1,0 +1,125 @@
+"""Pictures of a diffusion model's drawings: a grid by prompt, a filmstrip of how they came about, and what judging them
+gave."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from opsin.diffusion.evaluation import CloseCall, Evaluation
+from opsin.diffusion.exam import SPOKEN
+from opsin.diffusion.inference import Generation
+from opsin.diffusion.samplers import SAMPLERS
+from opsin.pictures import TITLE_SIZE, cut
+
+TILE = 1.3
+"""Inches to a side of one drawing."""
+LABEL_WIDTH = 18
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of the Okabe-Ito palette, one a sampler
+LONGEST_LABEL = 4 * LABEL_WIDTH
+FRAMES = 9
+MOST_IN_A_ROW = 8
+MOST_ROWS = 40
+"""Further rows are left out: a picture that long takes minutes to lay out, and at some length cannot be written."""
+CLOSE_CALLS = 8
+
+
+def generations_figure(generations: Sequence[Generation]) -> Figure:
+    """One row a prompt, which is written at its left, or above all when it is the only one; long rows are broken.
+
+    Shows the first `MOST_ROWS` rows."""
+    alone = len(generations) == 1
+    rows = [
+        ("" if alone or start else _label(generation.prompt), generation.images[start : start + MOST_IN_A_ROW])
+        for generation in generations
+        for start in range(0, len(generation.images), MOST_IN_A_ROW)
+    ]
+    figure = _rows_figure(rows, [])
+    if alone:
+        width = LABEL_WIDTH * max(2, min(MOST_IN_A_ROW, len(generations[0].images)))
+        title = textwrap.fill(cut(_label(generations[0].prompt), 3 * width), width)
+        figure.suptitle(title, fontsize=TITLE_SIZE, parse_math=False)
+    return figure
+
+
+def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
+    """One row an image, from noise to drawing, at evenly spread steps; needs generations with a trajectory."""
+    rows, titles = [], []
+    for generation in generations:
+        if not generation.trajectory:
+            raise ValueError("these images were drawn without trajectory=True")
+        for states in generation.trajectory:
+            last = len(states) - 1
+            shown = sorted({round(place) for place in np.linspace(0, last, min(FRAMES, last + 1))})
+            titles = [f"step {place}" for place in shown]
+            rows.append((_label(generation.prompt), [states[place] for place in shown]))
+    return _rows_figure(rows, titles)
+
+
+def close_calls_figure(calls: Sequence[CloseCall]) -> Figure:
+    """The first drawings, one a row, beside their nearest training images; their nearness is below the prompt."""
+    rows = [
+        (
+            f"{cut(call.prompt, LONGEST_LABEL - 8)} ({call.nearness:.2f})",
+            [call.drawing, call.by_features, call.by_pixels],
+        )
+        for call in calls[:CLOSE_CALLS]
+    ]
+    return _rows_figure(rows, ["drawing", "nearest by\nfeatures", "nearest by\npixels"])
+
+
+def fidelity_figure(evaluation: Evaluation) -> Figure:
+    """Top-5 fidelity over steps: a panel for each guidance scale and each part of the prompts, a line a sampler."""
+    scales = sorted({cell.guidance_scale for cell in evaluation.cells})
+    figure = Figure(figsize=(1 + 3 * len(scales), 3 * len(evaluation.real)), layout="constrained", dpi=110)
+    grid = figure.subplots(len(evaluation.real), len(scales), squeeze=False, sharex=True, sharey=True)
+    for line, (part, real) in zip(grid, evaluation.real.items(), strict=True):
+        line[0].set_ylabel(f"top-5, {SPOKEN[part]} prompts")
+        for axes, scale in zip(line, scales, strict=True):
+            cells = sorted((cell for cell in evaluation.cells if cell.guidance_scale == scale), key=lambda c: c.steps)
+            axes.axhline(real.top5, color="black", linestyle="--", label="real images")
+            for name, colour, marker in zip(SAMPLERS, COLOURS, "osD^", strict=True):
+                if own := [cell for cell in cells if cell.sampler == name]:
+                    places, shares = [cell.steps for cell in own], [cell.scores[part].top5 for cell in own]
+                    axes.plot(places, shares, color=colour, marker=marker, markersize=4, label=name)
+            axes.set(title=f"guidance {scale:g}", ylim=(0, 1.03))
+            axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("steps")
+    grid[0][0].legend(fontsize=8)
+    return figure
+
+
+def _label(prompt: str) -> str:
+    return prompt if prompt.strip() else "(no prompt)"
+
+
+def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
+    rows = rows[:MOST_ROWS]
+    columns = max((len(images) for _, images in rows), default=1)
+    beside = 2.0 if any(label for label, _ in rows) else 0.4
+    size = (TILE * columns + beside, TILE * max(1, len(rows)) + 0.4)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    grid = figure.subplots(max(1, len(rows)), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for line, (label, images) in zip(grid, rows, strict=False):
+        for axes, image in zip(line, images, strict=False):
+            axes.imshow(image, interpolation="nearest")
+        wrapped = textwrap.fill(cut(label, LONGEST_LABEL), LABEL_WIDTH)
+        line[0].text(
+            -0.08,
+            0.5,
+            wrapped,
+            transform=line[0].transAxes,
+            ha="right",
+            va="center",
+            fontsize=TITLE_SIZE,
+            parse_math=False,
+        )
+    for axes, title in zip(grid[0], titles, strict=False):
+        axes.set_title(title, fontsize=TITLE_SIZE)
+    return figure

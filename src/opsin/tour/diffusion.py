@@ -1,0 +1,170 @@
+"""The tour's section on diffusion: a small network learns to draw a few emoji; the model of the package draws more."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from opsin.checkpoint import zoo_names
+from opsin.config import to_dict
+from opsin.data.sources import open_source
+from opsin.diffusion.config import DiffusionConfig
+from opsin.diffusion.data import DiffusionSplits, open_splits
+from opsin.diffusion.inference import Generation, TextToImage
+from opsin.diffusion.metrics import prompt_ranks
+from opsin.diffusion.model import TextDiffusion
+from opsin.diffusion.pictures import filmstrip_figure, generations_figure
+from opsin.diffusion.recipes import emoji_small
+from opsin.diffusion.task import DiffusionTask
+from opsin.diffusion.text import load_text_encoder
+from opsin.diffusion.train import build_task
+from opsin.encoders.loading import load_image_text
+from opsin.pictures import TITLE_SIZE
+from opsin.tour.report import Picture, Section, Table
+from opsin.training.trainer import Trainer, TrainingResult
+
+SHIPPED, JUDGE = "emoji-diffusion", "emoji-clip"
+FEW = 32
+"""Drawings that the short training learns: so few that shapes come in a minute."""
+STAGES, WATCHED = 5, 5
+"""How many times during training how many of the learned prompts are drawn."""
+PROMPTS = ("face with cowboy hat", "crying face", "red apple", "dog face", "crying face with cowboy hat")
+"""All but the last are names of emoji."""
+EACH, GUIDANCE, STEPS = 5, 2.0, 20
+
+
+class _WatchedTask(DiffusionTask):
+    """Keeps a drawing of some learned prompts from every validation, always from the same noise, and writes none."""
+
+    def __init__(self, model: TextDiffusion, config: DiffusionConfig, splits: DiffusionSplits) -> None:
+        super().__init__(model, config, splits)
+        self.watched = splits.texts[:: max(1, len(splits.texts) // WATCHED)][:WATCHED]
+        self.stages: dict[int, list[Image.Image]] = {}
+
+    def save_samples(self, directory: Path, step: int) -> None:
+        if step not in self.stages:  # the averaged weights come first
+            drawn = self.text_to_image().generate(self.watched, guidance_scale=GUIDANCE, steps=STEPS)
+            self.stages[step] = [generation.images[0] for generation in drawn]
+
+
+def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
+    """Train by time budget and show how drawings come about, first over the training, then over the steps of one."""
+    shutil.rmtree(directory, ignore_errors=True)
+    recipe = emoji_small()
+    training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
+    training = dataclasses.replace(training, validations=STAGES, batch_size=FEW)
+    config = dataclasses.replace(recipe, train_on="all", max_train=FEW, training=training)
+    splits = open_splits(config, load_text_encoder(config.text_encoder))
+    start = build_task(config, splits).model
+    assert isinstance(start, TextDiffusion)
+    task = _WatchedTask(start, config, splits)
+    trainer = Trainer(training, directory, quiet=quiet)
+    result = trainer.fit(task, splits.train, to_dict(config))
+
+    artist = SHIPPED if SHIPPED in zoo_names() else str(trainer.run.model)
+    model = TextToImage.from_pretrained(artist)
+    started = time.perf_counter()
+    drawings = model.generate(PROMPTS, num_images=EACH, guidance_scale=GUIDANCE, steps=STEPS, trajectory=True)
+    seconds = time.perf_counter() - started
+    name = SHIPPED if artist == SHIPPED else "the short training's model"
+    return Section(
+        title="Drawing from words",
+        introduction=(
+            "A U-Net learned to take noise out of pictures, with a vector that says in words what is in them. To draw, "
+            f"it begins with nothing but noise and takes some away, again and again. Here a small one learns {FEW} "
+            f"drawings of emoji at {config.image_size} x {config.image_size} pixels. What stands below the first "
+            f"picture is drawn by {name}."
+        ),
+        measured=Table(("what", "result", "how"), _rows(task, result, model, drawings, seconds)),
+        pictures=_pictures(task, splits, drawings, name),
+        repeat=[
+            "opsin train diffusion --recipe emoji-small --train-on all "
+            f"--max-train {FEW} --batch-size {FEW} --out runs/few",
+            f'opsin generate "{PROMPTS[0]}" -n {EACH} --steps {STEPS} --filmstrip --out drawn.png',
+        ],
+        limits=(
+            f"The short training knows its {FEW} drawings, in part, and nothing else. {JUDGE} looks for the prompts in "
+            "the drawings, and the network learned from its vectors of prompts: the two may agree where a person sees "
+            "something else. Prompts that are no name of a learned drawing rarely give what they say."
+        ),
+    )
+
+
+def _pictures(task: _WatchedTask, splits: DiffusionSplits, drawings: Sequence[Generation], name: str) -> list[Picture]:
+    return [
+        Picture(
+            _stages_figure(task, splits),
+            "Some of the prompts of the short training as it goes on, drawn from the same noise each time, and at the "
+            "right a drawing that it learned from.",
+        ),
+        Picture(
+            generations_figure(drawings),
+            f"{EACH} drawings of each prompt by {name}, guidance {GUIDANCE:g}, {STEPS} steps; none are left out. The "
+            "last prompt is the name of no emoji and asks for two at once.",
+        ),
+        Picture(
+            filmstrip_figure([_first(generation) for generation in drawings[:3]]),
+            f"From noise to picture, by {name}: the first drawing of three prompts after some of its steps.",
+        ),
+    ]
+
+
+def _rows(
+    task: DiffusionTask, result: TrainingResult, model: TextToImage, drawings: Sequence[Generation], seconds: float
+) -> list[tuple[str, str, str]]:
+    source = open_source("emoji")
+    assert source.captions is not None
+    first_name = {name: own[0] for own in source.captions for name in reversed(own)}
+    names = list(dict.fromkeys(own[0] for own in source.captions))
+    known = [generation for generation in drawings if generation.prompt in first_name]
+    encoder = load_image_text(JUDGE)
+    images = [image for generation in known for image in generation.images]
+    asked = np.array([names.index(first_name[own.prompt]) for own in known for _ in own.images])
+    ranks = prompt_ranks(encoder.encode_image(images).numpy(), encoder.encode_text(names).numpy(), asked)
+    judged = f"by {JUDGE}, among {len(names)} names of emoji; drawings of the {len(known)} prompts below that are names"
+    sizes = [sum(parameter.numel() for parameter in own.parameters()) / 1e6 for own in (task.model, model.model)]
+    return [
+        ("prompt is the name nearest to a drawing", f"{(ranks <= 1).sum()} of {len(ranks)}", judged),
+        ("prompt is among the five nearest", f"{(ranks <= 5).sum()} of {len(ranks)}", judged),
+        ("time to draw", f"{seconds:.1f} seconds for {len(PROMPTS) * EACH}", f"{STEPS} steps, guidance {GUIDANCE:g}"),
+        ("short training", f"{result.seconds / 60:.1f} minutes", f"{result.steps} steps, {FEW} drawings"),
+        ("networks", f"{sizes[0]:.2f} M parameters", f"the short training's; {sizes[1]:.2f} M that of the drawings"),
+    ]
+
+
+def _stages_figure(task: _WatchedTask, splits: DiffusionSplits) -> Figure:
+    """A row for each watched prompt: its drawings through training, and one that was learned from."""
+    learned = [_learned(splits, splits.texts.index(text)) for text in task.watched]
+    columns = [*task.stages.items(), ("learned from", learned)]
+    figure = Figure(figsize=(2 + 1.5 * len(columns), 0.5 + 1.5 * len(task.watched)), layout="constrained", dpi=110)
+    grid = figure.subplots(len(task.watched), len(columns) + 1, squeeze=False, width_ratios=[1.3] + [1] * len(columns))
+    for row, text in enumerate(task.watched):
+        grid[row][0].text(
+            1, 0.5, textwrap.fill(text, 16), fontsize=TITLE_SIZE, ha="right", va="center", parse_math=False
+        )
+        for axes in grid[row]:
+            axes.axis("off")
+        for axes, (_, images) in zip(grid[row][1:], columns, strict=True):
+            axes.imshow(images[row])
+    for axes, (stage, _) in zip(grid[0][1:], columns, strict=True):
+        axes.set_title(stage if isinstance(stage, str) else f"step {stage}", fontsize=TITLE_SIZE)
+    return figure
+
+
+def _learned(splits: DiffusionSplits, text: int) -> Image.Image:
+    """The first training image of a text."""
+    row = next(row for row, texts in enumerate(splits.train.texts_of) if text in texts)
+    pixels = splits.train.__getitems__([row])["image"][0]
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _first(generation: Generation) -> Generation:
+    return Generation(generation.prompt, generation.images[:1], generation.trajectory[:1])

@@ -1,0 +1,347 @@
+"""Training on a small folder, drawing with the result, and what can go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opsin.checkpoint import load_pretrained
+from opsin.config import from_dict, to_dict
+from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
+from opsin.diffusion.data import open_prompted, open_splits, pick_texts
+from opsin.diffusion.inference import Sampling, TextToImage
+from opsin.diffusion.pictures import MOST_ROWS, filmstrip_figure, generations_figure
+from opsin.diffusion.recipes import RECIPES
+from opsin.diffusion.samplers import SAMPLERS
+from opsin.diffusion.task import DiffusionTask
+from opsin.diffusion.text import TextTable, load_text_encoder
+from opsin.diffusion.train import TrainReport, build_task, train_diffusion
+from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.training.task import Batch, StepOutput
+from opsin.training.trainer import Trainer
+
+from .conftest import COLOURS, BagOfWords, tiny_config
+
+Run = tuple[Path, TrainReport]
+
+
+@pytest.fixture(scope="module")
+def model(colour_run: Run) -> TextToImage:
+    return TextToImage.from_pretrained(colour_run[0], device="cpu", precision="32", text_encoder=BagOfWords())
+
+
+def colour_of(image: Image.Image) -> str:
+    mean = np.asarray(image).astype(float).mean(axis=(0, 1))
+    return min(COLOURS, key=lambda name: float(np.abs(mean - np.array(COLOURS[name])).sum()))
+
+
+def test_report_and_run_directory(colour_run: Run) -> None:
+    directory, report = colour_run
+    assert (report.steps, report.num_train, report.num_texts) == (150, 24, 6 + 1)
+    assert {row.id for row in report.skipped} == {"silent.png", "broken.png"}
+    assert report.metrics["val_loss"] < 0.6
+    assert [name for name in report.metrics if name.startswith("val_loss_t")] == [
+        f"val_loss_t{step}" for step in (2, 12, 24, 37, 47)
+    ]
+    averaged = sorted(path.name for path in (directory / "samples").glob("*.png"))
+    assert averaged == sorted(path.name for path in (directory / "samples" / "raw").glob("*.png"))
+    assert averaged == ["step-0000075.png", "step-0000150.png"]
+    first, last = ((directory / "samples" / folder / averaged[0]).read_bytes() for folder in (".", "raw"))
+    assert first != last
+    assert (directory / "model" / "README.md").read_text().count("val_loss |") == 1
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_draws_what_the_prompt_says(model: TextToImage, sampler: str) -> None:
+    drawn = model.generate(list(COLOURS), num_images=3, sampler=sampler, guidance_scale=1.0)  # type: ignore[arg-type]
+    assert [generation.prompt for generation in drawn] == list(COLOURS)
+    right = [colour_of(image) == generation.prompt for generation in drawn for image in generation.images]
+    assert sum(right) >= 8
+    assert all(image.size == (8, 8) for generation in drawn for image in generation.images)
+
+
+def test_generator_decides(model: TextToImage) -> None:
+    def pixels(seed: int, **options: object) -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        (drawn,) = model.generate("red", num_images=4, generator=generator, **options)  # type: ignore[arg-type]
+        return np.stack([np.asarray(image) for image in drawn.images]).astype(int)
+
+    assert (pixels(3) == pixels(3)).all()
+    assert (pixels(3) != pixels(4)).any()
+    assert np.abs(pixels(3) - pixels(3, batch_size=3)).max() <= 1
+    assert len({image.tobytes() for image in pixels(3)}) == 4
+
+
+@pytest.mark.parametrize("guidance", [-1e6, -3.0, -1.0, 0.0, 50.0, 1e6])
+@pytest.mark.parametrize("threshold", ["static", "dynamic"])
+def test_any_guidance_gives_pictures(model: TextToImage, guidance: float, threshold: str) -> None:
+    sampling = Sampling(guidance_scale=guidance, threshold=threshold, steps=5)  # type: ignore[arg-type]
+    for sampler in SAMPLERS:
+        chosen = Sampling(**{**vars(sampling), "sampler": sampler})
+        assert model.draw(model.encode_prompts(["red"]), chosen).isfinite().all()
+
+
+def test_odd_prompts(model: TextToImage) -> None:
+    prompts = ["", "   ", "word " * 5000, "Ωραία 猫 🐱"]
+    drawn = model.generate(prompts, steps=3)
+    assert [generation.prompt for generation in drawn] == prompts
+    assert model.encode_prompts(["", "red"])[0].abs().max() == 0
+    assert model.generate([]) == []
+
+
+def test_no_look_at_the_prompt_at_minus_one(model: TextToImage) -> None:
+    red, blue = (model.generate(prompt, guidance_scale=-1.0, steps=4)[0].images[0] for prompt in ("red", "blue"))
+    assert np.abs(np.asarray(red).astype(int) - np.asarray(blue)).max() <= 1
+
+
+def test_settings_that_make_no_sense(model: TextToImage) -> None:
+    for options, message in (
+        ({"steps": 0}, "steps must be at least 1 and at most 50"),
+        ({"steps": 51}, "steps must be at least 1 and at most 50"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be"),
+        ({"guidance_scale": 1e9}, "guidance_scale must be"),
+        ({"sampler": "euler"}, "unknown sampler"),
+        ({"threshold": "none"}, "static or dynamic"),
+        ({"num_images": 0}, "num_images"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.generate("red", **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="strength"):
+        model.vary(Image.new("RGB", (8, 8)), "red", strength=0)
+    with pytest.raises(ConfigError, match="at least 2"):
+        model.interpolate("red", "blue", num_images=1)
+
+
+def test_trajectory_and_pictures(model: TextToImage) -> None:
+    generations = model.generate(["red", "$x_1$"], num_images=2, steps=6, trajectory=True)
+    assert [len(states) for states in generations[0].trajectory] == [7, 7]
+    assert generations[0].trajectory[1][-1] == generations[0].images[1]
+    noisy, clean = (np.asarray(generations[0].trajectory[0][place]).std(axis=(0, 1)).mean() for place in (0, -1))
+    assert noisy > 2 * clean
+    assert len(generations_figure(generations).axes) == 4
+    assert generations_figure(generations).get_suptitle() == ""
+    alone = generations_figure(model.generate("$x_1$", num_images=9, steps=1))
+    assert alone.get_suptitle() == "$x_1$"
+    assert sum(len(axes.images) for axes in alone.axes) == 9
+    assert not any(axes.axison for axes in alone.axes)
+    many = [generations[0]] * (MOST_ROWS + 5)
+    assert len(generations_figure(many).axes) == 2 * MOST_ROWS
+    assert len(filmstrip_figure(generations).axes) == 4 * 7
+    with pytest.raises(ValueError, match="without trajectory"):
+        filmstrip_figure(model.generate("red", steps=2))
+
+
+def test_variations_of_an_image(model: TextToImage) -> None:
+    image = Image.new("RGB", (20, 20), COLOURS["green"])
+    pixels = np.asarray(image.resize((8, 8))).astype(int)
+    little, much = (model.vary(image, "red", strength=strength).images[0] for strength in (0.05, 1.0))
+    assert colour_of(little) == "green"
+    assert colour_of(much) == "red"
+    mask = np.zeros((20, 20), dtype=np.uint8)
+    mask[:, 10:] = 255
+    (changed,) = model.vary(image, "red", strength=1.0, mask=mask).images
+    np.testing.assert_allclose(np.asarray(changed).astype(int)[:, :4], pixels[:, :4], atol=1)
+    assert np.abs(np.asarray(changed).astype(int)[:, 4:] - pixels[:, 4:]).max() > 20
+
+
+def test_interpolation(model: TextToImage) -> None:
+    drawn = model.interpolate("red", "blue", num_images=5).images
+    assert (colour_of(drawn[0]), colour_of(drawn[-1])) == ("red", "blue")
+    assert len({image.tobytes() for image in drawn}) == 5
+
+
+def test_save_and_load(model: TextToImage, tmp_path: Path) -> None:
+    copy = model.save_pretrained(tmp_path / "copy")
+    again = TextToImage.from_pretrained(copy, device="cpu", precision="32", text_encoder=BagOfWords())
+    assert again.generate("red", steps=4) == model.generate("red", steps=4)
+    assert (again.metrics, again.training) == (model.metrics, model.training)
+
+
+def test_embeddings_of_another_width(colour_run: Run) -> None:
+    other = TextToImage.from_pretrained(colour_run[0], device="cpu", text_encoder=BagOfWords(width=9))
+    with pytest.raises(DataError, match="width 9; this model was trained with 16"):
+        other.generate("red")
+
+
+def test_damaged_weights(model: TextToImage, tmp_path: Path) -> None:
+    copy = model.save_pretrained(tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="truncated"):
+        TextToImage.from_pretrained(copy)
+
+
+class StoppingTask(DiffusionTask):
+    """Dies in its sixth step."""
+
+    steps = 0
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        self.steps += 1
+        if self.steps == 6:
+            raise KeyboardInterrupt
+        return super().training_step(batch, generator)
+
+
+def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(prompted_folder, max_steps=8, checkpoint_minutes=0.0, flip=True)
+    train_diffusion(config, tmp_path / "straight", quiet=True, text_encoder=BagOfWords())
+    splits = open_splits(config, BagOfWords())
+    task = StoppingTask(build_task(config, splits)._network, config, splits)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
+    train_diffusion(config, tmp_path / "stopped", resume=True, quiet=True, text_encoder=BagOfWords())
+    straight, stopped = (load_pretrained(tmp_path / name, kind="text-diffusion")[1] for name in ("straight", "stopped"))
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_every_parameter_gets_a_gradient(prompted_folder: Path) -> None:
+    splits = open_splits(tiny_config(prompted_folder), BagOfWords())
+    task = build_task(tiny_config(prompted_folder), splits).train()
+    task.training_step(splits.train.__getitems__([0, 9, 17]), torch.Generator().manual_seed(0)).loss.backward()
+    assert [name for name, value in task.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+def test_texts_are_encoded_once(prompted_folder: Path) -> None:
+    encoder = BagOfWords()
+    splits = open_splits(tiny_config(prompted_folder), encoder)
+    assert encoder.calls == 1
+    batch = splits.train.__getitems__([0, 20])
+    for texts, count in zip(batch["texts"], batch["num_texts"], strict=True):
+        first, second = (splits.texts[row] for row in texts[:count].tolist())
+        assert second == f"all {first}"
+    torch.testing.assert_close(splits.features, BagOfWords().encode_text(splits.texts))
+    scaled = build_task(tiny_config(prompted_folder), splits)._network.scaled(splits.features)
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scaled.square().mean(), torch.tensor(1.0))
+
+
+def test_each_text_is_equally_likely() -> None:
+    texts, counts = torch.tensor([[1, 2, 3], [4, 0, 0]]).repeat(3000, 1), torch.tensor([3, 1]).repeat(3000)
+    picked = pick_texts(texts, counts, torch.Generator().manual_seed(0))
+    assert (picked[1::2] == 4).all()
+    assert (torch.bincount(picked[::2], minlength=4)[1:] > 900).all()
+
+
+def test_all_images_are_trained_on(prompted_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(prompted_folder, train_on="all", max_steps=2, validations=1)
+    report = train_diffusion(config, tmp_path / "run", quiet=True, text_encoder=BagOfWords())
+    assert report.num_train == 30
+    assert list(report.metrics) == ["seen_loss", *(f"seen_loss_t{step}" for step in (2, 12, 24, 37, 47))]
+
+
+def test_validation_looks_all_over_the_held_out_images(prompted_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opsin.diffusion.task.MOST_VALIDATED", 3)
+    config = tiny_config(prompted_folder, val_fraction=0.5)
+    splits = open_splits(config, BagOfWords())
+    assert splits.val is not None
+    seen = []
+    ask = splits.val.images.__getitems__
+    monkeypatch.setattr(splits.val.images, "__getitems__", lambda indices: seen.extend(indices) or ask(indices))
+    build_task(config, splits).evaluate()
+    assert len(seen) <= 3
+    assert max(seen) > len(splits.val) / 2
+
+
+def test_weights_of_the_losses_reach_training(prompted_folder: Path) -> None:
+    batch, losses = None, []
+    for gamma in (None, 5.0):
+        config = tiny_config(prompted_folder, process=ProcessConfig(timesteps=50, min_snr_gamma=gamma))
+        splits = open_splits(config, BagOfWords())
+        task = build_task(config, splits).eval()
+        batch = splits.train.__getitems__(list(range(24)))
+        torch.manual_seed(0)
+        losses.append(float(task.training_step(batch, torch.Generator().manual_seed(0)).loss.detach()))
+        assert task.evaluate()["val_loss"] == pytest.approx(build_task(config, splits).eval().evaluate()["val_loss"])
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_sources_without_captions(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="has no captions; give them as"):
+        open_prompted(str(tmp_path))
+    (tmp_path / "a.txt").write_text("  \n")
+    with pytest.raises(DataError, match="caption"):
+        open_prompted(str(tmp_path))
+
+
+def test_wrong_configs() -> None:
+    for options, message in (
+        ({"image_size": 30}, "image_size .30. must be divisible by 16"),
+        ({"image_size": 0}, "image_size"),
+        ({"val_fraction": 1.0}, "val_fraction"),
+        ({"max_train": 0}, "max_train"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            DiffusionConfig(**options)  # type: ignore[arg-type]
+    for section, options, message in (
+        (UnetConfig, {"dim": 7}, "even number"),
+        (UnetConfig, {"dim_mults": ()}, "dim_mults"),
+        (UnetConfig, {"uncond_prob": 2.0}, "uncond_prob"),
+        (ProcessConfig, {"timesteps": 0}, "timesteps"),
+        (ProcessConfig, {"min_snr_gamma": 0.0}, "min_snr_gamma"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            section(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_whole_configs(name: str) -> None:
+    config = RECIPES[name]()
+    assert from_dict(DiffusionConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def write_table(path: Path, **changes: object) -> Path:
+    content = {
+        "idx_mapping": {"red": 0, "blue": 1},
+        "embs": torch.randn(2, 6).half(),
+        "pca_components": torch.eye(6),
+        "mean": torch.zeros(6),
+        **changes,
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_precomputed_table(tmp_path: Path) -> None:
+    encoder = load_text_encoder(str(write_table(tmp_path / "t.pt")))
+    assert encoder.encode_text(["blue", "red", "blue"]).shape == (3, 6)
+    torch.testing.assert_close(encoder.encode_text(["red"]).norm(), torch.tensor(1.0))
+    with pytest.raises(DataError, match="did you mean 'red'"):
+        encoder.encode_text(["redd"])
+    arrays = write_table(tmp_path / "n.pt", embs=np.ones((2, 6), np.float16), pca_components=np.eye(6, dtype="f4"))
+    assert TextTable.load(arrays).embs.dtype == torch.float32
+
+
+class Hostile:
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (Path("touched"),))
+
+
+def test_tables_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for changes, message in (
+        ({"idx_mapping": Hostile()}, "was refused"),
+        ({"mean": torch.zeros(5)}, "do not fit together"),
+        ({"idx_mapping": {"red": 7}}, "rows of embs"),
+    ):
+        with pytest.raises(DataError, match=message):
+            TextTable.load(write_table(tmp_path / "t.pt", **changes))
+    assert not (tmp_path / "touched").exists()
+    with pytest.raises(DataError, match="cannot be read"):
+        TextTable.load(tmp_path / "absent.pt")
+    torch.save({"embs": torch.zeros(2)}, tmp_path / "t.pt")
+    with pytest.raises(DataError, match="no table of text embeddings"):
+        TextTable.load(tmp_path / "t.pt")
+
+
+def test_text_encoders_that_are_none(colour_run: Run) -> None:
+    with pytest.raises(CheckpointError, match="there is no model"):
+        load_text_encoder("no-such-model")
+    with pytest.raises(CheckpointError, match="kind 'text-diffusion'"):
+        load_text_encoder(str(colour_run[0]))
