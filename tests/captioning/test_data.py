@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,12 +22,15 @@ from opsin.captioning.data import (
     image_caption_dataset,
     pick_captions,
 )
+from opsin.captioning.splits import open_splits
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data import datasets
-from opsin.data.course_coco import CourseSplit, load_course_coco
+from opsin.data.course_coco import load_course_coco
 from opsin.data.sources import ImageSource, open_source
 from opsin.errors import DataError
 from tests.course_data import WORDS, write_course_coco
+
+from .conftest import tiny_config
 
 CAPTIONS = [
     ("one red", "une rouge"),
@@ -156,7 +160,7 @@ def test_course_data_by_image(tmp_path: Path) -> None:
     arrays = write_course_coco(tmp_path)
     data = load_course_coco(tmp_path)
     vocabulary = Vocabulary.from_mapping(data.word_to_idx)
-    dataset = course_caption_dataset(data.train, vocabulary)
+    dataset = course_caption_dataset(data.train, vocabulary, "train")
     assert len(dataset) == 60
     batch = dataset.__getitems__([7, 3])
     np.testing.assert_array_equal(batch["feature"].numpy(), arrays["train_features"][[7, 3]])
@@ -169,15 +173,25 @@ def test_course_data_by_image(tmp_path: Path) -> None:
 
 
 def test_course_images_without_captions_are_listed(tmp_path: Path) -> None:
-    write_course_coco(tmp_path)
-    data = load_course_coco(tmp_path)
-    train, vocabulary = data.train, Vocabulary.from_mapping(data.word_to_idx)
-    some = train.image_idxs >= 2
-    part = CourseSplit(train.captions[some], train.image_idxs[some], train.features, train.urls)
-    dataset = course_caption_dataset(part, vocabulary)
-    assert len(dataset) == 58
-    assert [row.id for row in dataset.skipped] == ["image 0", "image 1"]
-    np.testing.assert_array_equal(dataset.__getitems__([0])["feature"][0].numpy(), train.features[2])
+    arrays = write_course_coco(tmp_path)
+    with h5py.File(tmp_path / "coco2014_captions.h5", "r+") as file:
+        for split, images in (("train", 2), ("val", 1)):  # the first images lose their captions to the next
+            file[f"{split}_image_idxs"][...] = np.maximum(file[f"{split}_image_idxs"][()], images)
+    limits: list[dict[str, int]] = [{}, {"max_train": 7, "max_val": 3}]
+    for limit in limits:
+        splits = open_splits(tiny_config(f"course-coco:{tmp_path}", **limit))
+        assert len(splits.train) == limit.get("max_train", 58)
+        assert [row.id for row in splits.skipped] == ["train image 0", "train image 1", "val image 0"]
+        assert isinstance(splits.train, FeatureCaptionDataset)
+        for place, name in enumerate(splits.train.ids):
+            feature = splits.train.__getitems__([place])["feature"][0]
+            np.testing.assert_array_equal(feature.numpy(), arrays["train_features"][int(name.split()[-1])])
+
+
+def test_references_lack_what_the_vocabulary_lacks() -> None:
+    vocabulary = Vocabulary.from_texts(["a dog"])
+    tokens = torch.tensor([vocabulary.encode("a black dog"), vocabulary.encode("a dog a")])
+    assert CaptionTable(tokens, np.array([0, 2]), vocabulary).references(0) == ("a dog", "a dog a")
 
 
 def test_patch_features_and_other_dtypes() -> None:

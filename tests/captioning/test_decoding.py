@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 
 import pytest
@@ -304,8 +305,12 @@ def test_impossible_settings_are_refused() -> None:
         beam_search(model, features, beams=0)
     with pytest.raises(ConfigError, match="top_p"):
         nucleus(model, features, top_p=0.0, generator=generator)
-    with pytest.raises(ConfigError, match="temperature"):
-        nucleus(model, features, temperature=0.0, generator=generator)
+    for number in (0.0, 1e-40, math.inf, math.nan):
+        with pytest.raises(ConfigError, match="temperature"):
+            nucleus(model, features, temperature=number, generator=generator)
+    for number in (1000.0, -math.inf, math.nan):
+        with pytest.raises(ConfigError, match="length_penalty"):
+            beam_search(model, features, length_penalty=number)
     with pytest.raises(ConfigError, match="30 positions"):
         greedy(model, features, Limits(max_length=31))
     course = CaptioningTransformer({"<NULL>": 0, "cat": 1}, 6, 16)

@@ -120,6 +120,16 @@ def test_encoder_that_is_gone(frozen_run: tuple[Path, TrainReport], tmp_path: Pa
         captioner.caption([Image.new("RGB", (8, 8))])
 
 
+def test_a_captioner_is_no_encoder(frozen_run: tuple[Path, TrainReport], captioned_folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="'captioner', which is no encoder; give a classifier"):
+        open_splits(tiny_config(captioned_folder, frozen_encoder=str(frozen_run[0])))
+
+
+def test_model_of_images_and_texts_as_encoder(captioned_folder: Path) -> None:
+    splits = open_splits(tiny_config(captioned_folder, frozen_encoder="emoji-clip"), quiet=True)
+    assert splits.feature_dim == splits.train.__getitems__([0])["feature"].shape[2]
+
+
 def test_features_instead_of_images_need_no_encoder(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
     with pytest.raises(ConfigError, match="leave frozen_encoder out"):
         open_splits(tiny_config("course-coco:x", frozen_encoder=str(encoder)))

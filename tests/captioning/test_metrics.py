@@ -189,6 +189,9 @@ def test_collapse_is_noticed(captions: list[dict]) -> None:
         ([], [], "none of the 0 captions"),
         (["", "..."], [["a"], ["b"]], "none of the 2 captions"),
         (["a", "b"], [["a"], []], "1 images have no reference caption, the first is number 1"),
+        (["a"], ["a"], "list of such lists"),
+        (["a"], "a", "list of such lists"),
+        ("a", [["a"]], "list of texts"),
         (["a", "b"], [["!"], ["b"]], "1 images have no reference caption, the first is number 0"),
     ],
 )

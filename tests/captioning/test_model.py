@@ -161,6 +161,16 @@ def test_sample_equals_full_recomputation(shape: tuple[int, ...], as_array: bool
     assert len(np.unique(sampled, axis=0)) > 5
 
 
+def test_sample_of_nothing_and_of_read_only_arrays() -> None:
+    model = make_model()
+    features = draw((3, 6))[0].numpy()
+    features.setflags(write=False)
+    assert model.sample(features, max_length=4).shape == (3, 4)
+    for count, length in ((3, 0), (0, 4), (0, 0)):
+        nothing = model.sample(features[:count], max_length=length)
+        assert (nothing.shape, nothing.dtype) == ((count, length), np.int64)
+
+
 def test_sample_evaluates_and_restores_the_mode() -> None:
     model = make_model(dropout=0.5)
     features, _ = draw((40, 6))

@@ -9,8 +9,14 @@ import pytest
 from PIL import Image
 
 from opsin.captioning.inference import Caption
-from opsin.captioning.pictures import MOST_WORDS, attention_by_word, captions_figure, save_attention_pictures
-from opsin.pictures import RIGHT, WRONG
+from opsin.captioning.pictures import (
+    LINE_HEIGHT,
+    MOST_WORDS,
+    attention_by_word,
+    captions_figure,
+    save_attention_pictures,
+)
+from opsin.pictures import RIGHT, TITLE_WIDTH, WRONG
 
 IMAGE = Image.new("RGB", (30, 20), "red")
 
@@ -34,7 +40,7 @@ def test_each_word_has_its_own_map_on_one_scale() -> None:
     captions = [looked(["one", "two", "three"], 0.9), looked(["four"], 0.2)]
     figure = attention_by_word([IMAGE, IMAGE], captions, columns=3)
     tiles = figure.axes[:9]
-    expected = ["image", "one", "two", "three", "", "", "image", "four", ""]
+    expected = ["one two three", "one", "two", "three", "", "", "four", "four", ""]
     assert [axes.title.get_text() for axes in tiles] == expected
     for place, word, caption in ((1, 0, captions[0]), (2, 1, captions[0]), (3, 2, captions[0]), (7, 0, captions[1])):
         assert caption.attention is not None
@@ -42,6 +48,15 @@ def test_each_word_has_its_own_map_on_one_scale() -> None:
         np.testing.assert_allclose(heat.get_array(), caption.attention[word] * 16)
         assert heat.get_clim() == tiles[1].images[1].get_clim()
     assert all(title.get_fontsize() >= 10 for axes in tiles for title in [axes.title])
+
+
+def test_a_long_caption_is_wrapped_above_its_image() -> None:
+    words = [f"word{number}" for number in range(12)]
+    short, long = (attention_by_word([IMAGE], [looked(own)]) for own in (words[:1], words))
+    lines = long.axes[0].title.get_text().split("\n")
+    assert len(lines) > 1 and all(len(line) <= TITLE_WIDTH for line in lines)
+    assert "".join(words).startswith("".join(lines).replace(" ", "").rstrip("…"))
+    assert long.get_figheight() - 3 * short.get_figheight() == pytest.approx(LINE_HEIGHT * (len(lines) - 1))
 
 
 def test_captions_of_any_length_and_script_can_be_drawn(tmp_path: Path) -> None:

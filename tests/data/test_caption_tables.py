@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from opsin.data.captioned import with_captions
 from opsin.data.folders import folder_source
 from opsin.errors import DataError
 
@@ -51,6 +52,55 @@ def test_columns_may_have_other_names_and_places(folder: Path, header: str) -> N
     assert captions_of(folder)["c.png"] == ("see",)
 
 
+def test_several_columns_of_captions_are_all_taken(folder: Path) -> None:
+    write(folder / "captions.csv", "image,Caption_10,caption2,title,CAPTION\na.png,three,two,other,one\nb.png,,x,,\n")
+    assert captions_of(folder) == {"a.png": ("one", "two", "three"), "b.png": ("x",), "c.png": ()}
+    (folder / "captions.csv").unlink()
+    write(folder / "metadata.jsonl", '{"file_name": "c.png", "Caption1": "one", "caption2": ["two", "three"]}')
+    assert captions_of(folder)["c.png"] == ("one", "two", "three")
+
+
+def test_images_named_by_absolute_paths(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    rows = [f"{folder / 'a.png'},one", f"{tmp_path / 'link' / 'b.png'},two", "./c.png,three", "/elsewhere/c.png,no"]
+    write(folder / "captions.csv", "\n".join(["file,caption", *rows]))
+    monkeypatch.chdir(folder.parent)
+    source = folder_source(Path(folder.name), "folder")
+    assert source.captions == [("one",), ("two",), ("three",)]
+    assert [row.id for row in source.skipped] == ["/elsewhere/c.png"]
+
+
+def test_layout_of_flickr8k(make_image: MakeImage, tmp_path: Path) -> None:
+    """Images in a folder beside `captions.txt`, which names them without it."""
+    for name in ("Images/1.jpg", "Images/2.jpg", "more/2.jpg"):
+        make_image(name)
+    write(tmp_path / "captions.txt", 'image,caption\n1.jpg,A dog runs .\n1.jpg,"A dog , again ."\n2.jpg,which one\n')
+    assert captions_of(tmp_path) == {
+        "Images/1.jpg": ("A dog runs .", "A dog , again ."),
+        "Images/2.jpg": (),
+        "more/2.jpg": (),
+    }
+    assert [row.id for row in folder_source(tmp_path, "folder").skipped] == ["2.jpg"]
+
+
+def test_captions_txt_that_is_no_table_is_a_text_file(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("captions.png")
+    write(tmp_path / "captions.txt", "an image, a caption\n")
+    assert captions_of(tmp_path) == {"captions.png": ("an image, a caption",)}
+
+
+def test_files_that_fit_no_layout_are_named(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("images/1.jpg")
+    with pytest.raises(DataError, match="coco:DIR$"):
+        with_captions(folder_source(tmp_path, "folder"), str.strip)
+    for name in ("labels.csv", "texts/1.txt", "texts/2.txt", "texts/3.txt", "notes.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "x")
+    seen = r"labels\.csv, texts/1\.txt, texts/2\.txt and 1 more files are there, but in none of these layouts"
+    with pytest.raises(DataError, match=seen):
+        with_captions(folder_source(tmp_path, "folder"), str.strip)
+
+
 def test_csv_of_split_and_class_folders(make_image: MakeImage, tmp_path: Path) -> None:
     make_image("train/cat/1.png")
     make_image("test/cat/1.png")
@@ -88,9 +138,10 @@ def test_empty_captions_count_as_none(folder: Path) -> None:
             "file,caption\nx.png,one\ny.png,two\n",
             r"names no image that is there; for example 'x\.png', 'y\.png' are not",
         ),
-        ("image\na.png\n", "no column 'caption' or 'captions' or 'text' or 'title'; its columns are image"),
+        ("image\na.png\n", "no column 'captions' or 'caption' or 'text' or 'title'; its columns are image$"),
+        ("File;Caption\na.png;see\n", "its columns are File;Caption. Put commas between the columns"),
         ("name,caption\na.png,see\n", "no column 'file_name' or"),
-        ("", "no column 'file_name' or"),
+        (" \n", r"captions\.csv is empty; its first line names the columns"),
         ("file,caption\na.png,red, green\n", r"captions\.csv, line 2: 3 fields, and the first line names 2"),
         ("file,caption\na.png\n", "line 2: 1 fields"),
         ('file,caption\na.png,"open\n', "line 2: unexpected end of data"),

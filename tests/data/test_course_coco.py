@@ -63,7 +63,7 @@ def replace_in(path: Path, key: str, change: Callable[[np.ndarray], np.ndarray])
         file[key] = value
 
 
-def set_first(value: int) -> Callable[[np.ndarray], np.ndarray]:
+def set_first(value: float) -> Callable[[np.ndarray], np.ndarray]:
     def change(array: np.ndarray) -> np.ndarray:
         array.flat[0] = value
         return array
@@ -84,7 +84,10 @@ CAPTIONS, FEATURES = "coco2014_captions.h5", "val2014_vgg16_fc7_pca.h5"
         (CAPTIONS, "train_captions", lambda a: a[0], r"train_captions has shape \(9,\)"),
         (FEATURES, "features", lambda a: a[:-1], "features of 19 images and 20 addresses"),
         (FEATURES, "features", lambda a: a[:, 0], r"the val features has shape \(20,\)"),
-        (FEATURES, "features", lambda a: a.astype("S4"), "expected 2 axes"),
+        (FEATURES, "features", lambda a: a.astype("S4"), "expected 2 axes of numbers"),
+        (FEATURES, "features", set_first(np.nan), "the val features of 1 images are not finite numbers, for example 0"),
+        (CAPTIONS, "val_image_idxs", lambda a: a + 0.5, "type float64; expected 1 axes of whole numbers"),
+        (CAPTIONS, "val_captions", lambda a: a.astype(float), "val_captions has .* expected 2 axes of whole numbers"),
     ],
 )
 def test_what_does_not_fit_together(

@@ -170,7 +170,26 @@ def test_sidecar_captions(make_image: MakeImage, tmp_path: Path) -> None:
         make_image(name)
     (tmp_path / "a.txt").write_text("﻿a red square\n\n  ein Quadrät  \n", encoding="utf-8")
     (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
-    assert opened(tmp_path).captions == [("a red square", "ein Quadrät"), (), ("caf�",)]
+    source = opened(tmp_path)
+    assert source.captions == [("a red square", "ein Quadrät"), (), ()]
+    assert reasons(source) == {"c.txt": "is not UTF-8 text"}
+
+
+def test_sidecar_captions_in_folders(make_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("batch1/000.png", "batch1/deep/001.png", "batch2/000.jpg"):
+        make_image(name)
+    (tmp_path / "batch1" / "000.txt").write_text("one")
+    (tmp_path / "batch1" / "deep" / "001.txt").write_text("two")
+    (tmp_path / "batch1" / "notes.txt").write_text("not a caption")
+    source = opened(tmp_path)
+    assert source.captions is not None
+    assert dict(zip(source.ids, source.captions, strict=True)) == {
+        "batch1/000.png": ("one",),
+        "batch1/deep/001.png": ("two",),
+        "batch2/000.jpg": (),
+    }
+    assert source.class_names == ("batch1", "batch2")
+    assert source.skipped == []
 
 
 def write_metadata(path: Path, *rows: object) -> None:

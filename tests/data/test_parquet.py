@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from opsin.data.captioned import with_captions
 from opsin.data.parquet import find_parquet, parquet_source
 from opsin.data.pixels import load_pixels
 from opsin.data.sources import ImageSource, open_source
@@ -66,10 +67,24 @@ def test_schema_metadata_of_another_kind(make_parquet: MakeParquet, metadata: di
     assert open_source(file).class_names == ("0",)
 
 
-@pytest.mark.parametrize("column", ["captions", "caption", "text"])
+@pytest.mark.parametrize("column", ["captions", "caption", "text", "title", "Caption", "caption_0"])
 def test_names_of_caption_columns(make_parquet: MakeParquet, column: str) -> None:
     file = make_parquet("a.parquet", {"image": [image_cell()] * 2, column: ["one", None]})
     assert open_source(file).captions == [("one",), ()]
+
+
+def test_several_columns_of_captions_are_all_taken(make_parquet: MakeParquet) -> None:
+    columns = {"caption_1": ["b", None], "Caption_0": ["a", "x"], "caption_2": [["c", "d"], []], "text": ["no", "no"]}
+    assert open_source(make_parquet("a.parquet", {"image": [image_cell()] * 2, **columns})).captions == [
+        ("a", "b", "c", "d"),
+        ("x",),
+    ]
+
+
+def test_columns_that_are_no_captions_are_named(make_parquet: MakeParquet) -> None:
+    source = open_source(make_parquet("a.parquet", {"image": [image_cell()], "caption": [3], "legend": ["a dog"]}))
+    with pytest.raises(DataError, match=r"The columns of a\.parquet are image, caption, legend$"):
+        with_captions(source, str.strip)
 
 
 @pytest.mark.parametrize("columns", [{"text": [1]}, {"caption": [{"raw": "a"}]}, {"label": [[1]]}, {"label": [0.5]}])

@@ -120,7 +120,9 @@ def test_unknown_source_names_the_nearest(tmp_path: Path, ref: str, near: str) -
 
 
 def test_unknown_source_without_a_near_name_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"give a directory, a \.parquet file, emoji, or cifar10:DIR"):
+    with pytest.raises(
+        DataError, match=r"give a directory, a \.parquet file, emoji, cifar10:DIR, coco:DIR, or, .* course-"
+    ):
         open_source(tmp_path / "x" / "y")
 
 
@@ -134,8 +136,13 @@ def test_empty_name_is_not_the_current_directory(
 
 
 def test_file_of_another_kind(make_image: MakeImage) -> None:
+    photo = make_image("photo.png")
     with pytest.raises(DataError, match=r"not a \.parquet file"):
-        open_source(make_image("photo.png"))
+        open_source(photo)
+    table = photo.with_name("captions.csv")
+    table.write_text("file,caption\nphoto.png,see\n")
+    with pytest.raises(DataError, match=f"captions.csv is no source by itself; give its directory, {table.parent}$"):
+        open_source(table)
 
 
 def test_link_to_itself_is_no_source(tmp_path: Path) -> None:

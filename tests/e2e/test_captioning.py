@@ -135,7 +135,7 @@ def test_collapsed_captions_are_a_warning(command: Command, folder: Path, tmp_pa
     rows = ["file,caption", *(f"{name},always the same" for name in images)]
     (tmp_path / "same" / "captions.csv").write_text("\n".join(rows))
     assert train(command, tmp_path / "same", tmp_path / "run", "--max-steps", 30).returncode == 0
-    result = command("evaluate", tmp_path / "run", "--data", folder)
+    result = command("evaluate", tmp_path / "run", "--data", folder, "--quiet")
     assert (
         "warning: the captions have collapsed: all 30 images of the split 'all' got 'always the same'" in result.stderr
     )
@@ -176,6 +176,13 @@ def test_wrong_usage_exits_with_2(command: Command, run: Path, folder: Path) -> 
         command("caption", folder / "broken.png", "--model", run), "none of the 1 files is a readable"
     )
     assert_one_clear_line(command("classify", folder / "red0.png", "--model", run), "kind 'captioner'")
+
+
+@pytest.mark.parametrize(("recipe", "needed"), [("photos", "--data SRC"), ("overfit-50", "--data course-coco:DIR")])
+def test_recipes_for_data_of_ones_own_say_so(command: Command, tmp_path: Path, recipe: str, needed: str) -> None:
+    result = command("train", "captioner", "--recipe", recipe, "--out", tmp_path / "x")
+    assert_one_clear_line(result, f"no data is named for the recipe {recipe!r}; give {needed}", code=2)
+    assert not (tmp_path / "x").exists()
 
 
 def write_captions(folder: Path, copy: Path, rows: list[str]) -> Path:
@@ -234,7 +241,10 @@ def test_features_that_do_not_fit(command: Command, folder: Path, tmp_path: Path
     trained = train(command, f"course-coco:{data}", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr
     caption = command("caption", folder / "red0.png", "--model", tmp_path / "run")
-    assert_one_clear_line(caption, "trained on features, not images")
+    assert_one_clear_line(caption, "trained on features", "`opsin evaluate RUN`")
+    assert "opsin caption" not in command("evaluate", tmp_path / "run").stderr
+    options = ("--data", f"course-coco:{data}", "--out", tmp_path / "again", "--max-steps", 1, *TINY)
+    assert f"next: opsin evaluate {tmp_path / 'again'}\n" in command("train", "captioner", *options).stderr
     drawn = command("evaluate", tmp_path / "run", "--picture", tmp_path / "x.png")
     assert_one_clear_line(drawn, "was trained on features", code=2)
 

@@ -133,6 +133,21 @@ def test_a_higher_metric_can_be_the_better_one(tmp_path: Path) -> None:
     assert train_toy(tmp_path / "run", task=task, max_steps=9).metrics == {"val_loss": 3.0}
 
 
+@pytest.mark.parametrize("losses", [(3.0, 1.0, 2.0), (3.0, 2.0, 1.0)])
+def test_equals_in_the_monitor_are_told_apart_by_the_loss(tmp_path: Path, losses: tuple[float, ...]) -> None:
+    class TiedTask(ToyTask):
+        monitor = "val_score"
+        higher_is_better = True
+
+        def evaluate(self) -> dict[str, float]:
+            return {"val_score": 0.0, **super().evaluate()}
+
+    result = train_toy(tmp_path / "run", task=TiedTask(validation_losses=losses), max_steps=9)
+    assert result.metrics == {"val_score": 0.0, "val_loss": 1.0}
+    kept = load_training_state(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert kept["step"] == 3 * (losses.index(1.0) + 1)
+
+
 def test_without_validation_data_the_last_weights_are_exported(tmp_path: Path) -> None:
     class Unjudged(ToyTask):
         def evaluate(self) -> dict[str, float]:

@@ -71,8 +71,8 @@ class CaptioningConfig:
     these drawings apart. Only for sources with drawing styles."""
     frozen_encoder: str | None = None
     """Let this encoder look at the images instead of one that is trained along: timm:NAME, open_clip:ARCHITECTURE/TAG,
-    or the directory of a classifier. It is never changed, and encodes each image once, as its own preprocessing says:
-    image_size, flip and shift are not used."""
+    emoji-clip, or the directory of a classifier or of a model of images and texts. It is never changed, and encodes
+    each image once, as its own preprocessing says: image_size, flip and shift are not used."""
     encoder: EncoderConfig = EncoderConfig()
     """Not used with a frozen encoder or features (course-coco:DIR)."""
     decoder: DecoderConfig = DecoderConfig()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsin.captioning.vocabulary import NULL, Vocabulary, tokenise
+from opsin.captioning.vocabulary import NULL, UNKNOWN, Vocabulary, join_words, tokenise
 from opsin.data.captioned import with_captions
 from opsin.data.course_coco import CourseSplit
 from opsin.data.datasets import ImageDataset, image_dataset
@@ -51,7 +51,8 @@ class CaptionTable:
         if self.texts is not None:
             return self.texts[image]
         rows = self.tokens[self.starts[image] : self.starts[image + 1]]
-        return tuple(self.vocabulary.decode(row) for row in rows.tolist())
+        known = ([word for word in self.vocabulary.decode_words(row) if word != UNKNOWN] for row in rows.tolist())
+        return tuple(join_words(words) for words in known)
 
     @classmethod
     def from_texts(cls, texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, max_length: int) -> CaptionTable:
@@ -108,11 +109,15 @@ class ImageCaptionDataset:
 class FeatureCaptionDataset:
     """Batches of `CaptionTable.batch` with "feature", float32 (N, D) or (N, P, D)."""
 
-    def __init__(self, features: np.ndarray, table: CaptionTable, skipped: Sequence[Skipped] = ()) -> None:
-        """`features` is an array or memory map with a row for each image of `table`."""
+    def __init__(
+        self, features: np.ndarray, table: CaptionTable, skipped: Sequence[Skipped] = (), ids: Sequence[str] = ()
+    ) -> None:
+        """`features` is an array or memory map with a row for each image of `table`; `ids` are the images' names, where
+        no source has them."""
         self.features = features
         self.table = table
         self.skipped = list(skipped)
+        self.ids = ids
 
     def __len__(self) -> int:
         return len(self.table)
@@ -154,15 +159,21 @@ def encoded_caption_dataset(
     return FeatureCaptionDataset(features, table, usable.skipped), usable
 
 
-def course_caption_dataset(split: CourseSplit, vocabulary: Vocabulary) -> FeatureCaptionDataset:
-    """The images of the course's data that have captions, with their features; the others are listed in `skipped`."""
-    order = np.argsort(split.image_idxs, kind="stable")
-    images, starts = np.unique(split.image_idxs[order], return_index=True)
-    tokens = torch.from_numpy(split.captions[order].astype(np.int64))
+def course_caption_dataset(
+    split: CourseSplit, vocabulary: Vocabulary, name: str, chosen: np.ndarray | slice = slice(None)
+) -> FeatureCaptionDataset:
+    """The `chosen` captions of the course's data with the features of their images, which are called `train image 12`.
+
+    Images without a caption in the whole split, of that `name`, are listed in `skipped`.
+    """
+    image_idxs, captions = split.image_idxs[chosen], split.captions[chosen]
+    order = np.argsort(image_idxs, kind="stable")
+    images, starts = np.unique(image_idxs[order], return_index=True)
+    tokens = torch.from_numpy(captions[order].astype(np.int64))
     table = CaptionTable(tokens, np.append(starts, len(order)), vocabulary)
-    without = np.setdiff1d(np.arange(len(split.features)), images)
-    skipped = [Skipped(f"image {row}", "has no caption") for row in without]
-    return FeatureCaptionDataset(split.features[images], table, skipped)
+    without = np.setdiff1d(np.arange(len(split.features)), split.image_idxs)
+    skipped = [Skipped(f"{name} image {row}", "has no caption") for row in without]
+    return FeatureCaptionDataset(split.features[images], table, skipped, [f"{name} image {row}" for row in images])
 
 
 def all_captions(captions: Tensor, num_captions: Tensor) -> tuple[Tensor, Tensor]:

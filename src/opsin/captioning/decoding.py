@@ -76,8 +76,8 @@ def nucleus(
     """
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if temperature <= 0:
-        raise ConfigError(f"temperature must be above 0, not {temperature}")
+    if not 0.01 <= temperature <= 100:  # beyond, the words are the greedy ones or any, and numbers may overflow
+        raise ConfigError(f"temperature must be in 0.01 to 100, not {temperature}")
 
     def choose(scores_RV: Tensor) -> Tensor:
         probs, words = (scores_RV / temperature).softmax(dim=1).sort(dim=1, descending=True, stable=True)
@@ -108,6 +108,8 @@ def beam_search(
     """
     if beams < 1:
         raise ConfigError(f"beams must be at least 1, not {beams}")
+    if not -10 <= length_penalty <= 10:
+        raise ConfigError(f"length_penalty must be in -10 to 10, not {length_penalty}")
     start, end, banned = _special_words(model, limits)
     with evaluation_mode(model):
         cache = model.start(features)

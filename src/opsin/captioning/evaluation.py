@@ -11,7 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.captioning.config import CaptioningConfig
-from opsin.captioning.data import CaptionDataset, all_captions, encoded_caption_dataset, image_caption_dataset
+from opsin.captioning.data import (
+    CaptionDataset,
+    FeatureCaptionDataset,
+    all_captions,
+    encoded_caption_dataset,
+    image_caption_dataset,
+)
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
@@ -121,7 +127,7 @@ def evaluate_captioner(
         names = list(source.ids)
     else:
         dataset, split = _choose_features(ref, split, own, captioner)
-        names = [f"{split} image {row}" for row in range(len(dataset))]
+        names = list(dataset.ids)
     result = evaluate_dataset(captioner, dataset, beams=beams)
     ids = tuple(names[row] for row in result.rows)
     return Evaluation(ref, split, beams, result, ids, tuple(dataset.skipped), source)
@@ -143,6 +149,8 @@ def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[
             return source, "all"
         return source.split(split or "test"), split or "test"
     rows = rows_of_run(source, own)
+    if split is None and len(rows["test"]) == len(rows["val"]) == 0:
+        raise DataError(f"nothing of {source.name!r} was held out from training; judge all of it with --split all")
     split = split or ("test" if len(rows["test"]) else "val")
     if len(rows.get(split, ())) == 0:
         usable = ", ".join(name for name, indices in rows.items() if len(indices))
@@ -152,7 +160,7 @@ def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[
 
 def _choose_features(
     ref: str, split: str | None, own: CaptioningConfig, captioner: Captioner
-) -> tuple[CaptionDataset, str]:
+) -> tuple[FeatureCaptionDataset, str]:
     splits = open_splits(replace(own, data=ref))
     if splits.feature_dim != captioner.feature_dim:
         raise DataError(
@@ -166,8 +174,8 @@ def _choose_features(
         )
     split = split or "val"
     dataset = {"train": splits.train, "val": splits.val}.get(split)
-    if dataset is None:
-        raise DataError(f"{ref!r} has no split {split!r}; it has train, val")
+    if not isinstance(dataset, FeatureCaptionDataset):
+        raise DataError(f"{ref!r} has no split {split!r}; it has train, val, and features are judged on one at a time")
     return dataset, split
 
 

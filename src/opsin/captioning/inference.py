@@ -14,6 +14,7 @@ from torch import Tensor
 from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
 from opsin.captioning.image_captioner import ImageCaptioner, build_model
+from opsin.captioning.model import feature_tensor
 from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.images import ImageLike
@@ -27,7 +28,6 @@ from opsin.pretrained import PretrainedModel
 from opsin.runtime import autocast
 
 KIND = "captioner"
-USUAL_LENGTH = 30
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,6 @@ class Captioner(PretrainedModel):
             self._loaded_encoder = load(self.frozen_encoder, str(self.device))
         return self._loaded_encoder
 
-    @property
-    def usual_length(self) -> int:
-        """Tokens at most that captions are written with, `<END>` counted, where nothing else is asked for."""
-        return min(USUAL_LENGTH, self.model.decoder.max_length)
-
     @classmethod
     def _build(cls, content: _Content) -> ImageCaptioner:
         size, vocabulary = content.preprocessing.image_size, Vocabulary(content.words)
@@ -160,7 +155,7 @@ class Captioner(PretrainedModel):
 
     def caption(
         self,
-        images: Iterable[ImageLike],
+        images: str | Path | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -184,7 +179,7 @@ class Captioner(PretrainedModel):
 
     def caption_each(
         self,
-        images: Iterable[ImageLike],
+        images: str | Path | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -193,14 +188,21 @@ class Captioner(PretrainedModel):
         attention: bool = False,
         batch_size: int = 32,
     ) -> Iterator[Caption]:
-        """A caption for each image (paths, PIL images or arrays), a batch after the other.
+        """A caption for each image (paths, PIL images or arrays), a batch after the other; a single path is one image.
 
-        With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Raises
-        DataError for a broken image, ConfigError for a model that takes features instead of images, and what
+        With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Captions
+        are as long as the model can write them, unless `limits` say otherwise. Raises DataError for a broken image,
+        ConfigError for a model that takes features instead of images and for an impossible setting, and what
         `opsin.encoders.load` raises for a model with a frozen encoder.
         """
         if not self.takes_images:
-            raise ConfigError("this captioner was trained on features, not images; use caption_features")
+            raise ConfigError(
+                "this captioner was trained on features, so it cannot describe images; judge it with "
+                "`opsin evaluate RUN`, or give features to `Captioner.caption_features` in Python"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        images = [images] if isinstance(images, str | Path) else images
         for features, grid in self._encoded_batches(images, batch_size):
             yield from self.write(
                 features,
@@ -216,11 +218,13 @@ class Captioner(PretrainedModel):
         """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""
         if self.feature_dim is None:
             raise ConfigError("this captioner was trained on images, not features; use caption")
-        tensor = torch.as_tensor(features, dtype=torch.float32)
+        tensor = feature_tensor(features)
         if tensor.ndim not in (2, 3) or tensor.shape[-1] != self.feature_dim:
             raise DataError(
                 f"this captioner takes features of width {self.feature_dim}, not of shape {tuple(tensor.shape)}"
             )
+        if not bool(tensor.isfinite().all()):
+            raise DataError("some of these features are not finite numbers, so no caption can be written about them")
         return self.write(self.encode(tensor), beams=beams)
 
     @torch.no_grad()
@@ -246,7 +250,7 @@ class Captioner(PretrainedModel):
         Without one, maps of attention to features have a single row.
         """
         decoder = self.model.decoder
-        limits = limits or Limits(max_length=self.usual_length)
+        limits = limits or Limits(max_length=decoder.max_length)
         with autocast(self.device, self.precision):
             if sampling is not None:
                 top_p, temperature, generator = sampling.top_p, sampling.temperature, sampling.generator

@@ -60,16 +60,18 @@ class CaptionMetrics:
     @property
     def collapsed(self) -> bool:
         """Whether several images all got one and the same caption."""
-        return self.count > 1 and round(self.distinct_ratio * self.count) == 1
+        return have_collapsed(self.distinct_ratio, self.count)
 
 
 def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionMetrics:
     """Score one caption an image against one or more captions by people.
 
     CIDEr-D weighs words by how many of these images they are said of, so it depends on the set, and is 0 for a single
-    image. Raises DataError when there is no caption at all, when the numbers of images differ, or when an image has no
-    reference.
+    image. Raises DataError when there is no caption at all, when the numbers of images differ, when an image has no
+    reference, or when a single text stands where a list of them is expected.
     """
+    if isinstance(candidates, str) or any(isinstance(texts, str) for texts in (references, *references)):
+        raise DataError("the captions to score are a list of texts, and the references a list of such lists")
     words = [tokenise(candidate) for candidate in candidates]
     reference_words = [[tokenise(text) for text in texts] for texts in references]
     _refuse_unusable(words, reference_words)
@@ -89,6 +91,11 @@ def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str
         distinct_ratio=len({tuple(caption) for caption in words}) / len(words),
         per_image=tuple(CaptionScore(*scores) for scores in zip(sentence, rouge, cider.tolist(), strict=True)),
     )
+
+
+def have_collapsed(distinct_ratio: float, count: int) -> bool:
+    """Whether so many captions, more than one, are all the same."""
+    return count > 1 and round(distinct_ratio * count) == 1
 
 
 def is_exact_match(candidate: str, references: Sequence[str]) -> bool:

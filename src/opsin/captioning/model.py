@@ -117,7 +117,9 @@ class CaptioningTransformer(nn.Module):
         """
         if self.start_index is None:
             raise ValueError("this vocabulary has no <START>, so no caption can be begun")
-        tensor = torch.as_tensor(features, dtype=torch.float32, device=self.embedding.weight.device)
+        tensor = feature_tensor(features).to(self.embedding.weight.device)
+        if 0 in (len(tensor), max_length):
+            return np.zeros((len(tensor), max_length), dtype=np.int64)
         words = torch.full((len(tensor),), self.start_index, device=tensor.device)
         written = []
         with evaluation_mode(self):
@@ -146,6 +148,11 @@ class CaptioningTransformer(nn.Module):
         if self.output is None:
             return F.linear(decoded, self.embedding.weight, self.output_bias)
         return self.output(decoded)
+
+
+def feature_tensor(features: Tensor | np.ndarray) -> Tensor:
+    """Features as float32. An array is copied: tensors cannot be made of the memory of one that is read-only."""
+    return features.float() if isinstance(features, Tensor) else torch.from_numpy(np.array(features, dtype=np.float32))
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def captions_figure(
 
 
 def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], columns: int = 6) -> Figure:
-    """Each image as the model sees it, then once for each word of its caption under what the decoder looked at.
+    """Each image as the model sees it, under its caption, then once for each word under what the decoder looked at.
 
     An image begins a new row of at most `columns` and takes as many rows as its words need; all maps of the figure
     share one scale. The captions must have been written with `attention=True`.
@@ -66,18 +66,21 @@ def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], 
     maps = [_maps(caption) for caption in captions]
     columns = min(columns, max((1 + len(own) for own in maps), default=1))
     heights = [-(-(1 + len(own)) // columns) for own in maps]
-    figure = Figure(figsize=(2.1 * columns + 0.8, 2.5 * max(1, sum(heights))), layout="constrained", dpi=110)
+    titles = [_title(caption) for caption in captions]
+    height_of_titles = LINE_HEIGHT * sum(title.count("\n") for title in titles)
+    size = (2.1 * columns + 0.8, 2.5 * max(1, sum(heights)) + height_of_titles)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
     grid = figure.subplots(max(1, sum(heights)), columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     shares = [highest_share(own) for own in maps if len(own)]
     heat, first = None, 0
-    for image, caption, own, height in zip(images, captions, maps, heights, strict=True):
+    for image, caption, title, own, height in zip(images, captions, titles, maps, heights, strict=True):
         tiles = grid[first : first + height].flat
         square = centre_square(open_image(image))
         tile = next(tiles)
         tile.imshow(square)
-        tile.set_title(_title(caption), fontsize=TITLE_SIZE, parse_math=False)
+        tile.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
         for tile, word, weights in zip(tiles, caption.words, own, strict=False):
             heat = overlay(tile, square, weights, top=max(shares))
             tile.set_title(cut(word, TITLE_WIDTH - 4), fontsize=TITLE_SIZE, parse_math=False)
@@ -101,7 +104,8 @@ def _maps(caption: Caption) -> np.ndarray:
 
 
 def _title(caption: Caption) -> str:
-    if not caption.words:
-        return "(no words)"
-    left_out = len(caption.words) - MOST_WORDS
-    return f"(first {MOST_WORDS} of {len(caption.words)} words)" if left_out > 0 else "image"
+    """The caption in lines, and whether it has words without a map."""
+    lines = textwrap.wrap(cut(caption.text, LONGEST_TITLE) or "(no words)", TITLE_WIDTH)
+    if len(caption.words) > MOST_WORDS:
+        lines.append(f"(first {MOST_WORDS} of {len(caption.words)} words)")
+    return "\n".join(lines)

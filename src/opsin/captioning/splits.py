@@ -143,19 +143,17 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
             f"{config.decoder.max_length}"
         )
 
-    def dataset(part: CourseSplit, count: int | None) -> CaptionDataset:
+    def dataset(name: str, part: CourseSplit, count: int | None) -> CaptionDataset:
         images = _first_of_random_order(np.unique(part.image_idxs), count, config.training.seed)
         chosen = np.flatnonzero(np.isin(part.image_idxs, images))
         if config.captions == "first":
             chosen = chosen[np.unique(part.image_idxs[chosen], return_index=True)[1]]
-        return course_caption_dataset(
-            replace(part, captions=part.captions[chosen], image_idxs=part.image_idxs[chosen]), vocabulary
-        )
+        return course_caption_dataset(part, vocabulary, name, chosen)
 
     return CaptionSplits(
         vocabulary,
-        dataset(data.train, config.max_train),
-        dataset(data.val, config.max_val),
+        dataset("train", data.train, config.max_train),
+        dataset("val", data.val, config.max_val),
         None,
         feature_dim=data.train.features.shape[1],
     )

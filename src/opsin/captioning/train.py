@@ -13,6 +13,7 @@ from opsin.captioning.data import ImageCaptionDataset
 from opsin.captioning.evaluation import evaluate_dataset
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
+from opsin.captioning.metrics import have_collapsed
 from opsin.captioning.splits import CaptionSplits, open_splits
 from opsin.captioning.task import CaptioningTask
 from opsin.config import to_dict
@@ -35,6 +36,8 @@ class TrainReport:
     seconds: float
     num_train: int
     num_words: int
+    takes_images: bool
+    """Whether the model describes images; else features that were computed elsewhere."""
     cut: int
     """Training captions that were too long and were learned without their end."""
     skipped: tuple[Skipped, ...]
@@ -61,6 +64,7 @@ def train_captioner(
                 config.decoder.max_length - 2,
             )
         metrics |= _add_test_metrics(trainer.run.model, splits, config)
+        _warn_of_collapse(metrics, splits)
     return TrainReport(
         model=trainer.run.model,
         metrics=metrics,
@@ -68,6 +72,7 @@ def train_captioner(
         seconds=result.seconds,
         num_train=len(splits.train),
         num_words=len(splits.vocabulary),
+        takes_images=splits.feature_dim is None or config.frozen_encoder is not None,
         cut=splits.train.table.cut,
         skipped=splits.skipped,
     )
@@ -99,3 +104,13 @@ def _add_test_metrics(model_directory: Path, splits: CaptionSplits, config: Capt
     captioner.metrics |= added
     captioner.save_pretrained(model_directory)
     return added
+
+
+def _warn_of_collapse(metrics: dict[str, float], splits: CaptionSplits) -> None:
+    measured = {"val": splits.val, "test": splits.test, "other_style": splits.other_style}
+    for name, dataset in measured.items():
+        ratio = metrics.get(f"{name}_distinct_ratio")
+        if dataset is not None and ratio is not None and have_collapsed(ratio, len(dataset)):
+            logger.warning(
+                "the captions have collapsed: all %d images of the split %r got one and the same", len(dataset), name
+            )

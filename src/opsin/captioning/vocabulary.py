@@ -24,6 +24,8 @@ from opsin.errors import DataError
 NULL, START, END, UNKNOWN = SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
 JOINERS = "\u200c\u200d"
 """Zero-width characters that stand inside words of some scripts."""
+SELECTORS = {0xFE0E: None, 0xFE0F: None}
+"""They ask for a plain or a colourful drawing of the character before: it is one word with and without them."""
 ASCII_WORD = re.compile("[a-z0-9']+")
 
 
@@ -134,13 +136,12 @@ class Vocabulary:
 
 
 def _tokenise_any(text: str) -> list[str]:
-    text = unicodedata.normalize("NFC", text).replace("’", "'")
+    text = unicodedata.normalize("NFC", text).replace("’", "'").translate(SELECTORS)
     words: list[str] = []
     end = 0
     for found in emoji.emoji_list(text):
         words += _words(text[end : found["match_start"]])
-        # The selector asks for a colourful drawing: the same emoji with and without it is one word.
-        words.append(found["emoji"].replace("\ufe0f", ""))
+        words.append(found["emoji"])
         end = found["match_end"]
     return words + _words(text[end:])
 

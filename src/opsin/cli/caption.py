@@ -40,7 +40,7 @@ class CaptionOptions(ModelOptions):
     min_length: int = 1
     """Words before a caption may end."""
     max_length: int | None = None
-    """Words at most, the end counted as one; by default 30, or less where the model knows less."""
+    """Words at most, the end counted as one; by default as many as the model can write."""
     no_repeat_ngram: int = 0
     """No run of so many words may occur twice in a caption; 0 allows it."""
     top_p: float | None = None
@@ -113,7 +113,7 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
         sampling = Sampling(generator=generator, top_p=options.top_p, temperature=options.temperature)
     limits = Limits(
         min_length=options.min_length,
-        max_length=captioner.usual_length if options.max_length is None else options.max_length,
+        max_length=captioner.model.decoder.max_length if options.max_length is None else options.max_length,
         no_repeat_ngram=options.no_repeat_ngram,
     )
     return captioner.caption_each(

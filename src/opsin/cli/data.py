@@ -16,7 +16,7 @@ from opsin.config import nearest_name
 
 LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
-    ("DIR", "images directly inside, with captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
+    ("DIR", "images directly inside; in any DIR captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
     (
         "FILE.parquet",
         "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",

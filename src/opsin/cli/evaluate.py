@@ -160,13 +160,13 @@ def _evaluate_captioner(options: EvaluateOptions) -> int:
         if evaluation.result.metrics.collapsed:
             note(
                 f"warning: the captions have collapsed: all {evaluation.result.metrics.count} images of the split "
-                f"{evaluation.split!r} got {evaluation.result.captions[0].text!r}",
-                quiet=options.quiet,
+                f"{evaluation.split!r} got {evaluation.result.captions[0].text!r}"
             )
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         _draw_worst_captions(evaluations, count, options.picture)
         note(f"worst captions: {options.picture}", quiet=options.quiet)
-    note(f"next: opsin caption IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
+    if captioner.takes_images:
+        note(f"next: opsin caption IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
     return 0
 
 

@@ -92,7 +92,7 @@ def _captioner(model: str) -> Example:
     else:
         size = captioner.preprocessing.image_size
         image, text = torch.zeros(1, 3, size, size), f"{size} x {size} pixels"
-    words = torch.full((1, captioner.usual_length), captioner.model.decoder.null_index)
+    words = torch.full((1, captioner.model.decoder.max_length), captioner.model.decoder.null_index)
     size_of_input = {"input": list(image.shape), "caption_length": words.shape[1]}
     return Example(captioner.model, (image, words), f"{text}, a caption of {words.shape[1]} words", size_of_input)
 

@@ -29,6 +29,7 @@ class System(NamedTuple):
     train: str
     """`module:function` (config, directory, resume=, quiet=) -> report with model, metrics, steps, seconds, skipped."""
     next_command: str
+    """What to do with a model that takes images."""
 
 
 SYSTEMS = {
@@ -122,6 +123,10 @@ def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
         kw_only=True,
     )
     options: Any = parse(options_class, argv, f"opsin train {name}", _description(name, recipes))
+    data: str = options.config.data
+    if not data or data.endswith(":"):
+        needed = f"{data}DIR" if data else "SRC"
+        raise UsageError(f"no data is named for the recipe {first.recipe!r}; give --data {needed}")
     if stored is not None:
         _refuse_changes(stored, to_dict(options.config), options.out)
     return options
@@ -165,7 +170,8 @@ def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
 
 
 def _print_report(report: Any, options: Any, system: System) -> None:
-    next_command = system.next_command.format(run=shlex.quote(str(options.out)))
+    takes_images = getattr(report, "takes_images", True)
+    next_command = system.next_command if takes_images else "opsin evaluate {run}"
     if options.json:
         print_json(
             {
@@ -181,7 +187,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
     for row in report.skipped:
         print(f"left out  {row.id}: {row.reason}")
-    note(f"next: {next_command}", quiet=options.quiet)
+    note(f"next: {next_command.format(run=shlex.quote(str(options.out)))}", quiet=options.quiet)
 
 
 def _load(reference: str) -> Any:

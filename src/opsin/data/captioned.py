@@ -18,9 +18,11 @@ def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> Im
     Raises DataError when no image has one.
     """
     if source.captions is None:
+        seen = source.seen_instead_of_captions() if source.seen_instead_of_captions else ""
         raise DataError(
             f"the source {source.name!r} has no captions; give them as NAME.txt beside NAME.jpg, in metadata.jsonl, "
             "in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
+            + (f". {seen}" if seen else "")
         )
     usable = [tuple(text for text in texts if is_usable(text)) for texts in source.captions]
     has_caption = np.array([bool(texts) for texts in usable], dtype=bool)

@@ -44,8 +44,8 @@ def load_course_coco(directory: Path, *, pca_features: bool = True) -> CourseCoc
     """Read the directory; features have 512 columns, or 4096 without `pca_features`.
 
     Raises DataError, naming file and key, when something is missing, damaged or does not fit together: captions for
-    images without features, word indices outside the vocabulary, other numbers of captions than of image indices, or
-    of addresses than of features. Raises MissingExtraError without h5py.
+    images without features, features that are not finite, word indices outside the vocabulary, other numbers of
+    captions than of image indices, or of addresses than of features. Raises MissingExtraError without h5py.
     """
     idx_to_word, word_to_idx = _read_vocabulary(directory / "coco2014_vocab.json")
     captions = directory / "coco2014_captions.h5"
@@ -111,9 +111,14 @@ def _read_lines(path: Path) -> np.ndarray:
 
 def _refuse_mismatches(part: CourseSplit, split: str, num_words: int, directory: Path) -> None:
     where = f"the {split} captions in {directory}"
-    _refuse_shape(part.captions, 2, f"{split}_captions", directory)
-    _refuse_shape(part.image_idxs, 1, f"{split}_image_idxs", directory)
-    _refuse_shape(part.features, 2, f"the {split} features", directory)
+    _refuse_shape(part.captions, 2, np.integer, f"{split}_captions", directory)
+    _refuse_shape(part.image_idxs, 1, np.integer, f"{split}_image_idxs", directory)
+    _refuse_shape(part.features, 2, np.number, f"the {split} features", directory)
+    if broken := np.flatnonzero(~np.isfinite(part.features).all(axis=1)).tolist():
+        examples = ", ".join(map(str, broken[:EXAMPLES]))
+        raise DataError(
+            f"{directory}: the {split} features of {len(broken)} images are not finite numbers, for example {examples}"
+        )
     if len(part.captions) != len(part.image_idxs):
         raise DataError(f"{where}: there are {len(part.captions)}, and image indices for {len(part.image_idxs)}")
     if len(part.urls) != len(part.features):
@@ -124,10 +129,12 @@ def _refuse_mismatches(part: CourseSplit, split: str, num_words: int, directory:
     _refuse_outside(part.captions, num_words, f"{where} hold words that the vocabulary has not")
 
 
-def _refuse_shape(array: np.ndarray, ndim: int, name: str, directory: Path) -> None:
-    numeric: Any = np.issubdtype(array.dtype, np.number)
-    if array.ndim != ndim or not numeric:
-        raise DataError(f"{directory}: {name} has shape {array.shape} and type {array.dtype}; expected {ndim} axes")
+def _refuse_shape(array: np.ndarray, ndim: int, kind: Any, name: str, directory: Path) -> None:
+    if array.ndim != ndim or not np.issubdtype(array.dtype, kind):
+        numbers = "whole numbers" if kind is np.integer else "numbers"
+        raise DataError(
+            f"{directory}: {name} has shape {array.shape} and type {array.dtype}; expected {ndim} axes of {numbers}"
+        )
 
 
 def _refuse_outside(values: np.ndarray, count: int, problem: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from opsin.data.caption_tables import read_captions
+from opsin.data.caption_tables import read_captions, unread_text_files
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
@@ -40,8 +40,8 @@ def folder_source(directory: Path, name: str) -> ImageSource:
 
     Layouts, tried in this order: `train/…`, `val/…`, `test/…`, each with class folders or flat; `CLASS/…` (images at
     any depth below the class's folder); images directly in the directory. Captions come from `metadata.jsonl` and
-    `captions.csv` in the directory or its split folders, else, for images without classes, from `NAME.txt` beside
-    `NAME.jpg`.
+    `captions.csv` in the directory or its split folders, else from `NAME.txt` beside `NAME.jpg`; see
+    `opsin.data.caption_tables`.
     Raises DataError when no image is found in any of them.
     """
     split_folders = _split_folders(directory)
@@ -57,7 +57,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     class_names = tuple(sorted(set(rows.classes)))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     paths = rows.paths
-    captions, unmatched = read_captions([directory, *split_folders], paths, sidecars=not rows.classes)
+    captions, unmatched = read_captions([directory, *split_folders], paths)
     return ImageSource(
         name=name,
         ids=[path.relative_to(directory).as_posix() for path in paths],
@@ -66,6 +66,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
         captions=captions,
+        seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=[*rows.skipped, *unmatched],
     )

@@ -1,7 +1,8 @@
 """Sources in parquet files, with columns as Hugging Face image datasets have them.
 
 `image`: a struct of `bytes` and `path`, or plain bytes; `label`: integers, named by the file's own schema when it says
-so, or strings; `captions`, `caption` or `text`: a string or a list of strings. Other columns are not read.
+so, or strings; `captions`, `caption`, `text` or `title`, also several with numbers (`caption_2`): a string or a list of
+strings. Other columns are not read.
 """
 
 from __future__ import annotations
@@ -19,15 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from opsin.data.caption_tables import caption_columns
 from opsin.data.images import Skipped, open_image
 from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
-IMAGE_COLUMNS, LABEL_COLUMNS, CAPTION_COLUMNS = (
-    ("image", "img"),
-    ("label", "labels", "fine_label"),
-    ("captions", "caption", "text"),
-)
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 
 
 def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
@@ -68,7 +66,9 @@ def parquet_source(
     encoded = _encoded_images(tables, name)
 
     label_column = _pick(tables, LABEL_COLUMNS, _holds_labels)
-    caption_column = _pick(tables, CAPTION_COLUMNS, _holds_texts)
+    names_of_all = list(dict.fromkeys(name for table in tables for name in table.column_names))
+    families = [[names_of_all[place] for place in places] for places in caption_columns(names_of_all)]
+    of_captions = next((usable for names in families if (usable := _usable(tables, names, _holds_texts))), [])
     values = [] if label_column is None else _values(tables, label_column)
     labelled = np.array([value is not None and value != -1 for value in values], dtype=bool)
     labels, names = None, None
@@ -83,7 +83,8 @@ def parquet_source(
         rows=np.arange(len(ids)),
         labels=labels,
         class_names=names,
-        captions=None if caption_column is None else [_texts(value) for value in _values(tables, caption_column)],
+        captions=_captions(tables, of_captions),
+        seen_instead_of_captions=partial(_name_columns, next(path for paths in files.values() for path in paths)),
         splits=np.array(splits) if any(split is not None for split in files) else None,
     )
     if labels is None or labelled.all():
@@ -102,7 +103,8 @@ def _load(encoded: pa.ChunkedArray, ids: Sequence[str], name: str, row: int) -> 
 def _read(path: Path) -> pa.Table:
     try:
         columns = pq.read_schema(path).names
-        known = [column for column in columns if column in (*IMAGE_COLUMNS, *LABEL_COLUMNS, *CAPTION_COLUMNS)]
+        others = (*IMAGE_COLUMNS, *LABEL_COLUMNS)
+        known = [column for column in columns if column in others or caption_columns([column])]
         table = pq.read_table(path, columns=known)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable parquet file: {str(error).splitlines()[0]}") from error
@@ -128,11 +130,16 @@ def _encoded_images(tables: Sequence[pa.Table], name: str) -> pa.ChunkedArray:
 
 def _pick(tables: Sequence[pa.Table], candidates: Sequence[str], usable: Callable[[pa.DataType], bool]) -> str | None:
     """The first candidate that at least one table has, with a usable type wherever it is."""
-    for column in candidates:
-        types = [table.schema.field(column).type for table in tables if column in table.column_names]
-        if types and all(map(usable, types)):
-            return column
-    return None
+    return next(iter(_usable(tables, candidates, usable)), None)
+
+
+def _usable(tables: Sequence[pa.Table], candidates: Sequence[str], usable: Callable[[pa.DataType], bool]) -> list[str]:
+    """The candidates that at least one table has, with a usable type wherever they are."""
+    types = {
+        column: [table.schema.field(column).type for table in tables if column in table.column_names]
+        for column in candidates
+    }
+    return [column for column in candidates if types[column] and all(map(usable, types[column]))]
 
 
 def _holds_labels(kind: pa.DataType) -> bool:
@@ -184,6 +191,16 @@ def _labels(values: list[Any], names: tuple[str, ...] | None, source: str) -> tu
     if max(values) >= len(names):
         raise DataError(f"{source}: a label is {max(values)}, and there are {len(names)} classes")
     return np.array(values, dtype=np.int64), names
+
+
+def _captions(tables: Sequence[pa.Table], columns: Sequence[str]) -> list[tuple[str, ...]] | None:
+    """The texts of all these columns in each row; None without a column."""
+    values = [_values(tables, column) for column in columns]
+    return [tuple(text for value in row for text in _texts(value)) for row in zip(*values, strict=True)] or None
+
+
+def _name_columns(path: Path) -> str:
+    return f"The columns of {path.name} are {', '.join(pq.read_schema(path).names)}"
 
 
 def _texts(value: Any) -> tuple[str, ...]:

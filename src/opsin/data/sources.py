@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from opsin.config import nearest_name
+from opsin.data.caption_tables import TEXT_SUFFIXES
 from opsin.data.images import Skipped
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
@@ -24,6 +25,7 @@ from opsin.errors import DataError
 __all__ = ["ImageSource", "Skipped", "is_same_source", "map_readable", "open_labelled", "open_source"]
 
 SPLITS = ("train", "val", "test")
+KINDS = "give a directory, a .parquet file, emoji, cifar10:DIR, coco:DIR, or, for captioners, course-coco:DIR"
 
 ResultT = TypeVar("ResultT")
 
@@ -48,6 +50,8 @@ class ImageSource:
     class_names: tuple[str, ...] | None = None
     captions: Sequence[tuple[str, ...]] | None = None
     """Texts of each image, any number of them."""
+    seen_instead_of_captions: Callable[[], str] | None = None
+    """Where there are no captions: a remark on what may have been meant as such."""
     splits: np.ndarray | None = None
     """`train`, `val` or `test` for each image, where the source itself says so."""
     groups: np.ndarray | None = None
@@ -136,9 +140,7 @@ def open_source(ref: str | Path) -> ImageSource:
     """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none."""
     text = str(ref)
     if not text:
-        raise DataError(
-            "the name of the data source is empty; give a directory, a .parquet file, emoji, or cifar10:DIR"
-        )
+        raise DataError(f"the name of the data source is empty; {KINDS}")
     kind, _, argument = text.partition(":")
     if text == "emoji":
         from opsin.data.emoji import emoji_source
@@ -169,9 +171,9 @@ def open_source(ref: str | Path) -> ImageSource:
             from opsin.data.parquet import parquet_source
 
             return parquet_source({None: [path]}, name=text)
-        raise DataError(
-            f"{path} is a file, but not a .parquet file; a source is a directory, a .parquet file, emoji or cifar10"
-        )
+        if path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() != ".json":  # that may be COCO's, elsewhere
+            raise DataError(f"{path} is no source by itself; give its directory, {path.parent}")
+        raise DataError(f"{path} is a file, but not a .parquet file; {KINDS}")
     raise DataError(_no_such_source(text, path))
 
 
@@ -191,5 +193,5 @@ def _no_such_source(text: str, path: Path) -> str:
     known = ["emoji", "cifar10"]
     siblings = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest_name(text, known + siblings)
-    hint = f"did you mean {near!r}?" if near else "give a directory, a .parquet file, emoji, or cifar10:DIR"
+    hint = f"did you mean {near!r}?" if near else KINDS
     return f"there is no data source {text!r}: no directory, no file and no name of a source; {hint}"

@@ -16,6 +16,7 @@ from opsin.data.preprocessing import Preprocessing
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
 from opsin.encoders.local_clip import KIND as CLIP_KIND
 from opsin.encoders.local_clip import LocalClipEncoder
+from opsin.errors import CheckpointError
 from opsin.nn.vision_transformer import VisionTransformer
 
 KIND = "vit-classifier"
@@ -49,8 +50,14 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     A dual encoder has both of its towers, a classifier its network. Raises CheckpointError when there is no model, or
     when it is of another kind.
     """
-    if checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"] == CLIP_KIND:
+    kind = checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"]
+    if kind == CLIP_KIND:
         return LocalClipEncoder.from_pretrained(ref, str(device))
+    if kind != KIND:
+        raise CheckpointError(
+            f"{ref} holds a model of kind {kind!r}, which is no encoder; give a classifier (`opsin train vit`), a "
+            "model of images and texts (`opsin train clip`, or emoji-clip), timm:NAME, or open_clip:ARCHITECTURE/TAG"
+        )
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
     network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)

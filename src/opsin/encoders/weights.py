@@ -63,9 +63,10 @@ def _help(ref: str, repo_id: str, filenames: Sequence[str]) -> str:
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
     command = " ".join(["hf download", repo_id, *filenames[:1]])
-    now = "the directory of a classifier that you have trained (`opsin train vit`) as the encoder"
-    if not ref.startswith("timm:"):
-        now = f"emoji-clip, which ships with opsin and encodes images and texts; to encode images only, {now}"
+    now = (
+        "emoji-clip, which ships with opsin and encodes images and texts; to encode images only, the directory of a "
+        "classifier that you have trained (`opsin train vit`) as the encoder"
+    )
     return (
         f"the weights of {ref} are not in the local cache and cannot be downloaded now. Where there is a network, run "
         f"`{command}` and copy the folder {folder.name} from the cache there to {folder}. What works now: {now}"

@@ -108,18 +108,20 @@ class TrainingState:
     def keep_if_best(self, metrics: Mapping[str, float], *, write: bool) -> None:
         """Remember metrics that are better than all before; with `write` also the weights that the model holds."""
         value = metrics.get(self.task.monitor)
-        if value is None or not self._is_better(value):
+        if value is None or not math.isfinite(value):
+            return
+        if self.counters.best is not None and self._rank(metrics) <= self._rank(self.counters.best_metrics):
             return
         if write:
             content = {"model": self.task.model.state_dict(), "step": self.counters.step, "metrics": dict(metrics)}
             save_training_state(self.paths.best, content)
         self.counters.best, self.counters.best_metrics = value, dict(metrics)
 
-    def _is_better(self, value: float) -> bool:
-        best = self.counters.best
-        if not math.isfinite(value):
-            return False
-        return best is None or (value > best if self.task.higher_is_better else value < best)
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        """What is highest for the best weights: the monitor, and where that is equal the lower `val_loss`. A score of
+        few images can be the same, such as 0, at every validation."""
+        sign = 1 if self.task.higher_is_better else -1
+        return sign * metrics[self.task.monitor], -metrics.get("val_loss", math.inf)
 
     def export(self, which: str) -> None:
         """Write the model directory from the `best` weights, if any validation found some, or from the `last` ones."""

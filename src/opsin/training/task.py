@@ -38,7 +38,7 @@ class Task(nn.Module, ABC):
     """A model together with how it is trained and judged. The trainer sees nothing else of a system."""
 
     monitor: str = "val_loss"
-    """The metric of `evaluate` that decides which weights are best."""
+    """The metric of `evaluate` that decides which weights are best; among equals the lower `val_loss` does."""
     higher_is_better: bool = False
 
     def __init__(self, model: nn.Module) -> None:

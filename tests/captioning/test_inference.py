@@ -1,0 +1,113 @@
+"""What a captioner is asked for at the edges: single paths, long captions, unusable features, nothing held out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opsin.captioning.config import DecoderConfig, EncoderConfig
+from opsin.captioning.evaluation import evaluate_captioner
+from opsin.captioning.image_captioner import build_model
+from opsin.captioning.inference import Captioner
+from opsin.captioning.train import TrainReport, train_captioner
+from opsin.captioning.vocabulary import Vocabulary
+from opsin.data.preprocessing import Preprocessing
+from opsin.errors import ConfigError, DataError
+from tests.course_data import write_course_coco
+
+from .conftest import make_captioned_folder, tiny_config
+
+Run = tuple[Path, TrainReport]
+
+
+def feature_captioner() -> Captioner:
+    """For features of width 5, with random weights and a decoder that never ends by itself."""
+    vocabulary = Vocabulary.from_texts(["a b c"])
+    encoder, decoder = EncoderConfig(), DecoderConfig(embed_dim=16, num_layers=1, num_heads=2, max_length=40)
+    torch.manual_seed(0)
+    model = build_model(encoder, decoder, 16, vocabulary, feature_dim=5)
+    assert model.decoder.output_bias is not None
+    model.decoder.output_bias.data[vocabulary.word_to_idx["<END>"]] = -100.0
+    return Captioner(model, encoder, decoder, vocabulary, Preprocessing(image_size=16), feature_dim=5)
+
+
+def test_a_single_path_is_one_image(colour_run: Run, captioned_folder: Path) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
+    path = captioned_folder / "red0.png"
+    expected = captioner.caption([path])
+    assert captioner.caption(str(path)) == captioner.caption(path) == expected
+
+
+def test_no_images_at_once_is_refused(colour_run: Run) -> None:
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
+        Captioner.from_pretrained(colour_run[0], device="cpu").caption([Image.new("RGB", (4, 4))], batch_size=0)
+
+
+def test_captions_may_be_as_long_as_the_model_knows() -> None:
+    for beams in (1, 2):
+        (caption,) = feature_captioner().caption_features(np.zeros((1, 5)), beams=beams)
+        assert len(caption.words) == 40
+
+
+def test_read_only_and_broken_features() -> None:
+    captioner = feature_captioner()
+    features = np.zeros((2, 5), dtype=np.float32)
+    features.setflags(write=False)
+    assert len(captioner.caption_features(features)) == 2
+    for number in (np.nan, np.inf):
+        with pytest.raises(DataError, match="not finite"):
+            captioner.caption_features(np.full((2, 5), number))
+
+
+def test_captions_of_every_measured_split_that_collapse_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_captioned_folder(tmp_path / "same", per_colour=4)
+    rows = ["file,caption", *(f"{path.name},always the same" for path in sorted(folder.glob("*.png")))]
+    (folder / "captions.csv").write_text("\n".join(rows))
+    config = tiny_config(folder, max_steps=20, test_fraction=0.3, val_fraction=0.3)
+    with caplog.at_level(logging.WARNING):
+        train_captioner(config, tmp_path / "run", quiet=True)
+    warnings = [record.message for record in caplog.records if "collapsed" in record.message]
+    assert ["'val'" in warnings[0], "'test'" in warnings[1], len(warnings)] == [True, True, 2]
+    assert "all 3 images" in warnings[0] and "all 4 images" in warnings[1]
+
+
+def test_one_validation_image_still_tells_weights_apart(tmp_path: Path) -> None:
+    """CIDEr-D of one image is 0 at every validation."""
+    folder = make_captioned_folder(tmp_path / "few", per_colour=3)
+    config = tiny_config(folder, val_fraction=0.1, validations=3, max_steps=30)
+    report = train_captioner(config, tmp_path / "run", quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    validations = [(row["val_cider_d"], row["val_loss"]) for row in rows if "val_loss" in row]
+    assert [score for score, _ in validations] == [0, 0, 0]
+    losses = [loss for _, loss in validations]
+    assert report.metrics["val_loss"] == min(losses) < losses[0]
+
+
+def test_nothing_was_held_out(colour_run: Run) -> None:
+    captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
+    captioner.training |= {"val_fraction": 0.0, "test_fraction": 0.0}
+    with pytest.raises(DataError, match="was held out from training; judge all of it with --split all"):
+        evaluate_captioner(captioner)
+    assert len(evaluate_captioner(captioner, split="all", beams=1).ids) == 30
+
+
+def test_worst_features_are_named_as_in_the_files(tmp_path: Path) -> None:
+    write_course_coco(tmp_path / "data")
+    config = tiny_config(f"course-coco:{tmp_path / 'data'}", max_val=3, max_steps=1)
+    train_captioner(config, tmp_path / "run", quiet=True)
+    captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")
+    some = evaluate_captioner(captioner, beams=1)
+    captioner.training = {**captioner.training, "max_val": None}
+    names = evaluate_captioner(captioner, beams=1).ids
+    assert len(some.ids) == 3 and set(some.ids) < set(names) == {f"val image {row}" for row in range(20)}
+    assert set(some.ids) != {f"val image {row}" for row in range(3)}
+    with pytest.raises(DataError, match="no split 'all'; it has train, val, and features are judged on one at a time"):
+        evaluate_captioner(captioner, split="all")
