@@ -15,7 +15,7 @@ from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError
-from opsin.tour import clip, diffusion, run
+from opsin.tour import clip, run
 from opsin.tour.report import Picture, Report, Section, Table
 from opsin.tour.run import run_tour
 
@@ -161,11 +161,3 @@ def test_texts_of_the_matrix_are_no_names() -> None:
     assert source.captions is not None
     names = dict(zip(source.metadata["code"].tolist(), source.captions, strict=True))
     assert [text for text, code in clip.MATRIX.items() if text in names[code]] == []
-
-
-def test_all_prompts_of_the_tour_but_the_last_are_names() -> None:
-    """As the caption of its picture says."""
-    source = open_source("emoji")
-    assert source.captions is not None
-    names = {name for own in source.captions for name in own}
-    assert [prompt for prompt in diffusion.PROMPTS if prompt not in names] == [diffusion.PROMPTS[-1]]

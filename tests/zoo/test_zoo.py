@@ -33,11 +33,11 @@ HEADINGS = ("Command", "Data", "Hardware", "Minutes", "Scores", "Limits", "Licen
 
 # Shares of queries with a right drawing among the first ten of their style, at least.
 FIRST_NAMES = 0.95
-ALIASES = 0.85
-OTHER_ORDER = 0.9
-PARTIAL = 0.8
+ALIASES = 0.9
+OTHER_ORDER = 0.95
+PARTIAL = 0.85
 GREY = 0.7
-EVERYDAY_MISSES = 6
+EVERYDAY_MISSES = 3
 """Of the everyday queries below, at most so many may find nothing right."""
 
 EVERYDAY = {
@@ -197,7 +197,7 @@ def test_what_people_type(search: Search) -> None:
     found = search.found(queries, meant, "twemoji") | search.found(queries, meant, "openmoji")
     missed = [query for query, right in zip(queries, found, strict=True) if not right]
     assert len(missed) <= EVERYDAY_MISSES, missed
-    assert "sad cat" not in missed
+    assert not {"sad cat", "cowboy"} & set(missed)
 
 
 def test_drawings_in_grey_are_still_found(search: Search) -> None:

@@ -29,8 +29,8 @@ class GenerateOptions(ModelOptions):
     """What to draw; an empty one asks for nothing in particular."""
     out: Path
     """The picture to write, as PNG; each drawing also becomes a file beside it, OUT-1.png and so on."""
-    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-diffusion"
-    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
+    """A run or model directory, or hf-hub:ORG/NAME."""
     num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
     """Drawings of each prompt."""
     guidance: float = 2.0

@@ -44,7 +44,7 @@ def emoji() -> DiffusionConfig:
 
 
 def emoji_zoo() -> DiffusionConfig:
-    """The zoo's `emoji-diffusion`: every emoji in both styles, none held out, by all its names, at 32 x 32 pixels."""
+    """Every emoji in both styles, none held out, by all its names, at 32 x 32 pixels."""
     return DiffusionConfig(
         data="emoji",
         train_on="all",

@@ -107,7 +107,7 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 _search_figure(found, index),
                 'The first images that words find, of both drawings of all emoji, with their cosines. "No confident '
                 'match" says that the best hit does not stand out among so many alike drawings; with this small '
-                "model that is so of many right answers, too.",
+                "model that is so of many a right answer, too.",
             ),
             Picture(
                 _label_figure(source, labelled),

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from opsin.checkpoint import zoo_names
 from opsin.config import to_dict
 from opsin.data.sources import open_source
 from opsin.diffusion.config import DiffusionConfig
@@ -31,13 +30,11 @@ from opsin.pictures import TITLE_SIZE
 from opsin.tour.report import Picture, Section, Table
 from opsin.training.trainer import Trainer, TrainingResult
 
-SHIPPED, JUDGE = "emoji-diffusion", "emoji-clip"
+JUDGE = "emoji-clip"
 FEW = 32
 """Drawings that the short training learns: so few that shapes come in a minute."""
 STAGES, WATCHED = 5, 5
 """How many times during training how many of the learned prompts are drawn."""
-PROMPTS = ("face with cowboy hat", "crying face", "red apple", "dog face", "crying face with cowboy hat")
-"""All but the last are names of emoji."""
 EACH, GUIDANCE, STEPS = 5, 2.0, 20
 
 
@@ -69,36 +66,34 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
     trainer = Trainer(training, directory, quiet=quiet)
     result = trainer.fit(task, splits.train, to_dict(config))
 
-    artist = SHIPPED if SHIPPED in zoo_names() else str(trainer.run.model)
-    model = TextToImage.from_pretrained(artist)
+    model = TextToImage.from_pretrained(str(trainer.run.model))
     started = time.perf_counter()
-    drawings = model.generate(PROMPTS, num_images=EACH, guidance_scale=GUIDANCE, steps=STEPS, trajectory=True)
+    drawings = model.generate(task.watched, num_images=EACH, guidance_scale=GUIDANCE, steps=STEPS, trajectory=True)
     seconds = time.perf_counter() - started
-    name = SHIPPED if artist == SHIPPED else "the short training's model"
     return Section(
         title="Drawing from words",
         introduction=(
             "A U-Net learned to take noise out of pictures, with a vector that says in words what is in them. To draw, "
             f"it begins with nothing but noise and takes some away, again and again. Here a small one learns {FEW} "
-            f"drawings of emoji at {config.image_size} x {config.image_size} pixels. What stands below the first "
-            f"picture is drawn by {name}."
+            f"drawings of emoji at {config.image_size} x {config.image_size} pixels, which shows how drawings come about, "
+            "not how well they can become: that takes an hour or more."
         ),
-        measured=Table(("what", "result", "how"), _rows(task, result, model, drawings, seconds)),
-        pictures=_pictures(task, splits, drawings, name),
+        measured=Table(("what", "result", "how"), _rows(task, result, drawings, seconds)),
+        pictures=_pictures(task, splits, drawings),
         repeat=[
             "opsin train diffusion --recipe emoji-small --train-on all "
             f"--max-train {FEW} --batch-size {FEW} --out runs/few",
-            f'opsin generate "{PROMPTS[0]}" -n {EACH} --steps {STEPS} --filmstrip --out drawn.png',
+            f'opsin generate "{task.watched[0]}" --model runs/few -n {EACH} --steps {STEPS} --filmstrip --out few.png',
         ],
         limits=(
             f"The short training knows its {FEW} drawings, in part, and nothing else. {JUDGE} looks for the prompts in "
             "the drawings, and the network learned from its vectors of prompts: the two may agree where a person sees "
-            "something else. Prompts that are no name of a learned drawing rarely give what they say."
+            "something else."
         ),
     )
 
 
-def _pictures(task: _WatchedTask, splits: DiffusionSplits, drawings: Sequence[Generation], name: str) -> list[Picture]:
+def _pictures(task: _WatchedTask, splits: DiffusionSplits, drawings: Sequence[Generation]) -> list[Picture]:
     return [
         Picture(
             _stages_figure(task, splits),
@@ -107,36 +102,35 @@ def _pictures(task: _WatchedTask, splits: DiffusionSplits, drawings: Sequence[Ge
         ),
         Picture(
             generations_figure(drawings),
-            f"{EACH} drawings of each prompt by {name}, guidance {GUIDANCE:g}, {STEPS} steps; none are left out. The "
-            "last prompt is the name of no emoji and asks for two at once.",
+            f"{EACH} drawings of each of these prompts after the training, guidance {GUIDANCE:g}, {STEPS} steps; none "
+            "are left out.",
         ),
         Picture(
             filmstrip_figure([_first(generation) for generation in drawings[:3]]),
-            f"From noise to picture, by {name}: the first drawing of three prompts after some of its steps.",
+            "From noise to picture: the first drawing of three prompts after some of its steps.",
         ),
     ]
 
 
 def _rows(
-    task: DiffusionTask, result: TrainingResult, model: TextToImage, drawings: Sequence[Generation], seconds: float
+    task: DiffusionTask, result: TrainingResult, drawings: Sequence[Generation], seconds: float
 ) -> list[tuple[str, str, str]]:
     source = open_source("emoji")
     assert source.captions is not None
     first_name = {name: own[0] for own in source.captions for name in reversed(own)}
     names = list(dict.fromkeys(own[0] for own in source.captions))
-    known = [generation for generation in drawings if generation.prompt in first_name]
     encoder = load_image_text(JUDGE)
-    images = [image for generation in known for image in generation.images]
-    asked = np.array([names.index(first_name[own.prompt]) for own in known for _ in own.images])
+    images = [image for generation in drawings for image in generation.images]
+    asked = np.array([names.index(first_name[own.prompt]) for own in drawings for _ in own.images])
     ranks = prompt_ranks(encoder.encode_image(images).numpy(), encoder.encode_text(names).numpy(), asked)
-    judged = f"by {JUDGE}, among {len(names)} names of emoji; drawings of the {len(known)} prompts below that are names"
-    sizes = [sum(parameter.numel() for parameter in own.parameters()) / 1e6 for own in (task.model, model.model)]
+    judged = f"by {JUDGE}, among {len(names)} names of emoji; the drawings below"
+    parameters = sum(parameter.numel() for parameter in task.model.parameters())
     return [
         ("prompt is the name nearest to a drawing", f"{(ranks <= 1).sum()} of {len(ranks)}", judged),
         ("prompt is among the five nearest", f"{(ranks <= 5).sum()} of {len(ranks)}", judged),
-        ("time to draw", f"{seconds:.1f} seconds for {len(PROMPTS) * EACH}", f"{STEPS} steps, guidance {GUIDANCE:g}"),
+        ("time to draw", f"{seconds:.1f} seconds for {len(images)}", f"{STEPS} steps, guidance {GUIDANCE:g}"),
         ("short training", f"{result.seconds / 60:.1f} minutes", f"{result.steps} steps, {FEW} drawings"),
-        ("networks", f"{sizes[0]:.2f} M parameters", f"the short training's; {sizes[1]:.2f} M that of the drawings"),
+        ("network", f"{parameters / 1e6:.2f} M parameters", f"patches of {task.config.model.patch_size} pixels"),
     ]
 
 
