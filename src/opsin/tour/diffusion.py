@@ -76,7 +76,7 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
             "A U-Net learned to take noise out of pictures, with a vector that says in words what is in them. To draw, "
             f"it begins with nothing but noise and takes some away, again and again. Here a small one learns {FEW} "
             f"drawings of emoji at {config.image_size} x {config.image_size} pixels, which shows how it is done, "
-            "not how well they can become: that takes an hour or more."
+            "not how good drawings can become: that takes an hour or more."
         ),
         measured=Table(("what", "result", "how"), _rows(task, result, drawings, seconds)),
         pictures=_pictures(task, splits, drawings),
