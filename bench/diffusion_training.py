@@ -57,6 +57,7 @@ class RandomTexts:
     """In place of a text encoder: random vectors of the width that CLIP's has."""
 
     name = "random"
+    fingerprint = "random vectors"
 
     def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         return nn.functional.normalize(torch.randn(len(list(texts)), TEXT_DIM), dim=1)

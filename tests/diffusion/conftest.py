@@ -25,6 +25,7 @@ class BagOfWords:
     """A text encoder: the sum of a fixed random vector for each word."""
 
     name = "bag-of-words"
+    fingerprint = "bag of words"
 
     def __init__(self, width: int = 16) -> None:
         self.width = width
