@@ -79,10 +79,12 @@ def test_from_a_folder_to_labels_and_hits(opsin: Opsin, folder: Path, tmp_path: 
     report = json.loads(indexed.stdout)
     assert report["images"] == PER_COLOUR * len(COLOURS) + 2  # those without caption are images, too
     assert ["broken.png" in row["reason"] for row in report["skipped"]] == [True]
-    found = opsin("search", index, "picture in red", "-k", PER_COLOUR, "--json", "--html", tmp_path / "found.html")
+    count = PER_COLOUR + 2  # the two without caption may be anywhere
+    found = opsin("search", index, "picture in red", "-k", count, "--json", "--html", tmp_path / "found.html")
     assert found.returncode == 0, found.stderr
-    assert {colour_of(hit["id"]) for hit in json.loads(found.stdout)["hits"]} == {"red"}
-    assert (tmp_path / "found.html").read_text(encoding="utf-8").count("<figure>") == PER_COLOUR
+    colours = [colour_of(hit["id"]) for hit in json.loads(found.stdout)["hits"]]
+    assert [colour for colour in colours if colour in COLOURS][:PER_COLOUR] == ["red"] * PER_COLOUR
+    assert (tmp_path / "found.html").read_text(encoding="utf-8").count("<figure>") == count
 
 
 def test_evaluate_says_recall_chance_and_protocol(command: Command, run: Path, folder: Path) -> None:
