@@ -86,12 +86,12 @@ def test_a_weighted_sum_is_compared_with_such_sums() -> None:
 
 @pytest.mark.parametrize("dimensions", [12, 30, 100])
 def test_the_limit_is_the_tail_of_random_directions(dimensions: int) -> None:
-    """Among 4,000 random directions half of one reaches it, which 40 independent trials show."""
+    """Among 4,000 random directions a quarter of one reaches it, which 40 independent trials show."""
     random = np.random.default_rng(dimensions)
     limit = ChanceLevel(0.0, dimensions**-0.5).limit(4000)
     directions = random.standard_normal((160_000, dimensions))
     reached = int((directions[:, 0] / np.linalg.norm(directions, axis=1) >= limit).sum())
-    assert 5 <= reached <= 40  # 20 expected
+    assert 1 <= reached <= 24  # 10 expected
 
 
 def test_too_little_to_compare_with() -> None:
