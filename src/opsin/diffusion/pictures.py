@@ -17,7 +17,8 @@ from opsin.pictures import TITLE_SIZE, cut
 
 TILE = 1.3
 """Inches to a side of one drawing."""
-LABEL_WIDTH = 18
+LABEL_WIDTH, LABEL_INCHES = 18, 1.9
+"""Characters in a line of a label, and the room for it."""
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")  # of the Okabe-Ito palette, one a sampler
 LONGEST_LABEL = 4 * LABEL_WIDTH
 FRAMES = 9
@@ -98,28 +99,22 @@ def _label(prompt: str) -> str:
 
 
 def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
+    """A label and images in each row; without any label, no room is kept for them."""
     rows = rows[:MOST_ROWS]
     columns = max((len(images) for _, images in rows), default=1)
-    beside = 2.0 if any(label for label, _ in rows) else 0.4
-    size = (TILE * columns + beside, TILE * max(1, len(rows)) + 0.4)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    grid = figure.subplots(max(1, len(rows)), columns, squeeze=False)
+    label_inches = LABEL_INCHES if any(label for label, _ in rows) else 0.0
+    figure = Figure(
+        figsize=(label_inches + TILE * columns + 0.4, TILE * max(1, len(rows)) + 0.4), layout="constrained", dpi=110
+    )
+    widths = [max(label_inches, 0.01), *[TILE] * columns]
+    grid = figure.subplots(max(1, len(rows)), 1 + columns, squeeze=False, width_ratios=widths)
     for axes in grid.flat:
         axes.axis("off")
     for line, (label, images) in zip(grid, rows, strict=False):
-        for axes, image in zip(line, images, strict=False):
-            axes.imshow(image, interpolation="nearest")
         wrapped = textwrap.fill(cut(label, LONGEST_LABEL), LABEL_WIDTH)
-        line[0].text(
-            -0.08,
-            0.5,
-            wrapped,
-            transform=line[0].transAxes,
-            ha="right",
-            va="center",
-            fontsize=TITLE_SIZE,
-            parse_math=False,
-        )
-    for axes, title in zip(grid[0], titles, strict=False):
+        line[0].text(1, 0.5, wrapped, fontsize=TITLE_SIZE, ha="right", va="center", parse_math=False)
+        for axes, image in zip(line[1:], images, strict=False):
+            axes.imshow(image, interpolation="nearest")
+    for axes, title in zip(grid[0][1:], titles, strict=False):
         axes.set_title(title, fontsize=TITLE_SIZE)
     return figure
