@@ -57,7 +57,7 @@ def emoji_zoo() -> DiffusionConfig:
         model=UnetConfig(dim=64, dim_mults=(1, 2, 3, 4), patch_size=2),
         # The image is a bounded function of the velocity at every noise level; predicted noise would have to be divided
         # by next to nothing in the first steps of a drawing, which guidance makes worse.
-        process=ProcessConfig(timesteps=100, objective="pred_v", beta_schedule="sigmoid", min_snr_gamma=5.0),
+        process=ProcessConfig(timesteps=100, objective="pred_v", beta_schedule="sigmoid"),
         training=TrainingConfig(
             max_minutes=90,
             batch_size=64,
