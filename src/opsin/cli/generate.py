@@ -27,10 +27,12 @@ class GenerateOptions(ModelOptions):
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT", help_behavior_hint="(at least one)")
     ]
     """What to draw; an empty one asks for nothing in particular."""
-    out: Path
-    """The picture to write, as PNG; each drawing also becomes a file beside it, OUT-1.png and so on."""
-    model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
-    """A run or model directory, or hf-hub:ORG/NAME."""
+    out: Path = Path("drawn.png")
+    """The picture to write, as PNG; each drawing also becomes a file beside it, OUT-1.png and so on. What is there
+    under these names is replaced."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-diffusion"
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME. The one that ships,
+    emoji-diffusion, knows emoji and nothing else."""
     num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
     """Drawings of each prompt."""
     guidance: float = 2.0
