@@ -14,10 +14,7 @@ from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_prompted, open_splits, pick_texts
-from opsin.diffusion.inference import Sampling, TextToImage
-from opsin.diffusion.pictures import MOST_ROWS, filmstrip_figure, generations_figure
 from opsin.diffusion.recipes import RECIPES
-from opsin.diffusion.samplers import SAMPLERS
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import TextTable, load_text_encoder
 from opsin.diffusion.train import TrainReport, build_task, train_diffusion
@@ -25,19 +22,9 @@ from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 
-from .conftest import COLOURS, BagOfWords, tiny_config
+from .conftest import BagOfWords, tiny_config
 
 Run = tuple[Path, TrainReport]
-
-
-@pytest.fixture(scope="module")
-def model(colour_run: Run) -> TextToImage:
-    return TextToImage.from_pretrained(colour_run[0], device="cpu", precision="32", text_encoder=BagOfWords())
-
-
-def colour_of(image: Image.Image) -> str:
-    mean = np.asarray(image).astype(float).mean(axis=(0, 1))
-    return min(COLOURS, key=lambda name: float(np.abs(mean - np.array(COLOURS[name])).sum()))
 
 
 def test_report_and_run_directory(colour_run: Run) -> None:
@@ -54,126 +41,6 @@ def test_report_and_run_directory(colour_run: Run) -> None:
     first, last = ((directory / "samples" / folder / averaged[0]).read_bytes() for folder in (".", "raw"))
     assert first != last
     assert (directory / "model" / "README.md").read_text().count("val_loss |") == 1
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_draws_what_the_prompt_says(model: TextToImage, sampler: str) -> None:
-    drawn = model.generate(list(COLOURS), num_images=3, sampler=sampler, guidance_scale=1.0)  # type: ignore[arg-type]
-    assert [generation.prompt for generation in drawn] == list(COLOURS)
-    right = [colour_of(image) == generation.prompt for generation in drawn for image in generation.images]
-    assert sum(right) >= 8
-    assert all(image.size == (8, 8) for generation in drawn for image in generation.images)
-
-
-def test_generator_decides(model: TextToImage) -> None:
-    def pixels(seed: int, **options: object) -> np.ndarray:
-        generator = torch.Generator().manual_seed(seed)
-        (drawn,) = model.generate("red", num_images=4, generator=generator, **options)  # type: ignore[arg-type]
-        return np.stack([np.asarray(image) for image in drawn.images]).astype(int)
-
-    assert (pixels(3) == pixels(3)).all()
-    assert (pixels(3) != pixels(4)).any()
-    assert np.abs(pixels(3) - pixels(3, batch_size=3)).max() <= 1
-    assert len({image.tobytes() for image in pixels(3)}) == 4
-
-
-@pytest.mark.parametrize("guidance", [-1e6, -3.0, -1.0, 0.0, 50.0, 1e6])
-@pytest.mark.parametrize("threshold", ["static", "dynamic"])
-def test_any_guidance_gives_pictures(model: TextToImage, guidance: float, threshold: str) -> None:
-    sampling = Sampling(guidance_scale=guidance, threshold=threshold, steps=5)  # type: ignore[arg-type]
-    for sampler in SAMPLERS:
-        chosen = Sampling(**{**vars(sampling), "sampler": sampler})
-        assert model.draw(model.encode_prompts(["red"]), chosen).isfinite().all()
-
-
-def test_odd_prompts(model: TextToImage) -> None:
-    prompts = ["", "   ", "word " * 5000, "Ωραία 猫 🐱"]
-    drawn = model.generate(prompts, steps=3)
-    assert [generation.prompt for generation in drawn] == prompts
-    assert model.encode_prompts(["", "red"])[0].abs().max() == 0
-    assert model.generate([]) == []
-
-
-def test_no_look_at_the_prompt_at_minus_one(model: TextToImage) -> None:
-    red, blue = (model.generate(prompt, guidance_scale=-1.0, steps=4)[0].images[0] for prompt in ("red", "blue"))
-    assert np.abs(np.asarray(red).astype(int) - np.asarray(blue)).max() <= 1
-
-
-def test_settings_that_make_no_sense(model: TextToImage) -> None:
-    for options, message in (
-        ({"steps": 0}, "steps must be at least 1 and at most 50"),
-        ({"steps": 51}, "steps must be at least 1 and at most 50"),
-        ({"guidance_scale": float("nan")}, "guidance_scale must be"),
-        ({"guidance_scale": 1e9}, "guidance_scale must be"),
-        ({"sampler": "euler"}, "unknown sampler"),
-        ({"threshold": "none"}, "static or dynamic"),
-        ({"num_images": 0}, "num_images"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            model.generate("red", **options)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="strength"):
-        model.vary(Image.new("RGB", (8, 8)), "red", strength=0)
-    with pytest.raises(ConfigError, match="at least 2"):
-        model.interpolate("red", "blue", num_images=1)
-
-
-def test_trajectory_and_pictures(model: TextToImage) -> None:
-    generations = model.generate(["red", "$x_1$"], num_images=2, steps=6, trajectory=True)
-    assert [len(states) for states in generations[0].trajectory] == [7, 7]
-    assert generations[0].trajectory[1][-1] == generations[0].images[1]
-    noisy, clean = (np.asarray(generations[0].trajectory[0][place]).std(axis=(0, 1)).mean() for place in (0, -1))
-    assert noisy > 2 * clean
-    assert len(generations_figure(generations).axes) == 4
-    assert generations_figure(generations).get_suptitle() == ""
-    alone = generations_figure(model.generate("$x_1$", num_images=9, steps=1))
-    assert alone.get_suptitle() == "$x_1$"
-    assert sum(len(axes.images) for axes in alone.axes) == 9
-    assert not any(axes.axison for axes in alone.axes)
-    many = [generations[0]] * (MOST_ROWS + 5)
-    assert len(generations_figure(many).axes) == 2 * MOST_ROWS
-    assert len(filmstrip_figure(generations).axes) == 4 * 7
-    with pytest.raises(ValueError, match="without trajectory"):
-        filmstrip_figure(model.generate("red", steps=2))
-
-
-def test_variations_of_an_image(model: TextToImage) -> None:
-    image = Image.new("RGB", (20, 20), COLOURS["green"])
-    pixels = np.asarray(image.resize((8, 8))).astype(int)
-    little, much = (model.vary(image, "red", strength=strength).images[0] for strength in (0.05, 1.0))
-    assert colour_of(little) == "green"
-    assert colour_of(much) == "red"
-    mask = np.zeros((20, 20), dtype=np.uint8)
-    mask[:, 10:] = 255
-    (changed,) = model.vary(image, "red", strength=1.0, mask=mask).images
-    np.testing.assert_allclose(np.asarray(changed).astype(int)[:, :4], pixels[:, :4], atol=1)
-    assert np.abs(np.asarray(changed).astype(int)[:, 4:] - pixels[:, 4:]).max() > 20
-
-
-def test_interpolation(model: TextToImage) -> None:
-    drawn = model.interpolate("red", "blue", num_images=5).images
-    assert (colour_of(drawn[0]), colour_of(drawn[-1])) == ("red", "blue")
-    assert len({image.tobytes() for image in drawn}) == 5
-
-
-def test_save_and_load(model: TextToImage, tmp_path: Path) -> None:
-    copy = model.save_pretrained(tmp_path / "copy")
-    again = TextToImage.from_pretrained(copy, device="cpu", precision="32", text_encoder=BagOfWords())
-    assert again.generate("red", steps=4) == model.generate("red", steps=4)
-    assert (again.metrics, again.training) == (model.metrics, model.training)
-
-
-def test_embeddings_of_another_width(colour_run: Run) -> None:
-    other = TextToImage.from_pretrained(colour_run[0], device="cpu", text_encoder=BagOfWords(width=9))
-    with pytest.raises(DataError, match="width 9; this model was trained with 16"):
-        other.generate("red")
-
-
-def test_damaged_weights(model: TextToImage, tmp_path: Path) -> None:
-    copy = model.save_pretrained(tmp_path / "copy")
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="truncated"):
-        TextToImage.from_pretrained(copy)
 
 
 class StoppingTask(DiffusionTask):
