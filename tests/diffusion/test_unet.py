@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
+from opsin.diffusion.model import build_model
 from opsin.diffusion.schedules import make_betas
 from opsin.diffusion.unet import RMSNorm, Unet
 from opsin.errors import ConfigError
@@ -113,6 +115,54 @@ def test_channels_last_and_bf16_are_close(unet: Unet) -> None:
     torch.testing.assert_close(rough.float(), expected, rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [2.0, 1e6])
+def test_guidance_is_combined_in_float32(unet: Unet, precision: torch.dtype, scale: float) -> None:
+    """Under autocast only the network's own outputs are rounded, and a huge scale overflows nothing."""
+    x, time, text_emb = inputs()
+    unet.eval()
+    with torch.no_grad(), torch.autocast("cpu", precision):
+        both = unet(torch.cat([x, x]), torch.cat([time, time]), {"text_emb": torch.cat([text_emb, 0 * text_emb])})
+        guided = unet(x, time, {"text_emb": text_emb, "cfg_scale": scale})
+    assert (both.dtype, guided.dtype) == (precision, torch.float32)
+    conditional, unconditional = both.float().chunk(2)
+    assert guided.isfinite().all()
+    assert torch.equal(guided, (scale + 1) * conditional - scale * unconditional)
+    with torch.autocast("cpu", precision):
+        trained = unet.train()(x, time, {"text_emb": text_emb, "cfg_scale": scale})
+    assert trained.dtype == torch.float32
+    assert trained.isfinite().all()
+
+
+def test_bf16_guidance_is_close(unet: Unet) -> None:
+    x, time, text_emb = inputs()
+    given = {"text_emb": text_emb, "cfg_scale": 2.0}
+    unet.eval()
+    expected = unet(x, time, given)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(unet(x, time, given), expected, rtol=0.1, atol=0.2)
+
+
+def test_embeddings_of_any_precision(unet: Unet) -> None:
+    x, time, text_emb = inputs()
+    rounded = text_emb.half()
+    expected = unet.eval()(x, time, {"text_emb": rounded.float()})
+    for given in (rounded, rounded.double()):
+        assert torch.equal(unet(x, time, {"text_emb": given}), expected)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_models_leave_out_as_many_texts_as_their_settings_say(probability: float) -> None:
+    settings = UnetConfig(dim=8, dim_mults=(1, 2), uncond_prob=probability)
+    network = build_model(settings, ProcessConfig(timesteps=50), image_size=8, text_dim=5).diffusion.model
+    x, time, text_emb = inputs()
+    results = []
+    for condition in (text_emb, None):
+        torch.manual_seed(3)
+        results.append(network(x, time, {"text_emb": condition}))
+    assert torch.equal(*results) == (probability == 1)
+
+
 def test_shapes_that_do_not_fit(unet: Unet) -> None:
     x, time, text_emb = inputs()
     for images in (x[..., :6], x[:, :2], x[0]):
@@ -135,16 +185,35 @@ def test_shapes_that_do_not_fit(unet: Unet) -> None:
 # --------------------------------------------------------------------------------------------- the process
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
-@pytest.mark.parametrize("timesteps", [1, 20, 100, 1000])
+@pytest.mark.parametrize(
+    ("schedule", "timesteps"),
+    [
+        *(("linear", count) for count in (1, 21, 100, 1000)),
+        *((schedule, count) for schedule in ("cosine", "sigmoid") for count in (1, 2, 20, 100, 1000)),
+    ],
+)
 def test_schedules_end_in_noise(schedule: str, timesteps: int) -> None:
     betas = make_betas(schedule, timesteps)
     assert betas.dtype == torch.float64
     assert betas.shape == (timesteps,)
     assert (betas[:-1] > 0).all()
+    assert (betas < 1).all()
+    process = GaussianDiffusion(None, image_size=4, timesteps=timesteps, beta_schedule=schedule)
+    assert all(values.isfinite().all() for values in process.state_dict().values())
     if timesteps >= 100:
         assert (1 - betas).prod() < 5e-4
         assert betas[0] < 0.01
+
+
+@pytest.mark.parametrize("timesteps", [2, 19, 20])
+def test_linear_schedule_with_too_few_steps_is_refused_before_training(timesteps: int) -> None:
+    """The course's formula gives its last step a variance of 20 / timesteps, which must stay below one."""
+    for refused in (
+        lambda: make_betas("linear", timesteps),
+        lambda: ProcessConfig(beta_schedule="linear", timesteps=timesteps),
+    ):
+        with pytest.raises(ConfigError, match=f"needs more than 20 time steps, not {timesteps}"):
+            refused()
 
 
 def test_linear_schedule_at_a_thousand_steps_is_that_of_the_paper() -> None:
@@ -205,6 +274,12 @@ def test_sample_leaves_the_mode_as_it_was_and_draws_without_dropout(unet: Unet) 
         assert diffusion.sample(2).shape == (2, 3, 8, 8)
         assert diffusion.training == unet.training == training
     assert modes == [False] * 8
+    unet.eval()
+    diffusion.training = True
+    unet.mid_block1.train()
+    modes_of_parts = [module.training for module in diffusion.modules()]
+    diffusion.sample(2)
+    assert [module.training for module in diffusion.modules()] == modes_of_parts
     steps = diffusion.sample(2, return_all_timesteps=True)
     assert steps.shape == (2, 5, 3, 8, 8)
     assert not steps.requires_grad

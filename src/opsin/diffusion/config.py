@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.diffusion.gaussian_diffusion import Objective
-from opsin.diffusion.schedules import BetaSchedule
+from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
 
@@ -48,8 +48,7 @@ class ProcessConfig:
     """Weigh the time steps by min(SNR, this) (usually 5), instead of as the objective has it."""
 
     def __post_init__(self) -> None:
-        if self.timesteps < 1:
-            raise ConfigError(f"timesteps must be at least 1, not {self.timesteps}")
+        make_betas(self.beta_schedule, self.timesteps)  # refuses here what training or drawing would refuse later
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise ConfigError(f"min_snr_gamma must be above zero, not {self.min_snr_gamma}")
 

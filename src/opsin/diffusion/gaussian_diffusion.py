@@ -49,7 +49,7 @@ class GaussianDiffusion(nn.Module):
 
         The loss of `pred_x_start` is weighted by the signal-to-noise ratio, the others' are not; with `min_snr_gamma`
         each objective has the weight that comes to min(SNR, gamma) for the clean image. Raises ConfigError for an
-        unknown objective or schedule.
+        unknown objective and for what `make_betas` refuses.
         """
         super().__init__()
         if objective not in get_args(Objective):
@@ -166,9 +166,9 @@ class GaussianDiffusion(nn.Module):
         """Images (N, C, H, W), about in [0, 1], by all T steps from noise of torch's default generator.
 
         With `return_all_timesteps` (N, T + 1, C, H, W), the noise first. The network is in evaluation mode meanwhile,
-        so that no condition is left out and nothing dropped, and in its own mode afterwards.
+        so that no condition is left out and nothing dropped; afterwards each part of it is in its own mode again.
         """
-        training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             shape = (batch_size, self.channels, self.image_size, self.image_size)
@@ -179,7 +179,8 @@ class GaussianDiffusion(nn.Module):
                 if return_all_timesteps:
                     trajectory.append(x)
         finally:
-            self.train(training)
+            for module, training in modes.items():
+                module.training = training
         return self.unnormalize(torch.stack(trajectory, dim=1) if return_all_timesteps else x)
 
     def _downward(self) -> Iterable[int]:

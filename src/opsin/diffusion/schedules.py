@@ -21,13 +21,20 @@ BetaSchedule = Literal["linear", "cosine", "sigmoid"]
 def make_betas(schedule: str, timesteps: int) -> Tensor:
     """float64 (timesteps,): the share of variance that each step replaces by noise.
 
-    Raises ConfigError for an unknown schedule and for less than one step.
+    Raises ConfigError for an unknown schedule, for less than one step, and for so few steps of the linear schedule
+    that one of them would take more than all of the image.
     """
     if timesteps < 1:
         raise ConfigError(f"timesteps must be at least 1, not {timesteps}")
     if schedule == "linear":
         scale = 1000 / timesteps
-        return torch.linspace(scale * 0.0001, scale * 0.02, timesteps, dtype=torch.float64)
+        betas = torch.linspace(scale * 0.0001, scale * 0.02, timesteps, dtype=torch.float64)
+        if betas[-1] >= 1:
+            raise ConfigError(
+                f"the linear schedule needs more than 20 time steps, not {timesteps}: its last step would take more "
+                "than all of the image; use more timesteps, or the schedule cosine or sigmoid"
+            )
+        return betas
     times = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
     if schedule == "cosine":
         alphas_cumprod = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2

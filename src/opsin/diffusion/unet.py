@@ -187,7 +187,7 @@ class Unet(nn.Module):
         This is the convention of Ho and Salimans: w = 0 is the conditional prediction, w = -1 the unconditional one.
         The other usual convention, `unconditional + s * (conditional - unconditional)`, has s = w + 1. In evaluation
         mode both predictions are one batch of 2N; in training mode, where each of them draws random numbers, they are
-        made one after the other.
+        made one after the other. They are combined in float32 under autocast too: float16 overflows at large w.
         """
         scale = model_kwargs["cfg_scale"]
         text_emb = model_kwargs.get("text_emb")
@@ -200,7 +200,7 @@ class Unet(nn.Module):
             both = torch.cat([text_emb, torch.zeros_like(text_emb)])
             predicted = self._predict(torch.cat([x, x]), torch.cat([time, time]), both)
             conditional, unconditional = predicted.chunk(2)
-        return (scale + 1) * conditional - scale * unconditional
+        return (scale + 1) * conditional.float() - scale * unconditional.float()
 
     def _predict(self, x: Tensor, time: Tensor, text_emb: Tensor | None) -> Tensor:
         self._refuse_other_shapes(x, text_emb)
@@ -230,7 +230,7 @@ class Unet(nn.Module):
         if self.training:
             kept = torch.rand(count) > self.uncond_prob
             text_emb = text_emb * kept.to(text_emb.device)[:, None]
-        return context + self.condition_mlp(text_emb.to(context.device, self.final_conv.weight.dtype))
+        return context + self.condition_mlp(text_emb.to(context))  # tables hold their embeddings in float16
 
     def _refuse_other_shapes(self, x: Tensor, text_emb: Tensor | None) -> None:
         factor = self.patch_size * 2 ** len(self.downs)
