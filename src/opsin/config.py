@@ -39,6 +39,8 @@ def from_dict(config_class: type[ConfigT], mapping: Mapping[str, Any], where: st
         return dacite.from_dict(config_class, content, dacite.Config(strict=True))
     except dacite.MissingValueError as error:
         raise ConfigError(f"{where}: the setting {error.field_path!r} is missing") from error
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"{where}: {str(error)[:300]}") from error
 

@@ -10,6 +10,8 @@ from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
 
+LARGEST_GUIDANCE = 1e6
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnetConfig:
@@ -82,13 +84,27 @@ class DiffusionConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=30)
 
     def __post_init__(self) -> None:
-        factor = self.model.patch_size * 2 ** len(self.model.dim_mults)
-        if self.image_size < 1 or self.image_size % factor != 0:
-            raise ConfigError(
-                f"image_size ({self.image_size}) must be divisible by {factor}: the network takes patches of "
-                f"{self.model.patch_size} and halves once for each of the {len(self.model.dim_mults)} dim_mults"
-            )
+        refuse_senseless_size(self.image_size, self.model)
+        refuse_senseless_guidance("sample_guidance", self.sample_guidance)
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
         if self.max_train is not None and self.max_train < 1:
             raise ConfigError(f"max_train must be above zero, not {self.max_train}")
+
+
+def refuse_senseless_size(image_size: int, model: UnetConfig) -> None:
+    """Raise ConfigError for a size that the network cannot cut into patches and halve at every level."""
+    factor = model.patch_size * 2 ** len(model.dim_mults)
+    if image_size < 1 or image_size % factor != 0:
+        raise ConfigError(
+            f"image_size ({image_size}) must be divisible by {factor}: the network takes patches of "
+            f"{model.patch_size} and halves once for each of the {len(model.dim_mults)} dim_mults"
+        )
+
+
+def refuse_senseless_guidance(name: str, scale: float) -> None:
+    """Raise ConfigError, with the name of the setting, for a guidance scale that is no number or far too large."""
+    if not abs(scale) <= LARGEST_GUIDANCE:
+        raise ConfigError(
+            f"{name} must be a number from {-LARGEST_GUIDANCE:.0e} to {LARGEST_GUIDANCE:.0e}, not {scale}"
+        )

@@ -10,9 +10,10 @@ import torch
 
 from opsin import checkpoint
 from opsin.config import from_dict, to_dict
-from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.config import ProcessConfig, UnetConfig, refuse_senseless_size
 from opsin.diffusion.model import TextDiffusion, build_model
 from opsin.diffusion.model_card import model_card
+from opsin.errors import ConfigError
 
 KIND = "text-diffusion"
 
@@ -32,11 +33,16 @@ class DiffusionContent:
     metrics: dict[str, float]
     training: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        refuse_senseless_size(self.image_size, self.model)
+        if self.text_dim < 1:
+            raise ConfigError(f"text_dim must be at least 1, not {self.text_dim}")
+
 
 def read_model(ref: str | Path) -> tuple[DiffusionContent, TextDiffusion]:
     """Settings and model, on the CPU in float32, that a zoo name, a run or model directory, or `hf-hub:…` names.
 
-    Raises CheckpointError and OfflineError.
+    Raises CheckpointError, OfflineError, and ConfigError for a config.json that describes no network.
     """
     settings, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     content = from_dict(DiffusionContent, settings, where=f"{ref}, config.json")

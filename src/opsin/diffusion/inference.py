@@ -19,7 +19,7 @@ from torch import Tensor
 from opsin import checkpoint
 from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
-from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.config import ProcessConfig, UnetConfig, refuse_senseless_guidance
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
 from opsin.diffusion.directory import DiffusionContent, read_model, write_model
 from opsin.diffusion.model import TextDiffusion
@@ -28,8 +28,6 @@ from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_f
 from opsin.encoders.base import TextEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
-
-LARGEST_GUIDANCE = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +46,7 @@ class Sampling:
     threshold: Threshold = "static"
 
     def __post_init__(self) -> None:
-        if not abs(self.guidance_scale) <= LARGEST_GUIDANCE:
-            raise ConfigError(
-                f"guidance_scale must be a number from {-LARGEST_GUIDANCE:.0e} to {LARGEST_GUIDANCE:.0e}, not "
-                f"{self.guidance_scale}"
-            )
+        refuse_senseless_guidance("guidance_scale", self.guidance_scale)
         if self.threshold not in ("static", "dynamic"):
             raise ConfigError(f"threshold must be static or dynamic, not {self.threshold!r}")
         get_sampler(self.sampler)
