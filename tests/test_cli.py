@@ -20,7 +20,7 @@ from opsin import __version__
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.cli import main as cli
-from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.options import SharedOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import human_bytes, print_table
 from opsin.data import emoji
 from opsin.data.preprocessing import Preprocessing
@@ -275,3 +275,11 @@ def test_profile_of_a_missing_model_says_so(tmp_path: Path) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("opsin: there is no model")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("seed", [10**23, 2**64, -(2**63) - 1])
+def test_a_seed_that_does_not_exist_is_wrong_usage(seed: int) -> None:
+    with pytest.raises(UsageError, match=rf"--seed must be from -2\^63 to 2\^64 - 1, not {seed}"):
+        seeded_generator(seed)
+    for possible in (0, -(2**63), 2**64 - 1):
+        seeded_generator(possible)

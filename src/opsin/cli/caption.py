@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from opsin.cli.options import ModelOptions, UsageError, parse
+from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import note, print_json, print_json_line, print_table
 
 if TYPE_CHECKING:
@@ -102,14 +102,12 @@ def _refuse_senseless(options: CaptionOptions) -> None:
 
 
 def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
-    import torch
-
     from opsin.captioning.decoding import Limits
     from opsin.captioning.inference import Sampling
 
     sampling = None
     if options.top_p is not None:
-        generator = torch.Generator().manual_seed(options.seed)
+        generator = seeded_generator(options.seed)
         sampling = Sampling(generator=generator, top_p=options.top_p, temperature=options.temperature)
     limits = Limits(
         min_length=options.min_length,

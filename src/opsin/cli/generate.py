@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from opsin.cli.options import Flag, ModelOptions, UsageError, parse
+from opsin.cli.options import Flag, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -64,14 +64,13 @@ def main(argv: list[str]) -> int:
     """Run `opsin generate`; returns the exit code."""
     options = parse(GenerateOptions, argv, "opsin generate", DESCRIPTION)
     _refuse_senseless(options)
-    import torch
-
     from opsin.diffusion.inference import TextToImage
     from opsin.diffusion.pictures import filmstrip_figure, generations_figure
     from opsin.pictures import save_figure
 
+    generator = seeded_generator(options.seed)
     model = TextToImage.from_pretrained(options.model, device=options.device, precision=options.precision)
-    generations = _drawn(model, options, torch.Generator().manual_seed(options.seed))
+    generations = _drawn(model, options, generator)
     save_figure(generations_figure(generations), options.out)
     written = [str(options.out)]
     files = _write_images(generations, options.out)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import tyro
 
 from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
+
+if TYPE_CHECKING:
+    import torch
 
 OptionsT = TypeVar("OptionsT", bound="SharedOptions")
 Flag = tyro.conf.FlagCreatePairsOff[bool]
@@ -51,3 +54,12 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """The random numbers that `--seed` asks for; UsageError when torch has no such seed."""
+    import torch
+
+    if not -(2**63) <= seed < 2**64:
+        raise UsageError(f"--seed must be from -2^63 to 2^64 - 1, not {seed}")
+    return torch.Generator().manual_seed(seed)
