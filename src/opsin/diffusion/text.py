@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,14 @@ from opsin.errors import CheckpointError, ConfigError, DataError
 TABLE_KEYS = ("idx_mapping", "embs", "pca_components", "mean")
 NUMPY_GLOBALS = [
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
     np.ndarray,
     np.dtype,
     type(np.dtype(np.float16)),
     type(np.dtype(np.float32)),
     type(np.dtype(np.float64)),
+    type(np.dtype(np.int32)),
+    type(np.dtype(np.int64)),
 ]
 
 
@@ -73,20 +77,13 @@ class TextTable:
             ) from error
         if not isinstance(content, dict) or set(TABLE_KEYS) - content.keys():
             raise DataError(f"{path} is no table of text embeddings: it needs {', '.join(TABLE_KEYS)}")
-        rows = content["idx_mapping"]
-        embs, components, mean = (torch.as_tensor(content[key]) for key in TABLE_KEYS[1:])
+        embs, components, mean = (_numbers(content[key], f"{path}: {key}") for key in TABLE_KEYS[1:])
         if embs.ndim != 2 or components.shape != (embs.shape[1],) * 2 or mean.shape != embs.shape[1:]:
             raise DataError(
                 f"{path}: embs {tuple(embs.shape)}, pca_components {tuple(components.shape)} and mean "
                 f"{tuple(mean.shape)} do not fit together"
             )
-        wrong = not isinstance(rows, dict) or any(
-            not isinstance(text, str) or not isinstance(row, int) or not 0 <= row < len(embs)
-            for text, row in rows.items()
-        )
-        if wrong:
-            raise DataError(f"{path}: idx_mapping must give texts rows of embs, 0 to {len(embs) - 1}")
-        return cls(str(path), rows, embs, components, mean)
+        return cls(str(path), _row_numbers(content["idx_mapping"], len(embs), path), embs, components, mean)
 
     def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         """float32 (N, E). Raises DataError for a text that is not in the table."""
@@ -97,6 +94,28 @@ class TextTable:
             raise DataError(f"the table {self.name} has no embedding of {unknown[0][:80]!r}; {hint}")
         found = self.embs[[self.rows[text] for text in texts]]
         return F.normalize(found, dim=1) if normalize else found
+
+
+def _numbers(value: Any, where: str) -> Tensor:
+    """A float32 tensor of what a table holds under one key; DataError unless it is an array of finite numbers."""
+    try:
+        numbers = torch.as_tensor(value)
+        if not numbers.is_complex() and numbers.isfinite().all():
+            return numbers.float()
+    except (TypeError, ValueError, RuntimeError):  # no array at all, or one that cannot be looked into
+        pass
+    raise DataError(f"{where} must be an array of numbers, all of them finite")
+
+
+def _row_numbers(mapping: Any, count: int, path: Path | str) -> dict[str, int]:
+    """Texts and their rows, which may be numbers of Python, numpy or torch; DataError when there are not so many."""
+    try:
+        rows = {text: operator.index(row) for text, row in mapping.items()}
+        if all(isinstance(text, str) and 0 <= row < count for text, row in rows.items()):
+            return rows
+    except (AttributeError, TypeError):  # no mapping, or not to whole numbers
+        pass
+    raise DataError(f"{path}: idx_mapping must give texts rows of embs, 0 to {count - 1}")
 
 
 def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
