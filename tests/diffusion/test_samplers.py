@@ -16,7 +16,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from opsin.diffusion.denoising import dynamic_threshold, keep_known, slerp
+from opsin.diffusion.denoising import dynamic_threshold, keep_known, make_denoiser, slerp
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.diffusion.samplers import (
     SAMPLERS,
@@ -90,7 +90,7 @@ def test_spacing_takes_each_step_once() -> None:
                 assert len(set(chosen)) == steps
                 assert chosen == sorted(chosen, reverse=True)
                 assert 0 <= chosen[-1] <= chosen[0] < total
-            assert spaced_timesteps(total, steps)[0] == total - 1
+            assert spaced_timesteps(total, steps)[0] == spaced_timesteps(total, steps, "linspace")[0] == total - 1
 
 
 @pytest.mark.parametrize("steps", [0, -1, 101])
@@ -129,14 +129,16 @@ def test_dpm_solver(spacing: str, steps: int) -> None:
     assert_same(ours(dpm_solver, timesteps), theirs(scheduler, timesteps))
 
 
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20])
-def test_unipc(order: int, steps: int) -> None:
-    timesteps = spaced_timesteps(100, steps)
+def test_unipc(order: int, steps: int, spacing: str) -> None:
+    """On the time steps of diffusers, which with this scheduler are other ones for `leading` and `linspace`."""
     scheduler = UniPCMultistepScheduler(
-        num_train_timesteps=100, trained_betas=BETAS, solver_order=order, timestep_spacing="trailing"
+        num_train_timesteps=100, trained_betas=BETAS, solver_order=order, timestep_spacing=spacing
     )
     scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
     assert_same(ours(unipc, timesteps, order=order), theirs(scheduler, timesteps))
 
 
@@ -221,6 +223,17 @@ def test_generator_decides_what_is_drawn() -> None:
         assert torch.equal(first, other) == (name != "ddpm")
 
 
+def test_thresholds_of_a_denoiser() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, x: Tensor, time: Tensor, model_kwargs: Any) -> Tensor:
+            return 3 * x + time[0]
+
+    diffusion = GaussianDiffusion(Network(), image_size=4, timesteps=100, objective="pred_x_start")
+    x = torch.randn(SHAPE, generator=seeded())
+    assert torch.equal(make_denoiser(diffusion, {})(x, 1), (3 * x + 1).clamp(-1, 1))
+    assert torch.equal(make_denoiser(diffusion, {}, "dynamic")(x, 1), dynamic_threshold(3 * x + 1))
+
+
 def test_known_part_stays() -> None:
     known = torch.rand(SHAPE) * 2 - 1
     mask = torch.zeros(1, 1, 4, 4)
@@ -239,7 +252,8 @@ def test_slerp() -> None:
     torch.testing.assert_close(slerp(start, end, 1.0), end, atol=1e-6, rtol=0)
     torch.testing.assert_close(slerp(start, end, 0.5), torch.tensor([1.0, 1.0]) * 3 / math.sqrt(2))
     torch.testing.assert_close(slerp(start, 3 * start, 0.5), 2 * start)
-    assert slerp(torch.zeros(2), end, 0.5).isfinite().all()
+    torch.testing.assert_close(slerp(torch.zeros(2), end, 0.25), 0.25 * end)
+    torch.testing.assert_close(slerp(start, torch.zeros(2), 0.25), 0.75 * start)
     assert slerp(start, -start, 0.5).isfinite().all()
 
 

@@ -55,7 +55,8 @@ def keep_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """Spherical interpolation of vectors (…, E): direction along the great circle, length in proportion.
 
-    Share 0 is `start` and 1 `end`. Where the two point the same way, or exactly opposite ways, it is linear.
+    Share 0 is `start` and 1 `end`. Where the two point the same way, or exactly opposite ways, or one of them is zero
+    and points nowhere, it is linear.
     """
     lengths = [vector.norm(dim=-1, keepdim=True) for vector in (start, end)]
     directions = [vector / length.clamp(min=1e-12) for vector, length in zip((start, end), lengths, strict=True)]
@@ -64,4 +65,5 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     sine = torch.sin(angle)
     along = (torch.sin((1 - share) * angle) * directions[0] + torch.sin(share * angle) * directions[1]) / sine
     length = (1 - share) * lengths[0] + share * lengths[1]
-    return torch.where(sine < 1e-4, (1 - share) * start + share * end, along * length)
+    nowhere = (lengths[0] == 0) | (lengths[1] == 0)
+    return torch.where(nowhere | (sine < 1e-4), (1 - share) * start + share * end, along * length)

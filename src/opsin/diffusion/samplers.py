@@ -34,8 +34,10 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") 
     """Which `steps` of the `num_timesteps` time steps to take, from the noisiest down.
 
     After table 2 of "Common Diffusion Noise Schedules and Sample Steps are Flawed" (Lin et al. 2024): `trailing` begins
-    at the last one, `leading` ends at the first one, `linspace` does both. Raises ConfigError for an unknown spacing,
-    and for less than one or more than `num_timesteps` steps.
+    at the last one, `linspace` begins there and, with more than one step, ends at the first one, and `leading` ends at
+    the first one. Where it begins depends on the numbers: at 59 with 60 of 100 steps, and with a single step at the
+    first one, where the noise to begin with passes for a nearly clean image.
+    Raises ConfigError for an unknown spacing, and for less than one or more than `num_timesteps` steps.
     """
     if not 1 <= steps <= num_timesteps:
         raise ConfigError(
@@ -46,7 +48,8 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") 
     if spacing == "leading":
         return [index * (num_timesteps // steps) for index in reversed(range(steps))]
     if spacing == "linspace":
-        return [int(step) for step in np.linspace(0, num_timesteps - 1, steps).round()[::-1]]
+        lowest = 0 if steps > 1 else num_timesteps - 1
+        return [int(step) for step in np.linspace(lowest, num_timesteps - 1, steps).round()[::-1]]
     raise ConfigError(f"unknown spacing {spacing!r}: use one of {', '.join(get_args(Spacing))}")
 
 
