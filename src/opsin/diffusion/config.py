@@ -22,7 +22,7 @@ class UnetConfig:
     dim_mults: tuple[int, ...] = (1, 2, 4, 8)
     """Width, in units of dim, after each halving of the resolution."""
     patch_size: int = 1
-    """Pixels to a side of the squares that the network takes as one; 2 makes it about three times faster."""
+    """Pixels to a side of the squares that the network takes as one; 2 leaves a quarter of the arithmetic."""
     uncond_prob: float = 0.1
     """Share of the training texts that are left out, so that the network also learns to do without."""
 

@@ -52,8 +52,8 @@ def emoji_zoo() -> DiffusionConfig:
         # or right. No shifts either: emoji fill their square, so that a shift cuts them, and the network would learn
         # to draw what is cut.
         flip=False,
-        # Patches leave time for three times as many steps. Most weights lie at 4 x 4 and below, where they cost little
-        # and say what to draw.
+        # Patches leave a quarter of the arithmetic, and so time for more steps. Most weights lie at 4 x 4 and below,
+        # where they cost little and say what to draw.
         model=UnetConfig(dim=64, dim_mults=(1, 2, 3, 4), patch_size=2),
         # The image is a bounded function of the velocity at every noise level; predicted noise would have to be divided
         # by next to nothing in the first steps of a drawing, which guidance makes worse.
