@@ -89,9 +89,7 @@ def opsin_step(splits: DiffusionSplits, device: torch.device, precision: str) ->
     fabric = make_fabric(training)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, training))
     ema = ExponentialMovingAverage(task.model, training.ema_decay)
-    batch = {
-        name: values.to(device) for name, values in splits.train.__getitems__(list(range(len(splits.train)))).items()
-    }
+    batch = whole_batch(splits, device)
     generator = torch.Generator(device).manual_seed(0)
     wrapped.train()
 
