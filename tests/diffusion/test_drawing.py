@@ -10,8 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from opsin.diffusion.inference import Sampling, TextToImage
-from opsin.diffusion.pictures import MOST_ROWS, filmstrip_figure, generations_figure
+from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.drawings import Sampling
+from opsin.diffusion.inference import TextToImage
+from opsin.diffusion.model import build_model
+from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
 from opsin.diffusion.samplers import SAMPLERS
 from opsin.diffusion.train import TrainReport
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -65,6 +68,37 @@ def test_any_guidance_gives_pictures(model: TextToImage, guidance: float, thresh
         assert model.draw(model.encode_prompts(["red"]), chosen).isfinite().all()
 
 
+def test_guidance_in_lower_precision(colour_run: Run, model: TextToImage) -> None:
+    lower = TextToImage.from_pretrained(colour_run[0], device="cpu", precision="bf16", text_encoder=BagOfWords())
+    sampling = Sampling(guidance_scale=2.0, steps=10)
+    vectors = model.encode_prompts(list(COLOURS))
+    drawn, exact = (artist.draw(vectors, sampling)[:, -1] for artist in (lower, model))
+    assert (drawn - exact).abs().max() > 0 and (drawn - exact).abs().mean() < 0.05
+
+
+def test_settings_of_drawing_count(model: TextToImage) -> None:
+    def pixels(**options: object) -> np.ndarray:
+        (drawn,) = model.generate("red", steps=7, guidance_scale=20.0, **options)  # type: ignore[arg-type]
+        return np.asarray(drawn.images[0])
+
+    usual = pixels()
+    assert (usual == pixels(threshold="static", spacing="trailing")).all()
+    assert (usual != pixels(threshold="dynamic")).any()
+    assert (usual != pixels(spacing="leading")).any()
+
+
+def test_steps_of_a_model_with_few_time_steps() -> None:
+    process = ProcessConfig(timesteps=3)
+    config = UnetConfig(dim=4, dim_mults=(1,))
+    few = TextToImage(build_model(config, process, 8, 16), config, process, "words", loaded_encoder=BagOfWords())
+    (drawn,) = few.generate("red", trajectory=True)
+    assert len(drawn.trajectory[0]) == 1 + 3
+    assert few.interpolate("red", "blue").images and few.vary(drawn.images[0], "red").images
+    assert (Sampling().steps_of(3), Sampling().steps_of(100), Sampling(steps=4).steps_of(3)) == (3, 20, 4)
+    with pytest.raises(ConfigError, match="at least 1 and at most 3"):
+        few.generate("red", steps=20)
+
+
 def test_odd_prompts(model: TextToImage) -> None:
     prompts = ["", "   ", "word " * 5000, "Ωραία 猫 🐱"]
     drawn = model.generate(prompts, steps=3)
@@ -108,7 +142,10 @@ def test_trajectory_and_pictures(model: TextToImage) -> None:
     assert alone.get_suptitle() == "$x_1$"
     assert len(drawings_in(alone)) == 9
     assert not any(axes.axison for axes in alone.axes)
+    assert drawings_shown(generations) == drawings_shown(generations, in_a_row=1) == 4
     many = [generations[0]] * (MOST_ROWS + 5)
+    assert drawings_shown(many) == 2 * MOST_ROWS
+    assert drawings_shown(many, in_a_row=1) == MOST_ROWS
     assert len(drawings_in(generations_figure(many))) == 2 * MOST_ROWS
     assert len(drawings_in(filmstrip_figure(generations))) == 4 * 7
     with pytest.raises(ValueError, match="without trajectory"):
@@ -128,10 +165,21 @@ def test_variations_of_an_image(model: TextToImage) -> None:
     assert np.abs(np.asarray(changed).astype(int)[:, 4:] - pixels[:, 4:]).max() > 20
 
 
+def test_a_mask_of_another_shape_than_the_image(model: TextToImage) -> None:
+    image = Image.new("RGB", (40, 30), COLOURS["green"])
+    for size in ((40, 30), (20, 15), (13, 10), (400, 299)):
+        assert model.vary(image, "red", mask=Image.new("L", size, 255), sampling=Sampling(steps=1)).images
+    for size in ((30, 40), (30, 30), (40, 20), (400, 280)):
+        with pytest.raises(ConfigError, match="does not lie on an image of 40 x 30"):
+            model.vary(image, "red", mask=Image.new("L", size, 255))
+
+
 def test_interpolation(model: TextToImage) -> None:
     drawn = model.interpolate("red", "blue", num_images=5).images
     assert (colour_of(drawn[0]), colour_of(drawn[-1])) == ("red", "blue")
     assert len({image.tobytes() for image in drawn}) == 5
+    same = [np.asarray(image).astype(int) for image in model.interpolate("red", "red", num_images=3).images]
+    assert max(np.abs(pixels - same[0]).max() for pixels in same) <= 1, "all begin at the same noise"
 
 
 def test_save_and_load(model: TextToImage, tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
+from opsin.diffusion.drawings import Generation, Sampling
 from opsin.diffusion.evaluation import DrawingJudge, Evaluation, PartScores, evaluate_drawing
 from opsin.diffusion.exam import Exam, as_images, open_exam
-from opsin.diffusion.inference import Generation, Sampling
 from opsin.diffusion.pictures import close_calls_figure, fidelity_figure
 from opsin.encoders.loading import load_image_text
 from opsin.errors import ConfigError, DataError
@@ -38,6 +38,9 @@ def drawing_of(number: int, style: int) -> np.ndarray:
     generator = np.random.default_rng(number)
     patches = generator.integers(40, 200, (4, 4, 3)).repeat(2, axis=0).repeat(2, axis=1)
     return (patches + 20 * style).astype(np.uint8)
+
+
+DEFAULT = Sampling(steps=20)
 
 
 class PatchJudge:
@@ -213,7 +216,7 @@ def test_real_images_are_scored_as_the_judge_sees_them(exam: Exam, judge: Drawin
 
 
 def test_whoever_draws_the_real_images_gets_their_scores(exam: Exam, judge: DrawingJudge) -> None:
-    measured = judge.measure(Painter(real_images(exam)), Sampling())
+    measured = judge.measure(Painter(real_images(exam)), DEFAULT)
     assert set(measured.cell.scores) == {"train", "held_out"}
     for part, scores in measured.cell.scores.items():
         real = judge.real[part]
@@ -229,18 +232,18 @@ def test_whoever_draws_the_real_images_gets_their_scores(exam: Exam, judge: Draw
 
 def test_equal_drawings_have_no_diversity(exam: Exam, judge: DrawingJudge) -> None:
     same = {prompt: images[:1] for prompt, images in real_images(exam).items()}
-    for part, scores in judge.measure(Painter(same), Sampling()).cell.scores.items():
+    for part, scores in judge.measure(Painter(same), DEFAULT).cell.scores.items():
         assert scores.same_prompt == pytest.approx(0, abs=1e-9), part
         assert scores.different_prompts == pytest.approx(judge.real[part].different_prompts, abs=0.1)
     one = next(iter(same.values()))
-    bored = judge.measure(Painter(dict.fromkeys(same, one)), Sampling()).cell.scores["train"]
+    bored = judge.measure(Painter(dict.fromkeys(same, one)), DEFAULT).cell.scores["train"]
     assert bored.different_prompts == pytest.approx(0, abs=1e-9)
     assert bored.top1 <= 1 / len(exam.prompts["train"])
     assert bored.frechet_distance > 5 * judge.real["train"].frechet_distance + 0.1  # type: ignore[operator]
 
 
 def test_noise_is_no_copy_and_no_prompt(exam: Exam, judge: DrawingJudge) -> None:
-    scores = judge.measure(Painter(noise_images(exam)), Sampling()).cell.scores
+    scores = judge.measure(Painter(noise_images(exam)), DEFAULT).cell.scores
     for part in scores.values():
         assert part.copies_by_both == 0 and part.copies_by_pixels == 0
         assert part.nearest_rms > 0.2  # type: ignore[operator]
@@ -250,7 +253,7 @@ def test_noise_is_no_copy_and_no_prompt(exam: Exam, judge: DrawingJudge) -> None
 def test_one_drawing_of_each_prompt_has_no_diversity_to_measure(config: DiffusionConfig) -> None:
     exam = open_exam(config, PatchJudge(), SIZE, num_prompts=1, num_samples=1)
     judge = DrawingJudge(exam, PatchJudge())
-    scores = judge.measure(Painter(real_images(exam)), Sampling()).cell.scores["train"]
+    scores = judge.measure(Painter(real_images(exam)), DEFAULT).cell.scores["train"]
     assert (scores.images, scores.same_prompt, scores.different_prompts) == (1, None, None)
     assert (scores.frechet_distance, scores.top5_error) == (None, None)
 
@@ -262,9 +265,9 @@ def test_emoji_clip_judges_real_emoji_and_noise() -> None:
     judge = DrawingJudge(exam, encoder)
     real = judge.real["train"]
     assert len(exam.names) > 1800 and real.top5 > 0.85 and real.top1 > 0.4
-    scores = judge.measure(Painter(real_images(exam)), Sampling()).cell.scores["train"]
+    scores = judge.measure(Painter(real_images(exam)), DEFAULT).cell.scores["train"]
     assert (scores.top1, scores.top5, scores.copies_by_both) == (real.top1, real.top5, 1)
-    noise = judge.measure(Painter(noise_images(exam)), Sampling()).cell.scores["train"]
+    noise = judge.measure(Painter(noise_images(exam)), DEFAULT).cell.scores["train"]
     assert noise.copies_by_pixels == 0 and noise.copies_by_both == 0 and noise.top5 < 0.1
     assert noise.frechet_distance > scores.frechet_distance  # type: ignore[operator]
 
@@ -297,9 +300,28 @@ def test_what_was_measured_outlives_an_interruption(exam: Exam, judge: DrawingJu
     assert evaluation.cells == straight.cells and evaluation.real == straight.real
     assert len(json.loads(report.read_text())["cells"]) == 4
 
-    fewer = last(evaluate_drawing(judge, Painter(real_images(exam)), [*WAYS[:1], Sampling(sampler="ddim")], report))
+    fewer = last(
+        evaluate_drawing(judge, Painter(real_images(exam)), [*WAYS[:1], Sampling(steps=5, sampler="ddim")], report)
+    )
     assert [cell.sampler for cell in fewer.cells] == ["dpm-solver", "ddim"]
     assert len(json.loads(report.read_text())["cells"]) == 5, "what was there before stays there"
+
+
+def test_real_images_are_in_the_report_at_once(exam: Exam, judge: DrawingJudge, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    evaluations = evaluate_drawing(judge, Painter(real_images(exam)), WAYS[:1], report)
+    first = next(evaluations).to_document()
+    document = json.loads(report.read_text())
+    assert {name: document[name] for name in first} == first and document["cells"] == []
+    last(evaluations)
+    scores = json.loads(report.read_text())["cells"]
+    next(evaluate_drawing(judge, Painter(real_images(exam)), WAYS[1:], report))
+    assert json.loads(report.read_text())["cells"] == scores, "what was there before stays there"
+
+
+def test_scores_name_their_number_of_steps(exam: Exam, judge: DrawingJudge) -> None:
+    with pytest.raises(ConfigError, match="need a number of steps"):
+        judge.measure(Painter(real_images(exam)), Sampling())
 
 
 def test_a_report_about_something_else_is_not_replaced(

@@ -30,7 +30,8 @@ class EvaluateOptions(ModelOptions):
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """train, val, test or all; by default test where there is one, else the images held out from training. Captioners
     that left one style of some emoji out of training also have other-style, and by default both are judged; so may
-    models of images and texts, which are judged on one split at a time."""
+    models of images and texts, which are judged on one split at a time. A text-to-image model draws prompts of its
+    training images and held-out ones by default."""
     zero_shot: Flag = False
     """Of a model of images and texts, which may also be open_clip:ARCHITECTURE/TAG: classify the images of a labelled
     source (--data) by the names of its classes, and say how well that went."""
@@ -47,7 +48,8 @@ class EvaluateOptions(ModelOptions):
     guidances: Annotated[str | None, tyro.conf.arg(metavar="W,W,…")] = None
     """Of a text-to-image model: guidance scales to draw with, as in `opsin generate`; 2 by default."""
     steps: Annotated[str | None, tyro.conf.arg(metavar="N,N,…")] = None
-    """Of a text-to-image model: numbers of steps to draw with; 20 by default."""
+    """Of a text-to-image model: numbers of steps to draw with; by default 20, or all time steps of a model that has
+    fewer."""
     samplers: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME,…")] = None
     """Of a text-to-image model: ddpm, ddim, dpm-solver, unipc; dpm-solver by default. All scales, numbers of steps and
     samplers are combined."""

@@ -14,9 +14,12 @@ from opsin.cli.output import note, print_json, print_table
 if TYPE_CHECKING:
     import torch
 
-    from opsin.diffusion.inference import Generation, TextToImage
+    from opsin.diffusion.drawings import Generation
+    from opsin.diffusion.inference import TextToImage
 
 DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
+LONGEST_LABEL = 200
+"""Characters of a prompt that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,8 @@ class GenerateOptions(ModelOptions):
     """Drawings of each prompt."""
     guidance: float = 2.0
     """How much the prompt counts: 0 is the plain model, -1 does not look at the prompt."""
-    steps: int = 20
-    """Evaluations of the network for each drawing."""
+    steps: int | None = None
+    """Evaluations of the network for each drawing; by default 20, or all time steps of a model that has fewer."""
     sampler: Literal["ddpm", "ddim", "dpm-solver", "unipc"] = "dpm-solver"
     """How to get from one step to the next."""
     spacing: Literal["trailing", "leading", "linspace"] = "trailing"
@@ -52,8 +55,8 @@ class GenerateOptions(ModelOptions):
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Begin at this image instead of at noise; see --strength."""
     strength: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1; by
-    default 0.6, and 1 with --mask."""
+    """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1,
+    which leaves nothing of it but what --mask keeps; by default 0.6, and 1 with --mask."""
     mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --image: only what is white here may change."""
     interpolate: Flag = False
@@ -64,26 +67,38 @@ def main(argv: list[str]) -> int:
     """Run `opsin generate`; returns the exit code."""
     options = parse(GenerateOptions, argv, "opsin generate", DESCRIPTION)
     _refuse_senseless(options)
+    drawings = _drawing_paths(options)
+    _refuse_own_input(options, [options.out, *drawings])
+
     from opsin.diffusion.inference import TextToImage
-    from opsin.diffusion.pictures import filmstrip_figure, generations_figure
-    from opsin.pictures import save_figure
+    from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
+    from opsin.pictures import cut, save_figure
 
     generator = seeded_generator(options.seed)
     model = TextToImage.from_pretrained(options.model, device=options.device, precision=options.precision)
     generations = _drawn(model, options, generator)
     save_figure(generations_figure(generations), options.out)
-    written = [str(options.out)]
-    files = _write_images(generations, options.out)
+    shown = {options.out: drawings_shown(generations)}
+    files = _write_images(generations, drawings)
     if options.filmstrip:
         strip = options.out.with_name(f"{options.out.stem}-filmstrip.png")
         save_figure(filmstrip_figure(generations), strip)
-        written.append(str(strip))
+        shown[strip] = drawings_shown(generations, in_a_row=1)
+    written = [str(path) for path in shown]
+    for path, count in shown.items():
+        if count < len(drawings):
+            note(
+                f"{path} ends after {MOST_ROWS} rows, with {count} of the {len(drawings)} drawings; all of them have "
+                "files of their own",
+                quiet=options.quiet,
+            )
     prompts = [generation.prompt for generation in generations]
     if options.json:
         rows = [{"prompt": prompt, "images": own} for prompt, own in zip(prompts, files, strict=True)]
         print_json({"model": options.model, "prompts": rows, "pictures": written})
         return 0
-    print_table(("prompt", "images"), [(prompt, ", ".join(own)) for prompt, own in zip(prompts, files, strict=True)])
+    labels = [cut(prompt, LONGEST_LABEL) for prompt in prompts]
+    print_table(("prompt", "images"), [(label, ", ".join(own)) for label, own in zip(labels, files, strict=True)])
     note(f"pictures: {', '.join(written)}", quiet=options.quiet)
     return 0
 
@@ -105,18 +120,32 @@ def _refuse_senseless(options: GenerateOptions) -> None:
         raise UsageError("--interpolate begins at noise; leave out --image")
 
 
-def _write_images(generations: list[Generation], out: Path) -> list[list[str]]:
-    """Each image into a file of its own beside `out`, numbered through all prompts; their names by prompt."""
+def _drawing_paths(options: GenerateOptions) -> list[Path]:
+    """A file beside `out` for each drawing, numbered through all prompts."""
+    out = options.out
+    count = options.num_images * (1 if options.interpolate else len(options.prompts))
+    digits = len(str(count))
+    return [out.with_name(f"{out.stem}-{number:0{digits}d}.png") for number in range(1, count + 1)]
+
+
+def _refuse_own_input(options: GenerateOptions, targets: list[Path]) -> None:
+    places = {path.resolve() for path in targets}
+    for name in ("image", "mask"):
+        given = getattr(options, name)
+        if given is not None and given.resolve() in places:
+            raise UsageError(f"--{name} {given} is a file that the drawings would replace; give --out another name")
+
+
+def _write_images(generations: list[Generation], paths: list[Path]) -> list[list[str]]:
+    """Each image into its file; the names by prompt."""
     from opsin.checkpoint import atomic_write
 
-    digits = len(str(sum(len(generation.images) for generation in generations)))
-    number = 0
+    rest = iter(paths)
     names: list[list[str]] = []
     for generation in generations:
         names.append([])
         for image in generation.images:
-            number += 1
-            path = out.with_name(f"{out.stem}-{number:0{digits}d}.png")
+            path = next(rest)
             with atomic_write(path) as file:
                 image.save(file, format="PNG")
             names[-1].append(str(path))
@@ -124,7 +153,7 @@ def _write_images(generations: list[Generation], out: Path) -> list[list[str]]:
 
 
 def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Generator) -> list[Generation]:
-    from opsin.diffusion.inference import Sampling
+    from opsin.diffusion.drawings import Sampling
 
     sampling = Sampling(
         guidance_scale=options.guidance,

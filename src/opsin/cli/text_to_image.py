@@ -12,12 +12,12 @@ from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate import EvaluateOptions
+    from opsin.diffusion.drawings import Sampling
     from opsin.diffusion.evaluation import DrawingJudge, Evaluation
     from opsin.diffusion.exam import Exam
-    from opsin.diffusion.inference import Sampling, TextToImage
+    from opsin.diffusion.inference import TextToImage
 
 DEFAULT_JUDGE = "emoji-clip"
-DEFAULT_STEPS = 20
 ValueT = TypeVar("ValueT")
 
 
@@ -53,12 +53,12 @@ def evaluate_drawings(options: EvaluateOptions) -> int:
 
 def _samplings(options: EvaluateOptions, model: TextToImage) -> list[Sampling]:
     """Every sampler with every number of steps and every guidance scale, the first of each first."""
-    from opsin.diffusion.inference import Sampling
+    from opsin.diffusion.drawings import Sampling
     from opsin.diffusion.samplers import SAMPLERS, spaced_timesteps
 
     most = model.process.timesteps
     scales = _values(options.guidances, float, "guidances", [Sampling().guidance_scale])
-    steps = _values(options.steps, int, "steps", [min(DEFAULT_STEPS, most)])
+    steps = _values(options.steps, int, "steps", [Sampling().steps_of(most)])
     names = _values(options.samplers, str, "samplers", [str(Sampling().sampler)])
     if unknown := [name for name in names if name not in SAMPLERS]:
         raise UsageError(f"--samplers takes {', '.join(SAMPLERS)}, not {unknown[0]!r}")

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from opsin.checkpoint import write_json
 from opsin.config import differences, from_dict, load_json, to_dict
+from opsin.diffusion.drawings import Generation, Sampling
 from opsin.diffusion.exam import Exam, Part, Pictures, as_images, encode
-from opsin.diffusion.inference import Generation, Sampling
 from opsin.diffusion.metrics import (
     Neighbours,
     feature_diversity,
@@ -46,7 +46,7 @@ class DrawingModel(Protocol):
         *,
         num_images: int = ...,
         guidance_scale: float = ...,
-        steps: int = ...,
+        steps: int | None = ...,
         sampler: SamplerName = ...,
         generator: torch.Generator | None = ...,
     ) -> list[Generation]: ...
@@ -152,7 +152,12 @@ class DrawingJudge:
         self.real = {name: self._scores(part, part.real, *self._neighbours(part.real)) for name, part in self._parts}
 
     def measure(self, model: DrawingModel, sampling: Sampling) -> Measurement:
-        """Draw the prompts in this way, from the same noise each time, and score the drawings."""
+        """Draw the prompts in this way, from the same noise each time, and score the drawings.
+
+        Raises ConfigError when it leaves the number of steps to the model: the scores have to name it.
+        """
+        if sampling.steps is None:
+            raise ConfigError("drawings that are to be judged need a number of steps")
         scores, drawings = {}, []
         for name, part in self._parts:
             drawn = self._draw(model, sampling, name, part)
@@ -248,8 +253,8 @@ def evaluate_drawing(
 ) -> Iterator[Evaluation]:
     """What is known so far: at first the real images alone, then with one more way of drawing each time.
 
-    After each of them all is written to `report` (JSON). What that file already has of the same model, judge, prompts
-    and images is not measured again. Raises DataError when it holds anything else, which would be lost.
+    All of it is written to `report` (JSON) each time. What that file already has of the same model, judge, prompts and
+    images is not measured again. Raises DataError when it holds anything else, which would be lost.
     """
     exam = judge.exam
     subject = {
@@ -260,6 +265,8 @@ def evaluate_drawing(
     }
     before = _read_cells(report, subject) if report is not None and report.exists() else []
     result = Evaluation(exam.protocol, judge.encoder.name, len(exam.names), judge.real, ())
+    if report is not None:
+        _write_report(report, subject, result, before)
     yield result
     for sampling in samplings:
         cell = next((cell for cell in before if cell.is_of(sampling)), None)
@@ -269,9 +276,14 @@ def evaluate_drawing(
             result = replace(result, drawings=result.drawings or measured.drawings)
         result = replace(result, cells=(*result.cells, cell))
         if report is not None:
-            others = tuple(known for known in before if known not in result.cells)
-            write_json(report, {"subject": subject, **replace(result, cells=(*result.cells, *others)).to_document()})
+            _write_report(report, subject, result, before)
         yield result
+
+
+def _write_report(report: Path, subject: dict[str, str], result: Evaluation, before: list[Cell]) -> None:
+    """The result, and what was there before."""
+    others = tuple(known for known in before if known not in result.cells)
+    write_json(report, {"subject": subject, **replace(result, cells=(*result.cells, *others)).to_document()})
 
 
 def _read_cells(report: Path, subject: dict[str, str]) -> list[Cell]:

@@ -7,58 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from opsin import checkpoint
 from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
-from opsin.diffusion.config import ProcessConfig, UnetConfig, refuse_senseless_guidance
+from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
 from opsin.diffusion.directory import DiffusionContent, read_model, write_model
+from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, draw_noise, get_sampler, spaced_timesteps
 from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
 from opsin.encoders.base import TextEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How images are drawn.
-
-    `guidance_scale` w is that of Ho and Salimans, `(w + 1) * conditional - w * unconditional`: 0 is the plain
-    conditional model, -1 one that does not look at the prompt. Libraries that write `unconditional + s * (conditional -
-    unconditional)` call w + 1 by that name.
-    """
-
-    guidance_scale: float = 2.0
-    steps: int = 20
-    sampler: SamplerName = "dpm-solver"
-    spacing: Spacing = "trailing"
-    threshold: Threshold = "static"
-
-    def __post_init__(self) -> None:
-        refuse_senseless_guidance("guidance_scale", self.guidance_scale)
-        if self.threshold not in ("static", "dynamic"):
-            raise ConfigError(f"threshold must be static or dynamic, not {self.threshold!r}")
-        get_sampler(self.sampler)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Images of one prompt. With a trajectory, each image's states are in `trajectory`, the noise first."""
-
-    prompt: str
-    images: tuple[Image.Image, ...]
-    trajectory: tuple[tuple[Image.Image, ...], ...] = ()
 
 
 class TextToImage:
@@ -157,7 +124,7 @@ class TextToImage:
         *,
         num_images: int = 1,
         guidance_scale: float = 2.0,
-        steps: int = 20,
+        steps: int | None = None,
         sampler: SamplerName = "dpm-solver",
         generator: torch.Generator | None = None,
         spacing: Spacing = "trailing",
@@ -167,8 +134,9 @@ class TextToImage:
     ) -> list[Generation]:
         """`num_images` drawings of each prompt; see `Sampling`. An empty prompt asks for nothing in particular.
 
-        The same generator state gives the same images; without one it is seeded with 0. Raises ConfigError for settings
-        that make no sense, and what the text encoder raises.
+        The same generator state gives the same images; without one it is seeded with 0. The noise that the sampler ddpm
+        adds is drawn batch by batch: other images with another `batch_size`. Raises ConfigError for settings that make
+        no sense, and what the text encoder raises.
         """
         sampling = Sampling(
             guidance_scale=guidance_scale, steps=steps, sampler=sampler, spacing=spacing, threshold=threshold
@@ -202,18 +170,22 @@ class TextToImage:
 
         `strength` in (0, 1] is the share of the noise schedule that is gone through: little keeps the image, 1 only
         what `mask` protects; by default it is 1 with a mask and 0.6 without. `mask` is white where the image may
-        change. Raises DataError for a broken image, ConfigError for settings that make no sense.
+        change, and of the image's size or that size scaled. Raises DataError for a broken image, ConfigError for
+        settings that make no sense and a mask of another shape than the image.
         """
         if num_images < 1:
             raise ConfigError(f"num_images must be at least 1, not {num_images}")
         strength = strength if strength is not None else (0.6 if mask is None else 1.0)
         if not 0 < strength <= 1:
             raise ConfigError(f"strength must be above 0 and at most 1, not {strength}")
-        pixels = torch.from_numpy(fit_image(image, self.image_size)).float() / 127.5 - 1
+        picture = open_image(image)
+        pixels = torch.from_numpy(fit_image(picture, self.image_size)).float() / 127.5 - 1
         known = pixels[None].expand(num_images, -1, -1, -1).to(self.device)
         region = None
         if mask is not None:
-            white = fit_image(open_image(mask), self.image_size).mean(axis=0) / 255
+            covering = open_image(mask)
+            _refuse_other_shape(picture.size, covering.size)
+            white = fit_image(covering, self.image_size).mean(axis=0) / 255
             region = torch.from_numpy(white).float()[None, None].to(self.device)
         vectors = self.encode_prompts([prompt]).expand(num_images, -1)
         states = self.draw(
@@ -236,7 +208,7 @@ class TextToImage:
         start, end = self.encode_prompts([first, second])
         vectors = torch.stack([slerp(start, end, index / (num_images - 1)) for index in range(num_images)])
         states = self.draw(vectors, sampling or Sampling(), generator=generator, same_noise=True)
-        return Generation(f"{first} → {second}", tuple(images_of(states[:, -1])))
+        return Generation(f"from {first!r} to {second!r}", tuple(images_of(states[:, -1])))
 
     # ----------------------------------------------------------------------------------------- the engine
 
@@ -287,7 +259,8 @@ class TextToImage:
         """
         diffusion = self.model.diffusion
         path = NoisePath.from_schedule(
-            diffusion.alphas_cumprod, spaced_timesteps(diffusion.num_timesteps, sampling.steps, sampling.spacing)
+            diffusion.alphas_cumprod,
+            spaced_timesteps(diffusion.num_timesteps, sampling.steps_of(diffusion.num_timesteps), sampling.spacing),
         )
         path = path.after(len(path) - math.ceil(strength * len(path)))
         generator = generator or torch.Generator().manual_seed(0)
@@ -317,7 +290,11 @@ class TextToImage:
         return images
 
 
-def images_of(images: Tensor) -> list[Image.Image]:
-    """Pictures of (N, 3, H, W) in [-1, 1]; what is outside is clipped."""
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in pixels.numpy()]
+def _refuse_other_shape(image: tuple[int, int], mask: tuple[int, int]) -> None:
+    """Both are cropped to their centre: of different shapes, they would no longer lie on each other."""
+    # Scaled to whole pixels, each side is off by half a pixel at most.
+    if 2 * abs(image[0] * mask[1] - image[1] * mask[0]) > max(sum(image), sum(mask)):
+        raise ConfigError(
+            f"a mask of {mask[0]} x {mask[1]} pixels does not lie on an image of {image[0]} x {image[1]}: make it as "
+            "large as the image, or of the same proportions"
+        )

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from opsin.diffusion.drawings import Generation
 from opsin.diffusion.evaluation import CloseCall, Evaluation
 from opsin.diffusion.exam import SPOKEN
-from opsin.diffusion.inference import Generation
 from opsin.diffusion.samplers import SAMPLERS
 from opsin.pictures import TITLE_SIZE, cut
 
@@ -31,7 +31,8 @@ CLOSE_CALLS = 8
 def generations_figure(generations: Sequence[Generation]) -> Figure:
     """One row a prompt, which is written at its left, or above all when it is the only one; long rows are broken.
 
-    Shows the first `MOST_ROWS` rows."""
+    Shows the first `MOST_ROWS` rows; see `drawings_shown`.
+    """
     alone = len(generations) == 1
     rows = [
         ("" if alone or start else _label(generation.prompt), generation.images[start : start + MOST_IN_A_ROW])
@@ -46,8 +47,21 @@ def generations_figure(generations: Sequence[Generation]) -> Figure:
     return figure
 
 
+def drawings_shown(generations: Sequence[Generation], in_a_row: int = MOST_IN_A_ROW) -> int:
+    """How many of the drawings, from the first on, `generations_figure` shows; `filmstrip_figure` has one in a row."""
+    lengths = [
+        min(in_a_row, len(generation.images) - start)
+        for generation in generations
+        for start in range(0, len(generation.images), in_a_row)
+    ]
+    return sum(lengths[:MOST_ROWS])
+
+
 def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
-    """One row an image, from noise to drawing, at evenly spread steps; needs generations with a trajectory."""
+    """One row an image, from noise to drawing, at evenly spread steps; needs generations with a trajectory.
+
+    Shows the first `MOST_ROWS` images.
+    """
     rows, titles = [], []
     for generation in generations:
         if not generation.trajectory:

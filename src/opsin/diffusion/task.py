@@ -14,7 +14,8 @@ from opsin.data.augment import random_flip
 from opsin.data.datasets import batches_of
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, PromptDataset, pick_texts
-from opsin.diffusion.inference import Generation, Sampling, TextToImage, images_of
+from opsin.diffusion.drawings import Generation, Sampling, images_of
+from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.pictures import generations_figure
 from opsin.pictures import save_figure
@@ -83,8 +84,7 @@ class DiffusionTask(Task):
     def save_samples(self, directory: Path, step: int) -> None:
         """A grid of the same prompts from the same noise at each step of the run."""
         vectors = self._network.scaled(self.text_features[self._sample_rows]).repeat_interleave(SAMPLES_EACH, dim=0)
-        steps = min(20, self.config.process.timesteps)
-        sampling = Sampling(guidance_scale=self.config.sample_guidance, steps=steps)
+        sampling = Sampling(guidance_scale=self.config.sample_guidance)
         generator = make_generator(self.config.training.seed, "samples")
         pictures = images_of(self.text_to_image().draw(vectors, sampling, generator=generator)[:, -1])
         results = [
