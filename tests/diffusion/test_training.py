@@ -14,6 +14,7 @@ from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_prompted, open_splits, pick_texts
+from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import TextTable, load_text_encoder
@@ -86,6 +87,74 @@ def test_texts_are_encoded_once(prompted_folder: Path) -> None:
     scaled = build_task(tiny_config(prompted_folder), splits)._network.scaled(splits.features)
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(scaled.square().mean(), torch.tensor(1.0))
+
+
+def test_only_first_captions(prompted_folder: Path) -> None:
+    splits = open_splits(tiny_config(prompted_folder, captions="first"), BagOfWords())
+    assert set(splits.texts) == {"blue", "green", "red", "a broken picture"}
+
+
+class WatchedTask(DiffusionTask):
+    """Keeps what reaches the network, and trains nothing."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        splits = open_splits(config, BagOfWords())
+        super().__init__(build_task(config, splits)._network, config, splits)
+        self.batch = splits.train.__getitems__(list(range(len(splits.train))))
+        self.rows: list[int] = []
+        self.images: list[torch.Tensor] = []
+        self._network.diffusion.p_losses = self._loss  # type: ignore[method-assign]
+
+    def watch(self, steps: int) -> WatchedTask:
+        for seed in range(steps):
+            self.training_step(self.batch, torch.Generator().manual_seed(seed))
+        return self
+
+    def _conditions(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.rows += rows.tolist()
+        return super()._conditions(rows)
+
+    def _loss(self, images: torch.Tensor, conditions: object) -> torch.Tensor:
+        self.images.append(images)
+        return images.mean()
+
+
+def test_all_captions_of_an_image_are_trained_on(prompted_folder: Path) -> None:
+    task = WatchedTask(tiny_config(prompted_folder)).watch(20)
+    texts = {
+        row
+        for own, count in zip(task.batch["texts"], task.batch["num_texts"], strict=True)
+        for row in own[:count].tolist()
+    }
+    assert set(task.rows) == texts and len(texts) == 6
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_half_of_the_images_are_mirrored(prompted_folder: Path, flip: bool) -> None:
+    task = WatchedTask(tiny_config(prompted_folder, flip=flip)).watch(10)
+    plain = task.batch["image"].float() / 255
+    for images in task.images:
+        same = (images == plain).flatten(1).all(dim=1)
+        mirrored = (images == plain.flip(3)).flatten(1).all(dim=1)
+        assert (same | mirrored).all()
+        assert bool(same.all()) == (not flip) and bool(mirrored.any()) == flip
+
+
+def test_samples_are_drawn_with_their_guidance(prompted_folder: Path, tmp_path: Path) -> None:
+    def picture(scale: float) -> bytes:
+        config = tiny_config(prompted_folder, sample_guidance=scale, process=ProcessConfig(timesteps=4))
+        build_task(config, open_splits(config, BagOfWords())).eval().save_samples(tmp_path, 1)
+        return (tmp_path / "step-0000001.png").read_bytes()
+
+    assert picture(-1.0) == picture(-1.0) != picture(50.0)
+
+
+def test_share_of_texts_left_out_reaches_the_network() -> None:
+    model = build_model(UnetConfig(dim=4, dim_mults=(1,), uncond_prob=1.0), ProcessConfig(timesteps=4), 8, 5).train()
+    x, times = torch.zeros(3, 3, 8, 8), torch.zeros(3)
+    model.diffusion.model.apply(lambda module: module.eval() if type(module).__name__ == "Dropout" else None)
+    with_text = model.diffusion.model(x, times, {"text_emb": torch.randn(3, 5)})
+    torch.testing.assert_close(with_text, model.diffusion.model(x, times))
 
 
 def test_each_text_is_equally_likely() -> None:
