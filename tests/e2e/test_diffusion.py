@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from opsin.cli.main import main
+from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.inference import TextToImage
+from opsin.diffusion.model import build_model
 from tests.diffusion.conftest import COLOURS, BagOfWords, make_prompted_folder
 
 from .conftest import Opsin, assert_one_clear_line
@@ -110,7 +113,7 @@ def test_the_seed_decides(command: Command, run: Path, tmp_path: Path) -> None:
 
 
 def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:
-    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png")
+    Image.new("L", (12, 10), 255).save(tmp_path / "mask.png")
     start = ("generate", "red", "--model", run, "--out", tmp_path / "x.png", "--steps", 4, "-n", 2)
     image = ("--image", folder / "green0.png")
     for options in (image, (*image, "--strength", 0.2), (*image, "--mask", tmp_path / "mask.png")):
@@ -118,6 +121,42 @@ def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Pa
     assert command("generate", "red", "blue", *start[2:], "--interpolate").returncode == 0
     assert_one_clear_line(command(*start, "--image", folder / "broken.png"), "is not an image")
     assert_one_clear_line(command(*start, *image, "--strength", 2), "strength must be")
+
+
+def test_drawings_never_replace_what_they_begin_at(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:
+    kept = (folder / "green0.png").read_bytes()
+    for name in ("x.png", "x-1.png", "x-02.png"):
+        (tmp_path / name).write_bytes(kept)
+    (tmp_path / "link.png").symlink_to("x-1.png")
+    ask = ("generate", "red", "red", "--model", run, "--out", tmp_path / "x.png", "--steps", 1)
+    for name, count in (("x.png", 2), ("x-1.png", 2), ("x-02.png", 5), ("link.png", 2)):
+        for options in (("--image", tmp_path / name), ("--image", folder / "green1.png", "--mask", tmp_path / name)):
+            result = command(*ask, *options, "-n", count)
+            assert_one_clear_line(result, f"{options[-2]} {tmp_path / name} is a file that", code=2)
+    assert all((tmp_path / name).read_bytes() == kept for name in ("x.png", "x-1.png", "x-02.png"))
+    assert command(*ask, "--image", tmp_path / "x-02.png", "-n", 2).returncode == 0
+    assert (tmp_path / "x-02.png").read_bytes() == kept
+
+
+def test_long_prompts_and_many_drawings(command: Command, run: Path, tmp_path: Path) -> None:
+    end = ("--model", run, "--out", tmp_path / "x.png", "--steps", 1)
+    long, longer = (command("generate", "red" + count * " ", *end, "-n", 1).stdout for count in (300, 9000))
+    assert long == longer
+    ask = ("generate", "red", *end, "--filmstrip")
+    result = command(*ask, "-n", 41)
+    assert result.returncode == 0, result.stderr
+    left_out = [line for line in result.stderr.splitlines() if "ends after" in line]
+    assert len(left_out) == 1 and "x-filmstrip.png ends after 40 rows, with 40 of the 41 drawings" in left_out[0]
+    assert (tmp_path / "x-41.png").is_file()
+    assert "ends after" not in command(*ask, "-n", 40).stderr
+
+
+def test_a_model_of_few_time_steps_draws_by_default(command: Command, table: Path, tmp_path: Path) -> None:
+    config, process = UnetConfig(dim=4, dim_mults=(1,)), ProcessConfig(timesteps=3)
+    model = TextToImage(build_model(config, process, 8, 16), config, process, str(table))
+    model.save_pretrained(tmp_path / "model")
+    result = command("generate", "red", "--model", tmp_path / "model", "--out", tmp_path / "x.png")
+    assert result.returncode == 0, result.stderr
 
 
 def test_wrong_usage(command: Command, run: Path, tmp_path: Path) -> None:
