@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
@@ -16,7 +18,7 @@ MOST_HUE = 0.5
 class EncoderConfig:
     """The network whose features are kept. What follows the name is the shape of a Vision Transformer only."""
 
-    name: Literal["resnet18", "resnet50", "vit"] = "resnet18"
+    name: Annotated[Literal["resnet18", "resnet50", "vit"], arg(name="encoder")] = "resnet18"
     """A ResNet has a stem for small images (3 x 3, stride 1, no pooling) below 64 pixels, and the usual one above."""
     patch_size: int = 4
     embed_dim: int = 192
