@@ -1,7 +1,7 @@
 """Residual networks ("Deep Residual Learning for Image Recognition", He et al. 2016), made of torchvision's blocks.
 
 Deviation from the paper: for small images the stem is one convolution of 3 x 3 and stride 1 without pooling, as in
-SimCLR's appendix B.9 for CIFAR-10. The parts are numbered in order, so state-dict keys are those of the course's encoder.
+SimCLR's appendix B.9 for CIFAR-10. The parts are numbered, so that state-dict keys are those of the course's encoder.
 
 Dimensions: N batch, H and W pixels, D width of the features.
 """
