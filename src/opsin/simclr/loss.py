@@ -1,5 +1,5 @@
-"""The contrastive loss NT-Xent, as a student would write it and as training takes it ("A Simple Framework for Contrastive
-Learning of Visual Representations", Chen et al. 2020, equation 1 and algorithm 1).
+"""The contrastive loss NT-Xent ("A Simple Framework for Contrastive Learning of Visual Representations", Chen et al.
+2020, equation 1 and algorithm 1), as a student would write it and as training takes it.
 
 Two views of each image make 2N vectors: the left ones, then the right ones. Each is asked which of the 2N - 1 others is
 the other view of its image. The paper interleaves the views; the order makes no difference to the loss.
