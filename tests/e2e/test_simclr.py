@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from opsin.checkpoint import load_pretrained
+from opsin.cli.main import main
 from tests.simclr.conftest import make_pattern_folder
 
 from .conftest import Opsin, assert_one_clear_line
@@ -25,6 +26,19 @@ TINY = [
 ]
 
 
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Opsin:
+    """The command in this process, where its imports are already paid for."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        argv = [str(argument) for argument in arguments]
+        code = main(argv)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(argv, code, printed.out, printed.err)
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pattern_folder(tmp_path_factory.mktemp("data") / "patterns", 8)
@@ -32,8 +46,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from opsin.cli.main import main
-
     out = tmp_path_factory.mktemp("runs") / "run"
     assert (
         main(["train", "simclr", "--data", str(folder), "--out", str(out), "--max-steps", "6", "--quiet", *TINY]) == 0
@@ -73,7 +85,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(opsin: Opsin, folder: Path
         assert torch.equal(weights[name], tensor), name
 
 
-def test_help_lists_recipes_and_options_once(opsin: Opsin) -> None:
+def test_help_lists_recipes_and_options(opsin: Opsin) -> None:
     text = opsin("train", "simclr", "--help").stdout
     for option in ("--data", "--out", "--encoder", "--temperature", "--view-size", "--max-minutes", "--compile"):
         assert option in text
@@ -81,8 +93,8 @@ def test_help_lists_recipes_and_options_once(opsin: Opsin) -> None:
         assert recipe in text
 
 
-def test_profile_counts_encoder_and_projection(opsin: Opsin, run: Path) -> None:
-    document = json.loads(opsin("profile", run, "--json").stdout)
+def test_profile_counts_encoder_and_projection(command: Opsin, run: Path) -> None:
+    document = json.loads(command("profile", run, "--json").stdout)
     assert document["input"] == [1, 3, 16, 16]
     parts = {part["name"]: part for part in document["parts"]}
     assert parts.keys() == {"encoder", "projection"}
@@ -90,25 +102,25 @@ def test_profile_counts_encoder_and_projection(opsin: Opsin, run: Path) -> None:
     assert parts["encoder"]["macs"] > parts["projection"]["macs"] == 16 * 16 + 16 * 8
 
 
-def test_export_with_and_without_the_projection(opsin: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
-    whole = opsin("export", run, "--out", tmp_path / "whole", "--json")
-    small = opsin("export", run, "--out", tmp_path / "small", "--encoder-only", "--half", "--json")
+def test_export_with_and_without_the_projection(command: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
+    whole = command("export", run, "--out", tmp_path / "whole", "--json")
+    small = command("export", run, "--out", tmp_path / "small", "--encoder-only", "--half", "--json")
     assert whole.returncode == small.returncode == 0, small.stderr
     assert json.loads(small.stdout)["bytes"] < json.loads(whole.stdout)["bytes"]
     _, tensors = load_pretrained(tmp_path / "small", kind="simclr")
     assert all(name.startswith("encoder.") for name in tensors)
     assert {value.dtype for value in tensors.values()} == {torch.float16}
-    parts = json.loads(opsin("profile", tmp_path / "small", "--json").stdout)["parts"]
+    parts = json.loads(command("profile", tmp_path / "small", "--json").stdout)["parts"]
     assert {part["name"]: part["parameters"] for part in parts}["projection"] == 0
-    embedded = opsin("embed", folder, "--out", tmp_path / "vectors", "--model", tmp_path / "small", "--device", "cpu")
+    embedded = command("embed", folder, "--out", tmp_path / "vectors", "--model", tmp_path / "small", "--device", "cpu")
     assert embedded.returncode == 0, embedded.stderr
 
 
-def test_wrong_usage(opsin: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
+def test_wrong_usage(command: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
     train = ("train", "simclr", "--data", folder, "--out", tmp_path / "x", "--max-steps", 1)
-    assert_one_clear_line(opsin(*train, "--batch-size", 1), "batch_size must be at least 2")
-    assert_one_clear_line(opsin(*train, "--temperature", 0), "temperature must be above zero")
-    assert_one_clear_line(opsin(*train, "--recipe", "cifar10-cpu-3h"), "did you mean 'cifar10-cpu-2h'", code=2)
-    assert_one_clear_line(opsin("classify", folder / "fine" / "00.png", "--model", run), "kind 'simclr'")
-    assert_one_clear_line(opsin("export", "emoji-clip", "--out", tmp_path / "x", "--encoder-only"), "needs 'simclr'")
+    assert_one_clear_line(command(*train, "--batch-size", 1), "batch_size must be at least 2")
+    assert_one_clear_line(command(*train, "--temperature", 0), "temperature must be above zero")
+    assert_one_clear_line(command(*train, "--recipe", "cifar10-cpu-3h"), "did you mean 'cifar10-cpu-2h'", code=2)
+    assert_one_clear_line(command("classify", folder / "fine" / "00.png", "--model", run), "kind 'simclr'")
+    assert_one_clear_line(command("export", "emoji-clip", "--out", tmp_path / "x", "--encoder-only"), "needs 'simclr'")
     assert not (tmp_path / "x").exists()
