@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from opsin.training.gather import gather as gather_from_processes
 
 MOST_COSINES = 2**22
-"""Cosines in memory at a time: blocks of this many are computed once forwards and once more backwards."""
+"""Cosines in memory at a time, 16 MiB in float32, and as many probabilities."""
 
 
 def sim(left: Tensor, right: Tensor) -> Tensor:
@@ -55,8 +55,8 @@ def compute_sim_matrix(out: Tensor) -> Tensor:
 def simclr_loss_vectorized(out_left: Tensor, out_right: Tensor, tau: float, device: torch.device | str) -> Tensor:
     """What `simclr_loss_naive` gives, without loops, on a device."""
     out_left, out_right = out_left.to(device), out_right.to(device)
-    exponential = torch.exp(compute_sim_matrix(torch.cat([out_left, out_right])) / tau)
-    others = exponential.sum(dim=1) - exponential.diagonal()
+    cosines = compute_sim_matrix(torch.cat([out_left, out_right]))
+    others = torch.exp((cosines / tau).fill_diagonal_(-torch.inf)).sum(dim=1)
     positive = torch.exp(sim_positive_pairs(out_left, out_right)[:, 0] / tau).repeat(2)
     return -torch.log(positive / others).mean()
 
@@ -65,7 +65,7 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
     """The mean loss of this process's images, whose alternatives are the images of all processes.
 
     A cross-entropy over cosines, in float32 at any precision (float64 where the vectors are). It never holds more than
-    `MOST_COSINES` cosines, however large the batch. The cosine of a zero vector with any other is zero, and it gets no
+    `MOST_COSINES` cosines at once (one row at the least), however large the batch. The cosine of a zero vector with any other is zero, and it gets no
     gradient along itself. A single pair, with nothing to tell it from, has a loss of zero.
 
     Args:
@@ -83,46 +83,41 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
         total = every.shape[1]
         places = torch.arange(start, start + own.shape[1], device=own.device)
         itself, other = torch.cat([places, places + total]), torch.cat([places + total, places])
-        losses: Tensor = _NTXent.apply(  # type: ignore[no-untyped-call]
+        loss: Tensor = _NTXent.apply(  # type: ignore[no-untyped-call]
             own.flatten(0, 1), every.flatten(0, 1), itself, other, temperature
         )
-        return losses.mean()
+        return loss
 
 
 class _NTXent(torch.autograd.Function):
-    """Losses (R,) of vectors (R, E) among vectors (K, E), all of length one. Places int64 (R,) among the K say which is
+    """Mean loss of vectors (R, E) among vectors (K, E), all of length one. Places int64 (R,) among the K say which is
     the vector itself, which does not count, and which is the one to be found."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, keys: Tensor, itself: Tensor, other: Tensor, temperature: float) -> Tensor:
-        ctx.temperature = temperature
-        log_sums, found = torch.empty_like(rows[:, 0]), torch.empty_like(rows[:, 0])
+        losses = torch.empty_like(rows[:, 0])
+        grad_rows, grad_keys = torch.empty_like(rows), torch.zeros_like(keys)
         for part in _parts(rows, keys):
-            logits = _logits(rows[part], keys, itself[part], temperature)
-            log_sums[part] = logits.logsumexp(dim=1)
-            found[part] = logits.gather(1, other[part, None])[:, 0]
-        ctx.save_for_backward(rows, keys, itself, other, log_sums)
-        return log_sums - found
+            logits = (rows[part] / temperature) @ keys.T
+            logits.scatter_(1, itself[part, None], -torch.inf)
+            log_probabilities = logits.log_softmax(dim=1)
+            right = other[part, None]
+            losses[part] = -log_probabilities.gather(1, right)[:, 0]
+            if any(ctx.needs_input_grad):
+                # A block is there only now, so the gradients are taken now: of a cross-entropy they are, at the
+                # logits, the probabilities less one at the right answer.
+                at_logits = log_probabilities.exp_().scatter_add_(1, right, -torch.ones_like(logits[:, :1]))
+                torch.mm(at_logits, keys, out=grad_rows[part])
+                grad_keys.addmm_(at_logits.T, rows[part])
+        scale = 1 / (len(rows) * temperature)
+        ctx.save_for_backward(grad_rows * scale, grad_keys * scale)
+        return losses.mean()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        rows, keys, itself, other, log_sums = ctx.saved_tensors
-        grad_rows, grad_keys = torch.empty_like(rows), torch.zeros_like(keys)
-        scale = grad / ctx.temperature
-        for part in _parts(rows, keys):
-            # Of a cross-entropy, the gradient at the logits is probabilities less one at the right answer.
-            logits = _logits(rows[part], keys, itself[part], ctx.temperature)
-            at_logits = logits.sub_(log_sums[part, None]).exp_()
-            at_logits.scatter_add_(1, other[part, None], -torch.ones_like(at_logits[:, :1]))
-            at_logits *= scale[part, None]
-            grad_rows[part] = at_logits @ keys
-            grad_keys.addmm_(at_logits.T, rows[part])
-        return grad_rows, grad_keys, None, None, None
-
-
-def _logits(rows: Tensor, keys: Tensor, itself: Tensor, temperature: float) -> Tensor:
-    return (rows @ keys.T).div_(temperature).scatter_(1, itself[:, None], -torch.inf)
+        grad_rows, grad_keys = ctx.saved_tensors
+        return grad * grad_rows, grad * grad_keys, None, None, None
 
 
 def _parts(rows: Tensor, keys: Tensor) -> Iterator[slice]:
