@@ -65,8 +65,9 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
     """The mean loss of this process's images, whose alternatives are the images of all processes.
 
     A cross-entropy over cosines, in float32 at any precision (float64 where the vectors are). It never holds more than
-    `MOST_COSINES` cosines at once (one row at the least), however large the batch. The cosine of a zero vector with any other is zero, and it gets no
-    gradient along itself. A single pair, with nothing to tell it from, has a loss of zero.
+    `MOST_COSINES` cosines at once (one row at the least), however large the batch. The cosine of a zero vector with any
+    other is zero, and it gets no gradient along itself. A single pair, which has nothing to be told from, has a loss of
+    zero.
 
     Args:
         left, right: (n, E) projections of the two views, of any length; row i of one belongs to row i of the other.
@@ -83,9 +84,7 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
         total = every.shape[1]
         places = torch.arange(start, start + own.shape[1], device=own.device)
         itself, other = torch.cat([places, places + total]), torch.cat([places + total, places])
-        loss: Tensor = _NTXent.apply(  # type: ignore[no-untyped-call]
-            own.flatten(0, 1), every.flatten(0, 1), itself, other, temperature
-        )
+        loss: Tensor = _NTXent.apply(own.flatten(0, 1), every.flatten(0, 1), itself, other, temperature)
         return loss
 
 
@@ -114,7 +113,7 @@ class _NTXent(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_rows, grad_keys = ctx.saved_tensors
         return grad * grad_rows, grad * grad_keys, None, None, None
