@@ -28,8 +28,9 @@ KNN_TEMPERATURE = 0.5
 class SimclrTask(Task):
     """NT-Xent over the projections of two views of each image (Chen et al. 2020, algorithm 1).
 
-    Both views go through the network in one batch, so that a BatchNorm sees them together. A batch of one image, as the
-    last one of an epoch may be, therefore works as well; its loss is zero, for there is nothing to tell it from.
+    Both views go through the network in one batch, so that a BatchNorm sees them together, in each process of a run
+    those of its own images. A batch of one image, as the last one of an epoch may be, therefore works as well; its loss
+    is zero, for there is nothing to tell it from.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class SimclrTask(Task):
         if data.bank is not None:
             self.monitor, self.higher_is_better = "val_knn_accuracy", True
         if config.compile:
-            model.compile()
+            model.compile(dynamic=False)  # batches have two sizes at most
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         left, right = self._projections(batch["image"], generator)
