@@ -90,7 +90,8 @@ def test_the_courses_training_is_scikit_learns_adam() -> None:
     """From the same weights over the same batches: its perceptron without hidden layers is a linear classifier."""
     features, labels = clouds(300, 3)
     views = [features, features.flip(1)]
-    probes = list(train_seed_probe([view.float() for view in views], labels, 3, torch.Generator().manual_seed(5)))
+    labelled = [(view.float(), labels) for view in views]
+    probes = list(train_seed_probe(labelled, 3, torch.Generator().manual_seed(5)))
     generator = torch.Generator().manual_seed(5)
     weight, bias = ((2 * torch.rand(shape, generator=generator) - 1) / 12**0.5 for shape in ((3, 12), (3,)))
     peer = MLPClassifier((), learning_rate_init=1e-3, alpha=128e-6, shuffle=False)
@@ -108,7 +109,7 @@ def test_the_courses_training_is_scikit_learns_adam() -> None:
 def test_the_courses_training_learns() -> None:
     clouded, labels = clouds(600, 3, width=500)
     features = clouded.float()
-    probes = list(train_seed_probe([features] * 10, labels, 3, torch.Generator().manual_seed(0)))
+    probes = list(train_seed_probe([(features, labels)] * 10, 3, torch.Generator().manual_seed(0)))
     assert accuracy(probes[-1].scores(features), labels) > 0.9
     losses = [float(F.cross_entropy(probe.scores(features), labels)) for probe in probes]
     assert losses == sorted(losses, reverse=True) and len(losses) == 10

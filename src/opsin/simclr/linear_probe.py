@@ -11,7 +11,7 @@ Dimensions: N images, D width of the features, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,21 +142,19 @@ def choose_logistic_regression(
 
 
 def train_seed_probe(
-    views: Sequence[Tensor], labels: Tensor, num_classes: int, generator: Generator
+    views: Iterable[tuple[Tensor, Tensor]], num_classes: int, generator: Generator
 ) -> Iterator[LinearProbe]:
     """The course's training, an epoch for each of `views`, and the probe after each of them.
 
-    Each of `views` (N, D) has the features of another view of the images that have the `labels` int64 (N,). Adam with
-    a learning rate of 0.001 and a weight decay of 1e-6 sees them in batches of 128, in an order drawn from `generator`,
-    which is on the CPU and decides the first weights too; these are those of torch's Linear.
+    Each of `views` has the features (N, D) of another view of all images, and their labels int64 (N,). Adam with a
+    learning rate of 0.001 and a weight decay of 1e-6 sees them in batches of 128, in an order drawn from `generator`,
+    which is on the CPU and decides the first weights too; these are distributed as those of torch's Linear.
     """
-    layer = nn.Linear(views[0].shape[1], num_classes, device="meta").to_empty(device=views[0].device)
-    bound = 1 / math.sqrt(layer.in_features)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=SEED_LEARNING_RATE, weight_decay=SEED_WEIGHT_DECAY)
-    for features in views:
+    layer: nn.Linear | None = None
+    for features, labels in views:
+        if layer is None:
+            layer = _new_layer(features.shape[1], num_classes, generator).to(features.device)
+            optimizer = torch.optim.Adam(layer.parameters(), lr=SEED_LEARNING_RATE, weight_decay=SEED_WEIGHT_DECAY)
         for rows in torch.randperm(len(labels), generator=generator).split(SEED_BATCH):
             with torch.enable_grad():
                 loss = F.cross_entropy(layer(features[rows]), labels[rows])
@@ -164,6 +162,14 @@ def train_seed_probe(
             loss.backward()
             optimizer.step()
         yield LinearProbe(layer.weight.detach().clone(), layer.bias.detach().clone())
+
+
+def _new_layer(width: int, num_classes: int, generator: Generator) -> nn.Linear:
+    layer = nn.Linear(width, num_classes, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) / math.sqrt(width))
+    return layer
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
