@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import opsin.simclr.loss
 from opsin.simclr.loss import (
@@ -61,7 +63,7 @@ def test_the_loss_of_two_pairs_by_hand() -> None:
         assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.5, 5.0])
+@pytest.mark.parametrize("temperature", [0.01, 0.1, 0.5, 10.0])
 def test_all_three_agree_with_the_formula(temperature: float) -> None:
     left, right = make_views()
     expected = masked_cross_entropy(left, right, temperature)
@@ -84,6 +86,30 @@ def test_gradients_are_those_of_the_naive_loss(block: int, monkeypatch: pytest.M
     )
     torch.testing.assert_close(torch.autograd.grad(nt_xent_loss(left, right, 0.3), (left, right)), expected)
     assert torch.autograd.gradcheck(lambda a, b: nt_xent_loss(a, b, 0.3), (left, right))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation, also of the backward pass, for the most elements that one gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize(("most", "largest"), [(2000, 2000), (1, 200 * 3), (10**6, 200 * 200)])
+def test_memory_is_bounded_in_both_directions(most: int, largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten rows of the 200 at a time; one, where the vectors themselves are more; and all of them."""
+    monkeypatch.setattr(opsin.simclr.loss, "MOST_COSINES", most)
+    left, right = make_views(100, 3)
+    with LargestTensor() as watched:
+        torch.autograd.grad(nt_xent_loss(left, right, 0.5), (left, right))
+    assert watched.elements == largest
 
 
 def test_only_one_view_needs_a_gradient() -> None:
@@ -112,6 +138,17 @@ def test_the_loss_does_not_look_at_lengths() -> None:
     left, right = make_views()
     lengths = torch.tensor([1e-3, 1.0, 5.0, 1e3, 1e5], dtype=torch.float64)[:, None]
     torch.testing.assert_close(nt_xent_loss(left * lengths, right, 0.5), nt_xent_loss(left, right, 0.5))
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_vectors_that_are_all_alike_cannot_be_told_apart(value: float) -> None:
+    """The other seven are as likely as each other."""
+    left, right = (torch.full((4, 3), value, requires_grad=True) for _ in range(2))
+    loss = nt_xent_loss(left, right, 0.1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.log(7), rel=1e-6)
+    for view in (left, right):
+        assert view.grad is not None and view.grad.abs().max() < 1e-5
 
 
 def test_zero_vectors_have_cosine_zero() -> None:
