@@ -16,12 +16,14 @@ from opsin.data.pixels import fit_image
 from opsin.data.sources import ImageSource, open_source
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.data import open_data, rows_of_run
+from opsin.simclr.data import rows_of_run
+from opsin.simclr.evaluation import untrained_encoder
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.knn import knn_predict, nearest_neighbours
+from opsin.simclr.pictures import neighbours_figure
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.task import KNN_TEMPERATURE, NEIGHBOURS
-from opsin.simclr.train import TrainReport, build_task, train_simclr
+from opsin.simclr.train import TrainReport, train_simclr
 from opsin.simclr.views import two_views
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
@@ -49,10 +51,10 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
     training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
     config = dataclasses.replace(recipe, training=training)
     source = open_source(config.data)
-    untrained = _judge(_untrained(config, source, directory / "untrained"), source, config)
-    report = train_simclr(config, directory / "run", quiet=quiet)
+    report = train_simclr(config, directory, quiet=quiet)
     encoder = SimclrEncoder.from_pretrained(report.model)
     judged = _judge(encoder, source, config)
+    untrained = _judge(untrained_encoder(encoder), source, config)
     return Section(
         title="Learning without labels",
         introduction=(
@@ -66,9 +68,7 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 _views_figure(source, config), "What the network is shown: pictures above, two views of each below."
             ),
             Picture(
-                learning_curves(
-                    directory / "run" / "metrics.jsonl", "knn_accuracy", "accuracy of the neighbours' vote"
-                ),
+                learning_curves(directory / "metrics.jsonl", "knn_accuracy", "accuracy of the neighbours' vote"),
                 "The contrastive loss, and how often the nearest training pictures tell the group of a held-out one.",
             ),
             Picture(
@@ -86,13 +86,6 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
             "training is not far behind yet. Groups are Unicode's; pictures of one group need not look alike."
         ),
     )
-
-
-def _untrained(config: SimclrConfig, source: ImageSource, directory: Path) -> SimclrEncoder:
-    """The network that the run begins with."""
-    task = build_task(config, open_data(source, config))
-    task.save_model(directory, {})
-    return SimclrEncoder.from_pretrained(directory)
 
 
 def _judge(encoder: SimclrEncoder, source: ImageSource, config: SimclrConfig) -> _Judged:
@@ -141,15 +134,7 @@ def _views_figure(source: ImageSource, config: SimclrConfig) -> Figure:
 
 def _neighbours_figure(source: ImageSource, judged: _Judged) -> Figure:
     """Test pictures evenly spread: nothing is picked by hand."""
-    figure = Figure(figsize=(1.1 * (NEAREST + 1), 1.25 * SHOWN), layout="constrained", dpi=110)
-    grid = figure.subplots(SHOWN, NEAREST + 1)
-    for line, query in zip(grid, np.linspace(0, len(judged.queries) - 1, SHOWN).astype(int), strict=True):
-        line[0].imshow(source.load(judged.queries[query]))
-        line[0].set_title("test", fontsize=9, weight="bold")
-        nearest = zip(line[1:], judged.nearest[query].tolist(), judged.cosines[query].tolist(), strict=True)
-        for axes, place, cosine in nearest:
-            axes.imshow(source.load(judged.bank[place]))
-            axes.set_title(f"{cosine:.2f}", fontsize=9)
-        for axes in line:
-            axes.axis("off")
-    return figure
+    shown = np.linspace(0, len(judged.queries) - 1, SHOWN).astype(int)
+    queries = [source.load(judged.queries[row]) for row in shown]
+    nearest = [[source.load(judged.bank[place]) for place in judged.nearest[row].tolist()] for row in shown]
+    return neighbours_figure(queries, nearest, judged.cosines[shown].numpy())
