@@ -16,6 +16,7 @@ def test_there_is_a_script_for_each_workload() -> None:
     names = {script.stem for script in SCRIPTS}
     assert names >= {"attention", "captioning_decoding", "captioning_training", "data_loading", "startup"}
     assert names >= {"diffusion_sampling", "diffusion_training", "indexing", "search", "vit_inference", "vit_training"}
+    assert names >= {"augmentation", "knn", "linear_probe", "nt_xent_loss", "simclr_training"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

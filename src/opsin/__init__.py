@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from opsin.clip.search.index import ImageIndex
     from opsin.clip.zero_shot import ZeroShotClassifier
     from opsin.diffusion.inference import TextToImage
+    from opsin.simclr.inference import SimclrEncoder
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "Classifier", "ImageIndex", "TextToImage", "ZeroShotClassifier", "__version__"]
+__all__ = ["Captioner", "Classifier", "ImageIndex", "SimclrEncoder", "TextToImage", "ZeroShotClassifier", "__version__"]
 
 _HOMES = {
     "Captioner": "opsin.captioning.inference",
     "Classifier": "opsin.classification.inference",
     "ImageIndex": "opsin.clip.search.index",
+    "SimclrEncoder": "opsin.simclr.inference",
     "TextToImage": "opsin.diffusion.inference",
     "ZeroShotClassifier": "opsin.clip.zero_shot",
 }

@@ -108,3 +108,18 @@ def test_boxes_are_drawn_as_torchvision_draws_them() -> None:
     )
     assert (height * width).min() >= 0.19 * side**2
     assert crops.shape == (N, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: geometry.random_resized_crop(images, 32, seeded()),
+        lambda images: geometry.random_affine(images, seeded(), degrees=30, scale=(0.8, 1.2), translate=0.1, bend=0.1),
+    ],
+    ids=["crop", "affine"],
+)
+def test_mixed_precision_moves_nothing(change) -> None:
+    images = torch.rand(8, 3, 32, 32, generator=seeded(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = change(images)
+    torch.testing.assert_close(mixed, change(images), atol=1e-5, rtol=0.0)

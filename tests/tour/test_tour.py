@@ -92,12 +92,18 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed.err == ""
     page = Page(report)
     assert_sound(page)
-    assert page.texts["h2"] == ["Image classification", "Image captioning", "Images and texts", "Drawing from words"]
-    assert len(page.images) == 4 + 4 + 3 + 3
+    assert page.texts["h2"] == [
+        "Image classification",
+        "Image captioning",
+        "Learning without labels",
+        "Images and texts",
+        "Drawing from words",
+    ]
+    assert len(page.images) == 4 + 4 + 3 + 3 + 3
     commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
     assert {command[0] for command in commands} == {"opsin"}
     assert {command[1] for command in commands} <= VERBS.keys()
-    for name in ("classification", "captioning", "diffusion"):
+    for name in ("classification", "captioning", "simclr", "diffusion"):
         assert (report.parent / name / "model" / "model.safetensors").is_file()
     index = ImageIndex.open(report.parent / "clip" / "index")  # left for further searches
     assert (len(index), index.info.encoder) == (len(open_source("emoji")), "emoji-clip")

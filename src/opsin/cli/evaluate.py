@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -37,10 +37,22 @@ class EvaluateOptions(ModelOptions):
     source (--data) by the names of its classes, and say how well that went."""
     template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """With --zero-shot: a text that is made of each class, its name at {}. Can be given several times."""
+    protocol: Literal["knn", "linear", "linear-seed", "finetune"] | None = None
+    """Judge the features of an encoder on a labelled source, beside the same network untrained: by the vote of nearest
+    neighbours (what a model of `opsin train simclr` is judged by without this option), by logistic regression, by the
+    course's linear layer on augmented images, or by training all weights. knn and linear take any encoder, such as
+    timm:NAME."""
+    labels_fraction: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
+    """Of --protocol: the share of the labels that are used, evenly from every class; 0.1 by default, and 1 for knn."""
+    k: Annotated[int | None, tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
+    """Of --protocol knn: how many neighbours vote; 200 by default, and all where there are fewer."""
+    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Of --protocol knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """Also draw into this PNG file: the confusion matrix of a classifier and of --zero-shot, the worst captions of a
-    captioner, the fidelity of a text-to-image model, whose drawings then are in FILE-nearest.png beside their nearest
-    training images."""
+    """Also draw into this PNG file: the confusion matrix of a classifier, of --zero-shot and of fine-tuning, nearest
+    neighbours for knn, a map of the features for linear, curves for linear-seed, the worst captions of a captioner,
+    the fidelity of a text-to-image model, whose drawings then are in FILE-nearest.png beside their nearest training
+    images."""
     beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
     worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
@@ -58,7 +70,8 @@ class EvaluateOptions(ModelOptions):
     samples: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Of a text-to-image model: drawings of each prompt; 2 by default."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Of a text-to-image model: decides which prompts are drawn, and how; 0 by default."""
+    """Of a text-to-image model: decides which prompts are drawn, and how; of --protocol: which labels are used, and
+    what else is left to chance; 0 by default."""
     judge: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Of a text-to-image model: the model of images and texts that looks at the drawings; emoji-clip by default."""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
@@ -71,11 +84,12 @@ def main(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
-    for name in ("beams", "worst", "prompts", "samples"):
+    for name in ("beams", "worst", "prompts", "samples", "k"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
     if options.zero_shot:
+        _refuse(options, ("protocol", *OF_PROTOCOLS), "judging features, not for --zero-shot")
         from opsin.cli.zero_shot import evaluate_labels
 
         return evaluate_labels(options)
@@ -84,16 +98,28 @@ def main(argv: list[str]) -> int:
     from opsin.checkpoint import read_model_config, resolve_model
     from opsin.encoders.loading import is_pretrained_encoder
 
+    if options.protocol is not None:
+        return _evaluate_encoder(options)
     if is_pretrained_encoder(options.run):
-        raise UsageError(f"{options.run} is an encoder; give --zero-shot to judge its labels, or a model of opsin")
+        raise UsageError(
+            f"{options.run} is an encoder; give --protocol knn to judge its features, or --zero-shot to judge its "
+            "labels"
+        )
     kind = str(read_model_config(resolve_model(options.run))["kind"])
     evaluate = EVALUATORS.get(kind)
     if evaluate is None:
         raise CheckpointError(f"{options.run} is a model of kind {kind!r}, which this verb cannot judge")
-    for name in OF_TEXT_TO_IMAGE:
-        if kind != "text-diffusion" and getattr(options, name) is not None:
-            raise UsageError(f"--{name} is for text-to-image models, and {options.run} is none")
+    if kind != "simclr":
+        _refuse(options, OF_PROTOCOLS, "--protocol")
+        if kind != "text-diffusion":
+            _refuse(options, OF_TEXT_TO_IMAGE, f"text-to-image models, and {options.run} is none")
     return evaluate(options)
+
+
+def _refuse(options: EvaluateOptions, names: Sequence[str], purpose: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for {purpose}")
 
 
 def _evaluate_classifier(options: EvaluateOptions) -> int:
@@ -244,6 +270,14 @@ def _evaluate_clip(options: EvaluateOptions) -> int:
     return evaluate_model(options)
 
 
+def _evaluate_encoder(options: EvaluateOptions) -> int:
+    _refuse(options, ("beams", "worst"), "captioners, not for encoders")
+    _refuse(options, [name for name in OF_TEXT_TO_IMAGE if name != "seed"], "text-to-image models, not for encoders")
+    from opsin.cli.protocols import evaluate_features
+
+    return evaluate_features(options)
+
+
 def _evaluate_text_to_image(options: EvaluateOptions) -> int:
     if options.beams is not None or options.worst is not None:
         raise UsageError(f"--beams and --worst are for captioners, and {options.run} is a text-to-image model")
@@ -253,9 +287,11 @@ def _evaluate_text_to_image(options: EvaluateOptions) -> int:
 
 
 OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report")
+OF_PROTOCOLS = ("labels_fraction", "k", "temperature")
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,
     "captioner": _evaluate_captioner,
     "clip": _evaluate_clip,
+    "simclr": _evaluate_encoder,
     "text-diffusion": _evaluate_text_to_image,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ class ExportOptions(SharedOptions):
     """The directory to write; a model that is there already is replaced."""
     half: Flag = False
     """Round the weights to float16, which halves the size."""
+    encoder_only: Flag = False
+    """Leave out the projection that a model of `opsin train simclr` was trained with: its features stay the same."""
     card: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A model card in Markdown that takes the place of the one that training wrote."""
 
@@ -32,7 +35,9 @@ def main(argv: list[str]) -> int:
     card = None if options.card is None else _read_card(options.card)
     from opsin.checkpoint import MODEL_FILES, export_pretrained
 
-    directory = export_pretrained(options.model, options.out, half=options.half, card=card)
+    with tempfile.TemporaryDirectory() as folder:
+        model = _encoder_alone(options.model, Path(folder) / "model") if options.encoder_only else options.model
+        directory = export_pretrained(model, options.out, half=options.half, card=card)
     size = sum((directory / name).stat().st_size for name in MODEL_FILES)
     if options.json:
         print_json({"model": str(directory), "bytes": size})
@@ -40,6 +45,12 @@ def main(argv: list[str]) -> int:
         print(f"model: {directory}  ({human_bytes(size)})")
     note(f"next: opsin profile {directory}", quiet=options.quiet)
     return 0
+
+
+def _encoder_alone(model: str, directory: Path) -> Path:
+    from opsin import SimclrEncoder
+
+    return SimclrEncoder.from_pretrained(model, device="cpu").without_projection().save_pretrained(directory)
 
 
 def _read_card(path: Path) -> str:

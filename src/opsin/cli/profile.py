@@ -133,9 +133,21 @@ def _clip(model: str) -> Example:
     return Example(encoder.model, inputs, words, {"input": list(inputs[0].shape), "text_length": length})
 
 
+def _simclr(model: str) -> Example:
+    import torch
+
+    from opsin import SimclrEncoder
+
+    encoder = SimclrEncoder.from_pretrained(model, device="cpu")
+    size = encoder.preprocessing.image_size
+    image = torch.zeros(1, 3, size, size)
+    return Example(encoder.model, (image,), f"{size} x {size} pixels", {"input": list(image.shape)})
+
+
 EXAMPLES: dict[str, Callable[[str], Example]] = {
     "vit-classifier": _classifier,
     "captioner": _captioner,
     "text-diffusion": _text_to_image,
     "clip": _clip,
+    "simclr": _simclr,
 }

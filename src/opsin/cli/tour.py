@@ -15,7 +15,7 @@ class TourOptions(SharedOptions):
 
     out: Path = Path("opsin-tour")
     """Directory of the report and of the runs behind it."""
-    max_minutes: float = 3.5
+    max_minutes: float = 4.5
     """Minutes of training in all; pictures and measurements come on top."""
 
 

@@ -45,6 +45,12 @@ SYSTEMS = {
         "opsin.captioning.train:train_captioner",
         "opsin caption IMAGES --model {run}",
     ),
+    "simclr": System(
+        "opsin.simclr.recipes",
+        "opsin.simclr.config:SimclrConfig",
+        "opsin.simclr.train:train_simclr",
+        "opsin evaluate {run} --protocol knn",
+    ),
     "diffusion": System(
         "opsin.diffusion.recipes",
         "opsin.diffusion.config:DiffusionConfig",

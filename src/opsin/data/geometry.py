@@ -35,7 +35,7 @@ def random_affine(
     size = uniform(count, math.log(scale[0]), math.log(scale[1]), generator).exp()
     shift = 2 * uniform(2 * count, -translate, translate, generator).view(2, count)
     matrices = affine_matrices(angle, size, shift[0], shift[1], aspect=H / W)
-    grid = F.affine_grid(matrices.to(images.device), [count, 3, H, W], align_corners=False)
+    grid = _affine_grid(matrices.to(images.device), [count, 3, H, W])
     if bend > 0:
         moves = 2 * uniform(count * 2 * 16, -bend, bend, generator).view(count, 2, 4, 4).to(images.device)
         smooth = F.interpolate(moves, (H, W), mode="bicubic", align_corners=True)
@@ -51,8 +51,9 @@ def affine_matrices(angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tens
     """
     cos, sin = angle.cos() / scale, angle.sin() / scale
     linear = torch.stack([cos, sin * aspect, -sin / aspect, cos], dim=1).view(-1, 2, 2)
-    shift = torch.stack([shift_x, shift_y], dim=1)[:, :, None]
-    return torch.cat([linear, -linear @ shift], dim=2)
+    shift = torch.stack([shift_x, shift_y], dim=1)[:, None]
+    moved = (linear * shift).sum(dim=2, keepdim=True)  # no matrix product, which autocast would round to bfloat16
+    return torch.cat([linear, -moved], dim=2)
 
 
 def random_resized_crop(
@@ -93,11 +94,16 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     rows = torch.stack([width / W, zero, (2 * left + width) / W - 1], dim=1)
     columns = torch.stack([zero, height / H, (2 * top + height) / H - 1], dim=1)
     matrices = torch.stack([rows, columns], dim=1)
-    return _sample(images, F.affine_grid(matrices, [len(images), 3, size, size], align_corners=False))
+    return _sample(images, _affine_grid(matrices, [len(images), 3, size, size]))
+
+
+def _affine_grid(matrices: Tensor, shape: list[int]) -> Tensor:
+    with torch.autocast(matrices.device.type, enabled=False):  # bfloat16 places are off by up to a pixel
+        return F.affine_grid(matrices.float(), shape, align_corners=False)
 
 
 def _sample(images: Tensor, grid: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, enabled=False):  # bfloat16 places are off by up to a pixel
+    with torch.autocast(images.device.type, enabled=False):
         sampled = F.grid_sample(
             images.float(), grid.float(), mode="bilinear", padding_mode="border", align_corners=False
         )

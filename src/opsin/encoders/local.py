@@ -1,4 +1,4 @@
-"""Encoders made with opsin: the network of a trained classifier, without its head, or a dual encoder."""
+"""Encoders made with opsin: the network of a trained classifier, without its head, or of SimCLR, or a dual encoder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opsin import checkpoint
 from opsin.config import from_dict
@@ -17,9 +17,12 @@ from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
 from opsin.encoders.local_clip import KIND as CLIP_KIND
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError
+from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.vision_transformer import VisionTransformer
 
 KIND = "vit-classifier"
+SIMCLR_KIND = "simclr"
+ENCODER_PREFIX = "encoder."
 
 
 class LocalEncoder(DenseNetworkEncoder):
@@ -44,19 +47,38 @@ class LocalEncoder(DenseNetworkEncoder):
         return tokens[:, int(self._vit.class_token is not None) :], (self._vit.grid_size, self._vit.grid_size)
 
 
+class LocalVectorEncoder(NetworkEncoder):
+    """The encoder of a model of SimCLR, which gives one vector for a whole image."""
+
+    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+        super().__init__(name, network, device)
+        self._preprocessing = preprocessing
+
+    def _prepare(self, image: ImageLike) -> Tensor:
+        pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
+        return self._preprocessing.prepare(pixels[None])[0]
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(images)
+        return features
+
+
 def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     """The encoder in a model of opsin: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
 
-    A dual encoder has both of its towers, a classifier its network. Raises CheckpointError when there is no model, or
-    when it is of another kind.
+    A dual encoder has both of its towers, a classifier its network, a model of SimCLR what it had before the
+    projection. Raises CheckpointError when there is no model, or when it is of another kind.
     """
     kind = checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"]
     if kind == CLIP_KIND:
         return LocalClipEncoder.from_pretrained(ref, str(device))
+    if kind == SIMCLR_KIND:
+        return _load_simclr(ref, device)
     if kind != KIND:
         raise CheckpointError(
             f"{ref} holds a model of kind {kind!r}, which is no encoder; give a classifier (`opsin train vit`), a "
-            "model of images and texts (`opsin train clip`, or emoji-clip), timm:NAME, or open_clip:ARCHITECTURE/TAG"
+            "model that learned without labels (`opsin train simclr`), a model of images and texts (`opsin train "
+            "clip`, or emoji-clip), timm:NAME, or open_clip:ARCHITECTURE/TAG"
         )
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
@@ -64,6 +86,28 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     without_head = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     checkpoint.load_state_dict(network, without_head, ref)
     return LocalEncoder(ref, network, settings.preprocessing, device)
+
+
+def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
+    content, tensors = checkpoint.load_pretrained(ref, kind=SIMCLR_KIND)
+    settings = from_dict(_SimclrContent, content, where=f"{ref}, config.json")
+    network = build_image_encoder(settings.preprocessing.image_size, **settings.encoder)
+    encoder = {
+        name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)
+    }
+    checkpoint.load_state_dict(network, encoder, ref)
+    return LocalVectorEncoder(ref, network, settings.preprocessing, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SimclrContent:
+    """What config.json of a model of SimCLR holds besides its kind and format version."""
+
+    encoder: dict[str, Any]
+    projection: tuple[int, int] | None
+    preprocessing: Preprocessing
+    metrics: dict[str, float]
+    training: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

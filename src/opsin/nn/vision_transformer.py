@@ -54,7 +54,7 @@ class VisionTransformer(nn.Module):
             if value not in get_args(kind):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
         self.pool = pool
-        self.embed_dim = embed_dim
+        self.feature_dim = self.embed_dim = embed_dim
         stem_class = ConvStem if stem == "conv" else PatchEmbedding
         self.patch_embed = stem_class(img_size, patch_size, in_channels, embed_dim)
         self.grid_size = self.patch_embed.grid_size

@@ -17,6 +17,7 @@ from opsin.tour.classification import classification_section
 from opsin.tour.clip import clip_section
 from opsin.tour.diffusion import diffusion_section
 from opsin.tour.report import Report, Section
+from opsin.tour.simclr import simclr_section
 
 MARK = ".opsin-tour"
 SectionMaker = Callable[[Path, float, bool], Section]
@@ -24,13 +25,14 @@ SectionMaker = Callable[[Path, float, bool], Section]
 SECTIONS: dict[str, tuple[SectionMaker, float]] = {
     "classification": (classification_section, 1.0),
     "captioning": (captioning_section, 1.5),
+    "simclr": (simclr_section, 1.0),
     "clip": (clip_section, 0.0),
     "diffusion": (diffusion_section, 1.0),
 }
 """Each system's section and its share of the training time; without a share it shows a model of the package."""
 
 
-def run_tour(directory: Path | str, *, training_minutes: float = 3.5, quiet: bool = False) -> Path:
+def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: bool = False) -> Path:
     """Train the systems for their shares of `training_minutes`, show what they and the models of the package do, and
     write `report.html`; returns its path.
 

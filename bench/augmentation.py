@@ -1,0 +1,73 @@
+"""Two views of each of 256 images of 32 x 32 pixels, as SimCLR makes them: opsin on the batch, torchvision one by one.
+
+Random resized crop, flip, colour jitter for four of five views, grayscale for one of five, and scaling to [0, 1], with
+the settings of the course. opsin starts from a batch of uint8 pixels in memory, as a run does. torchvision starts from
+Pillow images, as its data sets give them, and once from uint8 tensors, by its transforms of version 2. All on one core,
+since DataLoader workers would multiply the one as threads multiply the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from harness.timing import parse_arguments, print_machine, print_timings, time_in_turn
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from opsin.runtime import resolve_device, resolve_precision
+from opsin.simclr.config import AugmentConfig
+from opsin.simclr.views import two_views
+
+BATCH_SIZE, SIZE = 256, 32
+JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+
+
+def ways_to_augment(count: int) -> dict[str, Callable[[], Tensor]]:
+    """Each gives float views (2 * count, 3, 32, 32) in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
+    of_pictures = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomApply([transforms.ColorJitter(**JITTER)], p=0.8),
+            transforms.RandomGrayscale(0.2),
+            transforms.ToTensor(),
+        ]
+    )
+    of_tensors = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(**JITTER)], p=0.8),
+            v2.RandomGrayscale(0.2),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    config = AugmentConfig()
+    return {
+        "opsin, the batch": lambda: two_views(pixels.float() / 255, SIZE, config, generator),
+        "torchvision, each image": lambda: torch.stack([of_pictures(picture) for picture in pictures * 2]),
+        "torchvision v2, each tensor": lambda: torch.stack([of_tensors(image) for image in (*pixels, *pixels)]),
+    }
+
+
+def main() -> None:
+    arguments = parse_arguments(__doc__, seconds=30)
+    print_machine(resolve_precision("auto", resolve_device()))
+    torch.manual_seed(0)
+    count = 8 if arguments.quick else BATCH_SIZE
+    ways = ways_to_augment(count)
+    assert {tuple(way().shape) for way in ways.values()} == {(2 * count, 3, SIZE, SIZE)}
+    torch.set_num_threads(1)
+    timings = time_in_turn(ways, seconds=arguments.seconds, quick=arguments.quick)
+    print("two views of each image, one core")
+    print_timings(timings, "opsin, the batch", per_call=2 * count, unit="views/s")
+
+
+if __name__ == "__main__":
+    main()

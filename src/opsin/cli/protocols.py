@@ -1,0 +1,103 @@
+"""What `opsin evaluate --protocol` does: judge the features of an encoder by labels."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from opsin.cli.options import UsageError
+from opsin.cli.output import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.encoders.base import ImageEncoder
+    from opsin.simclr.evaluation import Evaluation, Judged, Protocol
+
+NEXT = {"knn": "linear", "linear": "finetune", "linear-seed": "linear", "finetune": "knn"}
+
+
+def evaluate_features(options: EvaluateOptions) -> int:
+    """Judge by `options.protocol`, or by nearest neighbours where there is none; returns the exit code."""
+    protocol = _protocol(options)
+    from opsin.simclr.evaluation import evaluate_encoder
+
+    encoder = _load(options)
+    evaluation = evaluate_encoder(encoder, protocol, options.data, options.split, quiet=options.quiet)
+    if options.json:
+        print_json(_document(evaluation, protocol))
+    else:
+        _print_tables(evaluation)
+    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
+        from opsin.pictures import save_figure
+        from opsin.simclr.evaluation_picture import evaluation_figure
+
+        save_figure(evaluation_figure(encoder, protocol, evaluation), options.picture)
+        note(f"picture: {options.picture}", quiet=options.quiet)
+    run, data = shlex.quote(options.run), f" --data {shlex.quote(options.data)}" if options.data else ""
+    note(f"next: opsin evaluate {run}{data} --protocol {NEXT[protocol.name]}", quiet=options.quiet)
+    return 0
+
+
+def _protocol(options: EvaluateOptions) -> Protocol:
+    name = options.protocol or "knn"
+    if name != "knn" and (options.k is not None or options.temperature is not None):
+        raise UsageError(f"-k and --temperature are for --protocol knn, not for {name}")
+    if options.temperature is not None and not 0 < options.temperature < float("inf"):
+        raise UsageError(f"--temperature must be above zero, not {options.temperature}")
+    if options.labels_fraction is not None and not 0 < options.labels_fraction <= 1:
+        raise UsageError(f"--labels-fraction must be above 0 and at most 1, not {options.labels_fraction}")
+    from opsin.simclr.evaluation import Protocol
+
+    given = {"labels_fraction": options.labels_fraction, "k": options.k, "temperature": options.temperature}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return Protocol(name=name, seed=options.seed or 0, **settings)
+
+
+def _load(options: EvaluateOptions) -> ImageEncoder:
+    """A model of SimCLR, which can be made again untrained, or any other encoder."""
+    from opsin.checkpoint import read_model_config, resolve_model
+    from opsin.encoders.loading import is_pretrained_encoder, load
+    from opsin.simclr.inference import KIND, SimclrEncoder
+
+    if is_pretrained_encoder(options.run):
+        return load(options.run, options.device, options.precision)
+    if read_model_config(resolve_model(options.run))["kind"] == KIND:
+        return SimclrEncoder.from_pretrained(options.run, options.device, options.precision)
+    return load(options.run, options.device, options.precision)
+
+
+def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
+    return {
+        "protocol": evaluation.protocol,
+        "name": protocol.name,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "labels_fraction": protocol.fraction,
+        "count": evaluation.trained.metrics.count,
+        **_scores(evaluation.trained),
+        "untrained": None if evaluation.untrained is None else _scores(evaluation.untrained),
+        "class_names": evaluation.class_names,
+        "confusion": evaluation.trained.metrics.confusion.tolist(),
+        "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.trained.skipped],
+    }
+
+
+def _scores(judged: Judged) -> dict[str, Any]:
+    scores: dict[str, Any] = {"accuracy": judged.metrics.accuracy, "top5_accuracy": judged.metrics.top5_accuracy}
+    details = {"k": judged.k, "strength": judged.strength, "curve": judged.curve or None}
+    return {**scores, "labelled": judged.labelled, **{key: value for key, value in details.items() if value}}
+
+
+def _print_tables(evaluation: Evaluation) -> None:
+    encoders = [judged for judged in (evaluation.trained, evaluation.untrained) if judged is not None]
+    rows: list[tuple[str, Any]] = [("accuracy", [judged.metrics.accuracy for judged in encoders])]
+    if len(evaluation.class_names) > 5:  # any order of so few classes has the right one among its first five
+        rows.append(("top-5 accuracy", [judged.metrics.top5_accuracy for judged in encoders]))
+    if evaluation.trained.strength is not None:
+        rows.append(("chosen strength of the regularisation", [judged.strength for judged in encoders]))
+    if evaluation.trained.curve:
+        rows.append(("best accuracy after any epoch, as the course reports it", [max(j.curve) for j in encoders]))
+    header = ("metric", "this encoder", "the same untrained")[: 1 + len(encoders)]
+    print_table(header, [(name, *values) for name, values in rows], title=evaluation.protocol)
+    for row in evaluation.trained.skipped:
+        print(f"left out  {row.id}: {row.reason}")

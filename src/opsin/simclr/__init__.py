@@ -1,0 +1,1 @@
+"""Self-supervised learning by contrast (SimCLR): learn features from images without labels, and judge them."""

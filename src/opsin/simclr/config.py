@@ -1,0 +1,130 @@
+"""Settings of a SimCLR run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from opsin.errors import ConfigError
+from opsin.training.config import TrainingConfig
+
+MOST_HUE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The network whose features are kept. What follows the name is the shape of a Vision Transformer only."""
+
+    name: Annotated[Literal["resnet18", "resnet50", "vit"], arg(name="encoder")] = "resnet18"
+    """A ResNet has a stem for small images (3 x 3, stride 1, no pooling) below 64 pixels, and the usual one above."""
+    patch_size: int = 4
+    embed_dim: int = 192
+    num_layers: int = 6
+    num_heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("patch_size", "embed_dim", "num_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be above zero, not {getattr(self, name)}")
+        if self.embed_dim % self.num_heads != 0:
+            raise ConfigError(f"embed_dim ({self.embed_dim}) must be divisible by num_heads ({self.num_heads})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How the two views of an image are made; each view draws its own changes. See `opsin.simclr.views`."""
+
+    view_size: int | None = None
+    """Side of the views in pixels, image_size unless it is given. Smaller views make steps cheaper, and things look as
+    large in them as in whole images, for a crop is enlarged. Only for ResNets."""
+    min_crop: float = 0.08
+    """Least share of the image's area that a view shows."""
+    flip: bool = True
+    """Mirror half of the views. Switch it off where left and right matter (digits, text)."""
+    jitter: float = 0.8
+    """Share of the views whose colours change."""
+    brightness: float = 0.4
+    """Largest change of the brightness, as a share of it; likewise the next two."""
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1
+    """Largest turn of the hue, as a share of the circle, up to 0.5."""
+    grayscale: float = 0.2
+    """Share of the views without colour."""
+    blur: float = 0.0
+    """Share of the views that are blurred, by a standard deviation of 0.1 to 2 pixels at 224 pixels, and in proportion
+    at other sizes; of use for larger images only."""
+
+    def __post_init__(self) -> None:
+        for name in ("jitter", "grayscale", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
+        if not 0 <= self.hue <= MOST_HUE:
+            raise ConfigError(f"hue must be in [0, {MOST_HUE}], not {self.hue}")
+        if not 0 < self.min_crop <= 1:
+            raise ConfigError(f"min_crop must be above 0 and at most 1, not {self.min_crop}")
+        if self.view_size is not None and self.view_size < 1:
+            raise ConfigError(f"view_size must be above zero, not {self.view_size}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimclrConfig:
+    """A whole run: data, encoder, projection, augmentation, training."""
+
+    data: str = "emoji"
+    """A data source: emoji, cifar10, cifar10:DIR, coco:DIR, a directory, or FILE.parquet. Labels are not trained on."""
+    image_size: int = 32
+    """Side of the square images, in pixels."""
+    val_fraction: float = 0.1
+    """Share of the training images held out to validate on, when the source has no validation split of its own."""
+    max_train: int | None = None
+    """Train on the first so many images of a fixed random order only."""
+    temperature: float = 0.5
+    """What cosines are divided by in the loss."""
+    projection_dim: int = 128
+    """Width of the vectors that are compared; they are for training only, and the encoder's features are kept."""
+    projection_hidden: int = 512
+    """Width of the projection's hidden layer."""
+    compile: bool = False
+    """Compile the network for this machine first: that takes a minute or two, and pays off in long runs on a GPU."""
+    encoder: EncoderConfig = EncoderConfig()
+    augment: AugmentConfig = AugmentConfig()
+    training: TrainingConfig = TrainingConfig(max_minutes=10, batch_size=256, weight_decay=1e-4)
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "projection_dim", "projection_hidden", "max_train"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be above zero, not {value}")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature must be above zero, not {self.temperature}")
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
+        if self.encoder.name == "vit":
+            self._check_vit()
+        if self.training.accumulate != 1:
+            raise ConfigError("accumulate must be 1: parts of a batch would not be compared with each other")
+        if self.training.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: an image is compared with the others of its batch")
+
+    def _check_vit(self) -> None:
+        if self.image_size % self.encoder.patch_size != 0:
+            raise ConfigError(
+                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
+            )
+        if self.augment.view_size not in (None, self.image_size):
+            raise ConfigError(
+                f"view_size ({self.augment.view_size}) must be image_size ({self.image_size}) for a Vision "
+                "Transformer, which has positions for one size only"
+            )
+
+    @property
+    def view_size(self) -> int:
+        """Side of the views in pixels."""
+        return self.augment.view_size or self.image_size

@@ -1,0 +1,71 @@
+"""Classification by the nearest neighbours of a feature, which judges an encoder without training anything.
+
+Each of the k nearest features votes for its class with the weight exp(cosine / temperature) (Wu et al. 2018,
+"Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4).
+
+Dimensions: N features asked for, M features of the bank, D width, K classes, k neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from opsin.errors import ConfigError
+
+SIMILARITIES_AT_A_TIME = 2**24
+"""64 MiB of float32."""
+
+
+def knn_predict(
+    features: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    num_classes: int,
+    *,
+    k: int = 200,
+    temperature: float = 0.5,
+    chunk_size: int = SIMILARITIES_AT_A_TIME,
+) -> Tensor:
+    """The share of the votes that each class gets, float32 (N, K), whose rows add up to one.
+
+    `features` (N, D) and `bank` (M, D) have length one, on one device; `bank_labels` int64 (M,) are below
+    `num_classes`. At most `chunk_size` similarities are held at once, and never fewer than M. Weights are divided by
+    the largest one of their row before they are added, so that no temperature overflows. Raises ConfigError for more
+    neighbours than the bank has and for a temperature that is not above zero.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"the temperature of nearest neighbours must be above zero, not {temperature}")
+    scores = torch.zeros(len(features), num_classes, device=features.device)
+    start = 0
+    for similarities, neighbours in _nearest(features, bank, k, chunk_size):
+        votes = torch.softmax(similarities / temperature, dim=1)
+        scores[start : start + len(votes)].scatter_add_(1, bank_labels[neighbours], votes)
+        start += len(votes)
+    return scores
+
+
+def nearest_neighbours(
+    features: Tensor, bank: Tensor, k: int, *, chunk_size: int = SIMILARITIES_AT_A_TIME
+) -> tuple[Tensor, Tensor]:
+    """Similarities float32 (N, k) of the nearest features of the bank, and their rows int64 (N, k), the nearest first.
+
+    The inputs and the error for a k that is too large are those of `knn_predict`.
+    """
+    parts = list(_nearest(features, bank, k, chunk_size))
+    if not parts:
+        return torch.empty(0, k), torch.empty(0, k, dtype=torch.int64)
+    return torch.cat([similarities for similarities, _ in parts]), torch.cat([rows for _, rows in parts])
+
+
+def _nearest(features: Tensor, bank: Tensor, k: int, chunk_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    if not 1 <= k <= len(bank):
+        raise ConfigError(
+            f"{k} nearest neighbours need a bank of at least as many images, and this one has {len(bank)}; ask for "
+            "fewer, at least one"
+        )
+    transposed = bank.float().T
+    for chunk in features.float().split(max(1, chunk_size // len(bank))):
+        yield torch.topk(chunk @ transposed, k, dim=1)

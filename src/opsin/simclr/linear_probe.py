@@ -1,0 +1,177 @@
+"""Linear classifiers on the features of a frozen encoder: how well its classes can be told apart by planes.
+
+Two ways to fit one. L2-regularised logistic regression has one answer for given features, the one that scikit-learn's
+LogisticRegression has; its strength is chosen on validation data (the protocol of Kornblith et al. 2019, "Do Better
+ImageNet Models Transfer Better?", which SimCLR uses). The course trains with Adam, on ten augmented views of each
+image.
+
+Dimensions: N images, D width of the features, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from opsin.errors import ConfigError, DataError
+
+STRENGTHS = tuple(float(strength) for strength in np.logspace(1, -5, 13))
+"""Tried from the strongest to the weakest, each one starting where the one before ended."""
+SEED_EPOCHS = 10
+SEED_BATCH = 128
+SEED_LEARNING_RATE = 1e-3
+SEED_WEIGHT_DECAY = 1e-6
+SMALLEST_DEVIATION = 1e-6
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A linear classifier: `weight` (K, D), `bias` (K,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, D) to (N, K)."""
+        return F.linear(features, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Shifts and scales each feature, so that one strength of regularisation suits all of them."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.deviation
+
+
+def standardisation(features: Tensor) -> Standardisation:
+    """Which gives these features (N, D) the mean zero and the deviation one; a constant feature becomes zero."""
+    deviation = features.std(dim=0, correction=0)
+    constant = deviation < SMALLEST_DEVIATION
+    return Standardisation(features.mean(dim=0), deviation.masked_fill(constant, 1.0))
+
+
+def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Sorted rows of about `fraction` of the labels int64 (N,), evenly from every class and at least one of each.
+
+    The same seed gives the same rows. Raises ConfigError for a fraction outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ConfigError(f"the share of the labels must be above 0 and at most 1, not {fraction}")
+    generator = np.random.default_rng(seed)
+    taken = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        taken.append(generator.permutation(rows)[: max(1, round(fraction * len(rows)))])
+    return np.sort(np.concatenate(taken))
+
+
+def fit_logistic_regression(
+    features: Tensor, labels: Tensor, num_classes: int, strength: float, start: LinearProbe | None = None
+) -> LinearProbe:
+    """The least of: mean cross-entropy + strength / 2 * squared norm of the weights; the biases are free.
+
+    `features` (N, D) on any device, in the precision to compute in, `labels` int64 (N,). scikit-learn's `C` is
+    1 / (strength * N). `start` is where to begin, for speed only. Raises DataError for labels of one class only.
+    """
+    if len(labels.unique()) < 2:
+        raise DataError("the labels of a linear probe must be of at least two classes")
+    begin = start or LinearProbe(features.new_zeros(num_classes, features.shape[1]), features.new_zeros(num_classes))
+    weight, bias = (tensor.clone().requires_grad_() for tensor in (begin.weight, begin.bias))
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=1000, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels) + strength / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return LinearProbe(weight.detach(), bias.detach())
+
+
+@dataclass(frozen=True)
+class ChosenProbe:
+    """A logistic regression, the strength that it has, and the accuracy that every strength had on validation."""
+
+    probe: LinearProbe
+    strength: float
+    accuracies: dict[float, float]
+
+
+def choose_logistic_regression(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    held_out: Tensor,
+    strengths: Sequence[float] = STRENGTHS,
+) -> ChosenProbe:
+    """Fit with each strength to what is not held out, and with the best one to everything.
+
+    `held_out` bool (N,) marks the validation data, some of the features (N, D) and some not. The best strength has the
+    highest accuracy on it, and among equals it is the strongest. Raises DataError when either part is empty.
+    """
+    if not held_out.any() or held_out.all():
+        raise DataError(
+            f"{len(labels)} labelled images are too few to choose the regularisation of a linear probe on some of "
+            "them; it takes at least two of some class"
+        )
+    fitted, judged = features[~held_out], features[held_out]
+    accuracies, starts = {}, {}
+    probe = None
+    for strength in sorted(strengths, reverse=True):
+        probe = fit_logistic_regression(fitted, labels[~held_out], num_classes, strength, start=probe)
+        accuracies[strength] = accuracy(probe.scores(judged), labels[held_out])
+        starts[strength] = probe
+    best = max(accuracies, key=lambda strength: (accuracies[strength], strength))
+    return ChosenProbe(
+        fit_logistic_regression(features, labels, num_classes, best, start=starts[best]), best, accuracies
+    )
+
+
+def train_seed_probe(
+    views: Iterable[tuple[Tensor, Tensor]], num_classes: int, generator: Generator
+) -> Iterator[LinearProbe]:
+    """The course's training, an epoch for each of `views`, and the probe after each of them.
+
+    Each of `views` has the features (N, D) of another view of all images, and their labels int64 (N,). Adam with a
+    learning rate of 0.001 and a weight decay of 1e-6 sees them in batches of 128, in an order drawn from `generator`,
+    which is on the CPU and decides the first weights too; these are distributed as those of torch's Linear.
+    """
+    layer: nn.Linear | None = None
+    for features, labels in views:
+        if layer is None:
+            layer = _new_layer(features.shape[1], num_classes, generator).to(features.device)
+            optimizer = torch.optim.Adam(layer.parameters(), lr=SEED_LEARNING_RATE, weight_decay=SEED_WEIGHT_DECAY)
+        for rows in torch.randperm(len(labels), generator=generator).split(SEED_BATCH):
+            with torch.enable_grad():
+                loss = F.cross_entropy(layer(features[rows]), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        yield LinearProbe(layer.weight.detach().clone(), layer.bias.detach().clone())
+
+
+def _new_layer(width: int, num_classes: int, generator: Generator) -> nn.Linear:
+    layer = nn.Linear(width, num_classes, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) / math.sqrt(width))
+    return layer
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """The share of rows of scores (N, K) whose highest one is that of the label (N,)."""
+    return float((scores.argmax(dim=1) == labels).float().mean())

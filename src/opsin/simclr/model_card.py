@@ -1,0 +1,36 @@
+"""The README.md inside the directory of an encoder that learned by SimCLR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "vit": "Vision Transformer"}
+
+
+def model_card(encoder: str, metrics: Mapping[str, float], training: Mapping[str, Any]) -> str:
+    """Markdown that says what the encoder was trained on and what was measured."""
+    data = training.get("data", "unknown data")
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in metrics.items()) or "| none measured | |"
+    return f"""---
+library_name: opsin
+tags: [simclr, self-supervised-learning, image-feature-extraction]
+---
+
+# {NAMES[encoder]} that learned without labels
+
+Trained by SimCLR with opsin on the images of the source `{data}`; `config.json` holds every setting of the run under
+`training`, and the preprocessing.
+
+| measured | value |
+| --- | --- |
+{scores}
+
+`val_loss` is the contrastive loss of images held out from training, with the batch size of training.
+`val_knn_accuracy` is the share of at most 1,000 of them whose class the 200 nearest of at most 5,000 training images
+tell (temperature 0.5): it follows the training and is no test. For scores to compare use
+
+    opsin evaluate THIS_DIRECTORY --protocol knn
+
+The encoder gives features, not classes, and knows images like those of its source: expect worse on others.
+"""

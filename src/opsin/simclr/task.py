@@ -1,0 +1,121 @@
+"""Training by SimCLR: the loss of two views of each image of a batch, and what the features are worth meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from opsin.data.datasets import ImageDataset, batches_of
+from opsin.data.preprocessing import Preprocessing
+from opsin.runtime import autocast, make_generator
+from opsin.simclr.config import SimclrConfig
+from opsin.simclr.data import SimclrData
+from opsin.simclr.inference import write_model
+from opsin.simclr.knn import knn_predict
+from opsin.simclr.loss import nt_xent_loss
+from opsin.simclr.model import SimclrModel
+from opsin.simclr.views import two_views
+from opsin.training.task import Batch, StepOutput, Task
+
+NEIGHBOURS = 200
+KNN_TEMPERATURE = 0.5
+
+
+class SimclrTask(Task):
+    """NT-Xent over the projections of two views of each image (Chen et al. 2020, algorithm 1).
+
+    Both views go through the network in one batch, so that a BatchNorm sees them together, in each process of a run
+    those of its own images. A batch of one image, as the last one of an epoch may be, therefore works as well; its loss
+    is zero, for there is nothing to tell it from.
+    """
+
+    def __init__(
+        self, model: SimclrModel, config: SimclrConfig, preprocessing: Preprocessing, data: SimclrData
+    ) -> None:
+        """Weights are chosen by the accuracy of nearest neighbours where the data has labels, else by the loss."""
+        super().__init__(model)
+        self.config = config
+        self.preprocessing = preprocessing
+        self.data = data
+        if data.bank is not None:
+            self.monitor, self.higher_is_better = "val_knn_accuracy", True
+        if config.compile:
+            model.compile(dynamic=False)  # batches have two sizes at most
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        left, right = self._projections(batch["image"], generator)
+        loss = nt_xent_loss(left, right, self.config.temperature)
+        return StepOutput(loss, {"positive_cosine": (left * right).sum(dim=1).float().mean().detach()})
+
+    def evaluate(self) -> dict[str, float]:
+        if self.data.val is None:
+            return {}
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                metrics = {"val_loss": self._validation_loss(self.data.val)}
+                if self.data.bank is not None:
+                    metrics["val_knn_accuracy"] = self._knn_accuracy(self.data.val, self.data.bank)
+                return metrics
+        finally:
+            self.model.train(training)
+
+    def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
+        write_model(directory, self._network, self.config, self.preprocessing, metrics)
+
+    def _projections(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Projections (N, E) of a view each of uint8 images (N, 3, S, S), and of another one."""
+        views = two_views(pixels.float() / 255, self.config.view_size, self.config.augment, generator)
+        _, projections = self.model(self.preprocessing.normalize(views))
+        left, right = projections.chunk(2)
+        return left, right
+
+    def _validation_loss(self, dataset: ImageDataset) -> float:
+        """The mean loss of whole batches as they are trained on, always with the same views."""
+        generator = make_generator(self.config.training.seed, "validation", device=self._model_device)
+        size = min(self.config.training.batch_size, len(dataset))
+        losses = []
+        for batch in batches_of(dataset, size):
+            if len(batch["image"]) == size:
+                with autocast(self._model_device, self.config.training.precision):
+                    left, right = self._projections(batch["image"].to(self._model_device), generator)
+                losses.append(nt_xent_loss(left, right, self.config.temperature, gather=False))
+        return float(torch.stack(losses).mean()) if losses else float("nan")
+
+    def _knn_accuracy(self, dataset: ImageDataset, bank: ImageDataset) -> float:
+        features, labels = self._features(dataset)
+        bank_features, bank_labels = self._features(bank)
+        scores = knn_predict(
+            features,
+            bank_features,
+            bank_labels,
+            self.data.num_classes,
+            k=min(NEIGHBOURS, len(bank_labels)),
+            temperature=KNN_TEMPERATURE,
+        )
+        return float((scores.argmax(dim=1) == labels).float().mean())
+
+    def _features(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+        """Features (N, D) of length one and labels (N,), on the model's device."""
+        features, labels = [], []
+        for batch in batches_of(dataset, 256):
+            images = self.preprocessing.prepare(batch["image"].to(self._model_device))
+            with autocast(self._model_device, self.config.training.precision):
+                encoded = self._network.encoder(images)
+            features.append(F.normalize(encoded.float(), dim=1))
+            labels.append(batch["label"].to(self._model_device))
+        return torch.cat(features), torch.cat(labels)
+
+    @property
+    def _network(self) -> SimclrModel:
+        assert isinstance(self.model, SimclrModel)
+        return self.model
+
+    @property
+    def _model_device(self) -> torch.device:
+        return next(self.model.parameters()).device

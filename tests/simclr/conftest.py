@@ -1,0 +1,66 @@
+"""A folder of patterns that views leave recognisable, and a run on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
+from opsin.simclr.train import TrainReport, train_simclr
+from opsin.training.config import TrainingConfig
+
+Run = tuple[Path, TrainReport]
+PERIODS = {"fine": 2, "middle": 4, "coarse": 8}
+TINY_VIT = EncoderConfig(name="vit", patch_size=4, embed_dim=16, num_layers=1, num_heads=2)
+
+
+def make_pattern_folder(directory: Path, per_class: int = 16) -> Path:
+    """Checks of three sizes, in class folders, each picture in two random colours; one file is broken."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:16, :16]
+    for name, period in PERIODS.items():
+        (directory / name).mkdir(parents=True)
+        for index in range(per_class):
+            shift = generator.integers(period)
+            mask = ((rows + shift) // period + (columns + shift) // period) % 2
+            colours = generator.integers(0, 256, (2, 3))
+            Image.fromarray(colours[mask].astype(np.uint8)).save(directory / name / f"{index:02d}.png")
+    (directory / "fine" / "broken.png").write_bytes(b"no image")
+    return directory
+
+
+def tiny_config(data: Path | str, **options: object) -> SimclrConfig:
+    """A run of a few seconds; options of the training go by their names."""
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
+    training = {"max_steps": 30, "batch_size": 16, "learning_rate": 3e-3, "validations": 2, "device": "cpu"}
+    training |= {name: value for name, value in options.items() if name in names}
+    settings: dict = {
+        "data": str(data),
+        "image_size": 16,
+        "val_fraction": 0.25,
+        "projection_dim": 8,
+        "projection_hidden": 16,
+        "encoder": TINY_VIT,
+        "augment": AugmentConfig(min_crop=0.5),
+        **{name: value for name, value in options.items() if name not in names},
+    }
+    return SimclrConfig(training=TrainingConfig(**training), **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def pattern_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pattern_folder(tmp_path_factory.mktemp("patterns") / "images")
+
+
+@pytest.fixture(scope="session")
+def pattern_run(pattern_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A ResNet-18 on views of 8 pixels."""
+    config = tiny_config(
+        pattern_folder, encoder=EncoderConfig(), augment=AugmentConfig(min_crop=0.5, view_size=8), learning_rate=1e-3
+    )
+    directory = tmp_path_factory.mktemp("runs") / "patterns"
+    return directory, train_simclr(config, directory, quiet=True)

@@ -1,0 +1,278 @@
+"""Judging encoders by labels: what is measured, what it is measured on, and what cannot be measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from opsin.cli.main import main
+from opsin.config import to_dict
+from opsin.data.preprocessing import Preprocessing
+from opsin.data.sources import open_source
+from opsin.errors import ConfigError, DataError
+from opsin.runtime import cache_dir
+from opsin.simclr import evaluation as evaluation_module
+from opsin.simclr.data import open_data, rows_of_run
+from opsin.simclr.evaluation import Protocol, encode, evaluate_encoder, untrained_encoder
+from opsin.simclr.evaluation_picture import evaluation_figure
+from opsin.simclr.inference import SimclrContent, SimclrEncoder
+from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.simclr.model import SimclrModel, build_encoder
+from opsin.simclr.train import build_task
+
+from .conftest import PERIODS, TINY_VIT, Run, make_pattern_folder, tiny_config
+
+
+@pytest.fixture(scope="module")
+def encoder(pattern_run: Run) -> SimclrEncoder:
+    return SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+
+
+@pytest.fixture(scope="module")
+def parts(encoder: SimclrEncoder) -> JudgedData:
+    return open_judged(encoder, None, None, 1.0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def small(pattern_folder: Path) -> SimclrEncoder:
+    """A Vision Transformer that has not learned anything, for what takes training."""
+    torch.manual_seed(0)
+    content = SimclrContent(
+        encoder=TINY_VIT,
+        projection=None,
+        preprocessing=Preprocessing(image_size=16),
+        metrics={},
+        training=to_dict(tiny_config(pattern_folder)),
+    )
+    return SimclrEncoder("small", SimclrModel(build_encoder(TINY_VIT, 16), nn.Identity()), content, "32")
+
+
+def arrays(parts: JudgedData, encoder: SimclrEncoder) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Features and labels of the labelled images, then of the test images, one image after the other."""
+    found: list[np.ndarray] = []
+    for source in (parts.labelled, parts.test):
+        assert source.labels is not None
+        rows = [row for row in range(len(source)) if "broken" not in source.ids[row]]
+        found.append(torch.cat([encoder.encode_image([source.load(row)]) for row in rows]).numpy())
+        found.append(source.labels[rows])
+    return found[0], found[1], found[2], found[3]
+
+
+def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path) -> None:
+    source = open_source(str(pattern_folder))
+    rows = rows_of_run(source, tiny_config(pattern_folder))
+    assert parts.split == "val" and parts.data == str(pattern_folder)
+    assert list(parts.test.ids) == [source.ids[row] for row in rows["val"]]
+    assert list(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]
+    some = open_judged(encoder, None, None, 0.25, seed=0).labelled
+    assert some.labels is not None and np.bincount(some.labels).tolist() == [3, 3, 3]
+    assert set(some.ids) < set(parts.labelled.ids)
+
+
+def test_other_sources_are_divided_by_their_splits_or_evenly(encoder: SimclrEncoder, tmp_path: Path) -> None:
+    other = make_pattern_folder(tmp_path / "other", 10)
+    divided = open_judged(encoder, str(other), None, 1.0, seed=0)
+    assert divided.test.labels is not None and np.bincount(divided.test.labels).tolist() == [2, 2, 2]
+    assert not set(divided.test.ids) & set(divided.labelled.ids)
+    divided = {}
+    for name in ("train", "val", "test"):
+        make_pattern_folder(tmp_path / "whole" / name, 2)
+    for split in (None, "val"):
+        found = open_judged(encoder, str(tmp_path / "whole"), split, 1.0, seed=0)
+        assert found.test.splits is not None and found.labelled.splits is not None
+        divided[found.split] = (set(found.test.splits), set(found.labelled.splits))
+    assert divided == {"test": ({"test"}, {"train", "val"}), "val": ({"val"}, {"train"})}
+
+
+def test_neighbours_are_scikit_learns_and_all_vote_where_there_are_few(
+    encoder: SimclrEncoder, parts: JudgedData
+) -> None:
+    bank, labels, queries, truths = arrays(parts, encoder)
+    for k in (5, 200):
+        evaluation = evaluate_encoder(encoder, Protocol(k=k, temperature=0.1))
+        used = min(k, len(bank))
+        peer = KNeighborsClassifier(used, metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.1))
+        assert evaluation.trained.metrics.accuracy == pytest.approx(peer.fit(bank, labels).score(queries, truths))
+        assert evaluation.trained.k == used
+    assert evaluation.trained.labelled == 36 and evaluation.trained.metrics.count == 12
+    assert [row.id for row in evaluation.trained.skipped] == ["fine/broken.png"]
+    assert evaluation.protocol.startswith(f"12 images of {parts.data!r}, split 'val': vote of the 36 nearest of 36")
+
+
+def test_the_linear_probe_is_scikit_learns(encoder: SimclrEncoder, parts: JudgedData) -> None:
+    features, labels, queries, truths = arrays(parts, encoder)
+    evaluation = evaluate_encoder(encoder, Protocol("linear", labels_fraction=1.0))
+    scaler = StandardScaler().fit(features)
+    strength = evaluation.trained.strength
+    assert strength is not None
+    peer = LogisticRegression(C=1 / (strength * len(features)), tol=1e-8, max_iter=10_000)
+    expected = peer.fit(scaler.transform(features), labels).score(scaler.transform(queries), truths)
+    assert evaluation.trained.metrics.accuracy == pytest.approx(expected)
+    assert "logistic regression on frozen features of 36 labelled images (100 % of the labels)" in evaluation.protocol
+
+
+def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
+    config = tiny_config(pattern_folder, encoder=encoder.description.encoder)
+    model = build_task(config, open_data(open_source(config.data), config)).model
+    assert isinstance(model, SimclrModel)
+    began = model.encoder.state_dict()
+    ours = untrained_encoder(encoder)
+    assert not ours.model.training
+    for name, tensor in ours.model.encoder.state_dict().items():
+        assert torch.equal(tensor, began[name]), name
+    evaluation = evaluate_encoder(encoder, Protocol())
+    again = evaluate_encoder(ours, Protocol())
+    assert evaluation.untrained is not None
+    assert evaluation.untrained.metrics.accuracy == again.trained.metrics.accuracy
+
+
+@pytest.mark.parametrize("name", ["linear-seed", "finetune"])
+def test_training_protocols_give_the_same_twice_and_change_nothing(small: SimclrEncoder, name: str) -> None:
+    before = {key: tensor.clone() for key, tensor in small.model.state_dict().items()}
+    protocol = Protocol(name, labels_fraction=0.5, epochs=2)  # type: ignore[arg-type]
+    first, second = (evaluate_encoder(small, protocol) for _ in range(2))
+    assert first.trained.metrics.accuracy == second.trained.metrics.accuracy
+    assert first.trained.labelled == 18 and first.untrained is not None
+    assert first.trained.curve == second.trained.curve
+    assert len(first.trained.curve) == (10 if name == "linear-seed" else 0)
+    figure = evaluation_figure(small, protocol, first)
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == ([list(first.trained.curve), list(first.untrained.curve)] if name == "linear-seed" else [])
+    for key, tensor in small.model.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+    assert not small.model.training and not any(weight.requires_grad for weight in small.model.parameters())
+
+
+def test_fine_tuning_learns_what_the_encoder_has_not(small: SimclrEncoder, tmp_path: Path) -> None:
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (16, 16), (level + number,) * 3).save(tmp_path / name / f"{number}.png")
+    protocol = Protocol("finetune", labels_fraction=1.0, epochs=30)
+    evaluation = evaluate_encoder(small, protocol, str(tmp_path))
+    assert evaluation.trained.metrics.accuracy == 1 and evaluation.trained.metrics.count == 4
+    assert "all weights fine-tuned on 16 labelled images (100 % of the labels), 30 epochs" in evaluation.protocol
+
+
+def test_an_interrupted_evaluation_goes_on(
+    encoder: SimclrEncoder, parts: JudgedData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was encoded before an interruption is not encoded again, and the result is that of one piece."""
+    whole = encode(parts.labelled, encoder)
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
+    monkeypatch.setattr(evaluation_module, "IMAGES_AT_A_TIME", 10)
+    encoded: list[int] = []
+    real = type(encoder).encode_image
+
+    def counted(self: SimclrEncoder, images: Iterable[Image.Image], **options: bool) -> torch.Tensor:
+        if len(encoded) == 2:
+            encoded.append(0)
+            raise KeyboardInterrupt
+        found = real(self, images, **options)
+        encoded.append(len(found))
+        return found
+
+    monkeypatch.setattr(type(encoder), "encode_image", counted)
+    with pytest.raises(KeyboardInterrupt):
+        encode(parts.labelled, encoder)
+    kept = len(list((cache_dir() / "features").glob("*.npy")))
+    assert kept == 2
+    resumed = encode(parts.labelled, encoder)
+    assert sum(encoded) == len(whole.labels) == 36
+    torch.testing.assert_close(resumed.features, whole.features)
+    assert torch.equal(resumed.labels, whole.labels) and list(resumed.source.ids) == list(whole.source.ids)
+    assert [row.id for row in resumed.source.skipped] == ["fine/broken.png"]
+
+
+class MeanColour:
+    """An encoder that is no network."""
+
+    name, fingerprint = "mean colour", "mean colour"
+
+    def encode_image(self, images: Iterable[Image.Image], *, normalize: bool = True) -> torch.Tensor:
+        means = torch.tensor(np.stack([np.asarray(image).mean(axis=(0, 1)) for image in images]), dtype=torch.float32)
+        return torch.nn.functional.normalize(means, dim=1) if normalize else means
+
+
+def test_any_encoder_of_images_is_judged_and_has_no_untrained_twin(pattern_folder: Path) -> None:
+    evaluation = evaluate_encoder(MeanColour(), Protocol(k=3), str(pattern_folder))
+    assert evaluation.untrained is None and evaluation.trained.metrics.count == 9
+    linear = evaluate_encoder(MeanColour(), Protocol("linear", labels_fraction=1.0), str(pattern_folder))
+    assert linear.class_names == tuple(sorted(PERIODS))
+    with pytest.raises(ConfigError, match="for models of SimCLR; judge mean colour by knn or linear"):
+        evaluate_encoder(MeanColour(), Protocol("finetune"), str(pattern_folder))
+    with pytest.raises(DataError, match="mean colour does not say what it was trained on"):
+        evaluate_encoder(MeanColour(), Protocol())
+
+
+def test_what_cannot_be_judged_says_why(encoder: SimclrEncoder, pattern_folder: Path, tmp_path: Path) -> None:
+    flat, single = tmp_path / "flat", tmp_path / "single"
+    flat.mkdir()
+    shutil.copy(pattern_folder / "fine" / "00.png", flat / "a.png")
+    shutil.copytree(pattern_folder / "coarse", single / "coarse")
+    with pytest.raises(DataError, match="has no labels"):
+        evaluate_encoder(encoder, Protocol(), str(flat))
+    with pytest.raises(DataError, match=r"one class only \(coarse\)"):
+        evaluate_encoder(encoder, Protocol(), str(single))
+    with pytest.raises(DataError, match="no split 'test' to judge on"):
+        evaluate_encoder(encoder, Protocol(), split="test")
+    with pytest.raises(ConfigError, match="not on 'train'"):
+        evaluate_encoder(encoder, Protocol(), split="train")
+    with pytest.raises(ConfigError, match="share of the labels"):
+        evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.0))
+    with pytest.raises(DataError, match="3 labelled images are too few"):
+        evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.01))
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
+def test_the_command_prints_the_protocol_beside_the_score(
+    name: str, pattern_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(pattern_run[0])
+    options = ["--protocol", name, "--labels-fraction", "1", "--device", "cpu", "--precision", "32"]
+    picture = tmp_path / "picture.png"
+    assert main(["evaluate", run, *options, "--json", "--quiet", "--picture", str(picture)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    encoder = SimclrEncoder.from_pretrained(run, device="cpu", precision="32")
+    expected = evaluate_encoder(encoder, replace(Protocol(), name=name, labels_fraction=1.0))  # type: ignore[arg-type]
+    assert document["accuracy"] == expected.trained.metrics.accuracy and document["labels_fraction"] == 1
+    assert document["protocol"] == expected.protocol and "labelled images (100 % of the labels)" in expected.protocol
+    assert expected.untrained is not None
+    assert document["untrained"]["accuracy"] == expected.untrained.metrics.accuracy
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+    assert main(["evaluate", run, *options]) == 0
+    printed = capsys.readouterr()
+    assert expected.protocol in printed.out and "the same untrained" in printed.out
+    assert "left out  fine/broken.png" in printed.out and f"next: opsin evaluate {run} --protocol" in printed.err
+
+
+def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_protocol(
+    pattern_run: Run, pattern_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(pattern_run[0])
+    for options, words in (
+        (["--protocol", "linear", "-k", "3"], "-k and --temperature are for --protocol knn, not for linear"),
+        (["--labels-fraction", "1.5"], "--labels-fraction must be above 0 and at most 1"),
+        (["--temperature", "0"], "--temperature must be above zero"),
+        (["--k", "0"], "--k must be at least 1"),
+        (["--worst", "3"], "--worst is for captioners"),
+        (["--guidances", "2"], "--guidances is for text-to-image models"),
+        (["--zero-shot", "--protocol", "knn"], "--protocol is for judging features"),
+    ):
+        assert main(["evaluate", run, *options, "--quiet"]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["evaluate", run, "--data", str(pattern_folder), "-k", "3", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["k"] == 3

@@ -1,0 +1,271 @@
+"""Training by SimCLR, and what its directory then holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import opsin
+from opsin.checkpoint import load_pretrained, load_training_state
+from opsin.config import from_dict, to_dict
+from opsin.data.sources import open_source
+from opsin.encoders import load
+from opsin.encoders.base import ImageEncoder
+from opsin.errors import CheckpointError, DataError
+from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
+from opsin.simclr.data import open_data, rows_of_run
+from opsin.simclr.inference import SimclrEncoder
+from opsin.simclr.recipes import RECIPES
+from opsin.simclr.task import SimclrTask
+from opsin.simclr.train import build_task, train_simclr
+from opsin.training.task import Batch, StepOutput
+from opsin.training.trainer import Trainer
+from tests.training.launch import CONTEXT
+
+from .conftest import PERIODS, Run, tiny_config
+
+
+def task_of(config: SimclrConfig) -> SimclrTask:
+    return build_task(config, open_data(open_source(config.data), config))
+
+
+def test_the_loss_falls_and_is_logged_with_the_neighbours(pattern_run: Run) -> None:
+    directory, report = pattern_run
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val_loss" in row]
+    assert [row["step"] for row in validated] == [15, 30]
+    assert all(0 <= row["val_knn_accuracy"] <= 1 and row["seconds"] > 0 for row in validated)
+    assert report.metrics.keys() == {"val_loss", "val_knn_accuracy"}
+    # The loss of views that cannot be told apart: 11 others of a batch of 12 (two views each, without itself).
+    assert report.metrics["val_loss"] < np.log(2 * 12 - 1)
+    assert report.steps == 30 and report.num_train == 36
+    assert [row.id for row in report.skipped] == ["fine/broken.png"]
+    card = (directory / "model" / "README.md").read_text(encoding="utf-8")
+    assert "# ResNet-18 that learned without labels" in card and "| val_knn_accuracy |" in card
+
+
+def test_features_of_new_images(pattern_run: Run, pattern_folder: Path) -> None:
+    encoder = opsin.SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+    assert isinstance(encoder, ImageEncoder)
+    path = pattern_folder / "coarse" / "00.png"
+    opened = Image.open(path)
+    features = encoder.encode_image([path, opened, np.asarray(opened), Image.new("L", (3, 40))])
+    assert features.shape == (4, 512) and features.dtype == torch.float32
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
+    assert torch.equal(features[0], features[1]) and torch.equal(features[0], features[2])
+
+
+def test_the_run_is_an_encoder_for_every_verb(pattern_run: Run, pattern_folder: Path) -> None:
+    images = [pattern_folder / name / "01.png" for name in PERIODS]
+    ours = SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+    loaded = load(str(pattern_run[0]), "cpu", "32")
+    torch.testing.assert_close(loaded.encode_image(images), ours.encode_image(images))
+    assert loaded.preparation() == ours.preparation()
+    assert not any("projection" in name for name, _ in loaded.network.named_parameters())
+
+
+def test_the_directory_holds_all_that_the_run_had(pattern_run: Run, tmp_path: Path) -> None:
+    """The model as the training state has it, through its files, bit for bit."""
+    encoder = SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+    assert encoder.training == json.loads((pattern_run[0] / "config.json").read_text())
+    assert encoder.metrics == pattern_run[1].metrics
+    images = [np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)]
+    again = SimclrEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "copy"), "cpu", "32")
+    assert torch.equal(again.encode_image(images), encoder.encode_image(images))
+    _, tensors = load_pretrained(tmp_path / "copy", kind="simclr")
+    task = task_of(from_dict(SimclrConfig, encoder.training))
+    task.model.load_state_dict(tensors)  # strictly
+    with pytest.raises(CheckpointError, match="holds a model of kind 'simclr'"):
+        load_pretrained(pattern_run[0], kind="clip")
+
+
+def test_an_encoder_without_its_projection_gives_the_same_features(pattern_run: Run, tmp_path: Path) -> None:
+    whole = SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+    alone = SimclrEncoder.from_pretrained(whole.without_projection().save_pretrained(tmp_path / "alone"), "cpu", "32")
+    images = [np.random.default_rng(1).integers(256, size=(16, 16, 3), dtype=np.uint8)]
+    assert torch.equal(alone.encode_image(images), whole.encode_image(images))
+    assert torch.equal(load(str(tmp_path / "alone"), "cpu", "32").encode_image(images), whole.encode_image(images))
+    _, tensors = load_pretrained(tmp_path / "alone", kind="simclr")
+    assert all(name.startswith("encoder.") for name in tensors)
+    assert alone.training == whole.training and alone.metrics == whole.metrics
+
+
+def test_a_vision_transformer_learns_as_well(pattern_folder: Path, tmp_path: Path) -> None:
+    report = train_simclr(tiny_config(pattern_folder, max_steps=4), tmp_path / "run", quiet=True)
+    features = load(str(tmp_path / "run"), "cpu").encode_image([pattern_folder / "fine" / "00.png"])
+    assert features.shape == (1, 16) and np.isfinite(report.metrics["val_loss"])
+
+
+@pytest.mark.parametrize("encoder", [EncoderConfig(), tiny_config("emoji").encoder], ids=["resnet18", "vit"])
+def test_every_parameter_gets_a_gradient(pattern_folder: Path, encoder: EncoderConfig) -> None:
+    config = tiny_config(pattern_folder, encoder=encoder)
+    task = task_of(config).train()
+    task.training_step(task.data.train.__getitems__(list(range(8))), torch.Generator()).loss.backward()
+    for name, parameter in task.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_a_batch_is_learned_by_heart(pattern_folder: Path, tmp_path: Path) -> None:
+    """Two equal views of twelve images: in the end each is told from all others."""
+    same = AugmentConfig(min_crop=1.0, flip=False, jitter=0.0, grayscale=0.0)
+    config = tiny_config(
+        pattern_folder, augment=same, max_train=12, temperature=0.1, max_steps=60, learning_rate=1e-2, log_every=60
+    )
+    train_simclr(config, tmp_path / "run", quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = next(row for row in rows if "train_loss" in row)
+    assert last["step"] == 60 and last["train_loss"] < 0.7 < np.log(2 * 12 - 1)
+
+
+class StoppingTask(SimclrTask):
+    """Dies in its sixth step."""
+
+    calls = 0
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        self.calls += 1
+        if self.calls == 6:
+            raise KeyboardInterrupt
+        return super().training_step(batch, generator)
+
+
+def test_a_resumed_run_equals_a_straight_one(pattern_folder: Path, tmp_path: Path) -> None:
+    """With every augmentation on, and the statistics of a ResNet's norms."""
+    config = tiny_config(
+        pattern_folder,
+        encoder=EncoderConfig(),
+        augment=AugmentConfig(blur=0.5, view_size=8),
+        max_steps=9,
+        checkpoint_minutes=0.0,
+        precision="32",
+    )
+    straight = train_simclr(config, tmp_path / "straight", quiet=True)
+    task = task_of(config)
+    stopping = StoppingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, task.data.train, to_dict(config))
+    resumed = train_simclr(config, tmp_path / "resumed", resume=True, quiet=True)
+    assert resumed.metrics == straight.metrics
+    weights, others = (load_pretrained(tmp_path / name, kind="simclr")[1] for name in ("resumed", "straight"))
+    for name, tensor in others.items():
+        assert torch.equal(weights[name], tensor), name
+
+
+def test_a_last_batch_of_one_image_leaves_the_model_sound(pattern_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(pattern_folder, encoder=EncoderConfig(), max_train=9, batch_size=4, max_steps=3, export="last")
+    report = train_simclr(config, tmp_path / "run", quiet=True)
+    assert np.isfinite(report.metrics["val_loss"])
+    task = task_of(config).train()
+    alone = task.training_step(task.data.train.__getitems__([0]), torch.Generator())
+    assert float(alone.loss.detach()) == 0
+    alone.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in task.parameters() if parameter.grad is not None)
+
+
+# ------------------------------------------------------------------------------------------------- sources
+
+
+def test_images_without_labels_are_judged_by_the_loss(pattern_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    for name in PERIODS:
+        for index in range(4):
+            target = tmp_path / "flat" / f"{name}{index}.png"
+            target.write_bytes((pattern_folder / name / f"{index:02d}.png").read_bytes())
+    config = tiny_config(tmp_path / "flat", max_steps=3, batch_size=4)
+    task = task_of(config)
+    assert (task.monitor, task.higher_is_better) == ("val_loss", False)
+    report = train_simclr(config, tmp_path / "run", quiet=True)
+    assert report.metrics.keys() == {"val_loss"}
+    single = tmp_path / "single" / "only"
+    single.mkdir(parents=True)
+    for file in (tmp_path / "flat").iterdir():
+        (single / file.name).write_bytes(file.read_bytes())
+    assert task_of(tiny_config(tmp_path / "single")).monitor == "val_loss"
+
+
+def test_without_held_out_images_nothing_is_validated(pattern_folder: Path, tmp_path: Path) -> None:
+    report = train_simclr(tiny_config(pattern_folder, val_fraction=0.0, max_steps=2), tmp_path / "run", quiet=True)
+    assert report.metrics == {}
+    assert "none measured" in (report.model / "README.md").read_text(encoding="utf-8")
+
+
+def test_rows_of_a_run(pattern_folder: Path) -> None:
+    source = open_source(str(pattern_folder))
+    rows = rows_of_run(source, tiny_config(pattern_folder))
+    assert np.intersect1d(rows["train"], rows["val"]).size == 0
+    few = rows_of_run(source, tiny_config(pattern_folder, max_train=5))
+    assert len(few["train"]) == 5 and np.isin(few["train"], rows["train"]).all()
+    np.testing.assert_array_equal(few["val"], rows["val"])
+
+
+def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError):
+        train_simclr(tiny_config(tmp_path / "none"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert from_dict(type(config), to_dict(config)) == config, name
+        assert recipe.__doc__, name
+
+
+def test_the_gpu_recipe_works_at_a_small_scale(pattern_folder: Path, tmp_path: Path) -> None:
+    """Everything but its size and its compiler, which needs one of C++ and minutes on a CPU."""
+    recipe = RECIPES["cifar10-gpu"]()
+    training = dataclasses.replace(recipe.training, max_minutes=None, max_steps=2, batch_size=4, device="cpu")
+    config = dataclasses.replace(
+        recipe, data=str(pattern_folder), image_size=16, compile=False, val_fraction=0.2, training=training
+    )
+    report = train_simclr(config, tmp_path / "run", quiet=True)
+    assert np.isfinite(report.metrics["val_loss"])
+    encoder = SimclrEncoder.from_pretrained(tmp_path / "run", device="cpu")
+    assert encoder.encode_image([Image.new("RGB", (16, 16))]).shape == (1, 2048)
+
+
+# ---------------------------------------------------------------------------------------- several processes
+
+
+def train_in_process(rank: int, count: int, settings: dict, directory: str, port: str) -> None:
+    torch.set_num_threads(1)
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
+    train_simclr(from_dict(SimclrConfig, settings), directory, quiet=True)
+
+
+def free_port(queue: object) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        queue.put(str(probe.getsockname()[1]))  # type: ignore[attr-defined]
+
+
+def test_two_processes_train_with_batches_that_do_not_divide(pattern_folder: Path, tmp_path: Path) -> None:
+    """35 images in batches of 14: the last one has 7, four for one process and three for the other."""
+    config = tiny_config(pattern_folder, max_train=35, max_steps=6, batch_size=14, precision="32")
+    queue = CONTEXT.Queue()
+    finder = CONTEXT.Process(target=free_port, args=(queue,))
+    finder.start()
+    port = queue.get()
+    finder.join()
+    arguments = (2, to_dict(config), str(tmp_path / "two"), port)
+    processes = [CONTEXT.Process(target=train_in_process, args=(rank, *arguments)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode == 0
+    state = load_training_state(tmp_path / "two" / "checkpoints" / "last.pt")["model"]
+    assert all(tensor.isfinite().all() for tensor in state.values())
+    assert np.isfinite(SimclrEncoder.from_pretrained(tmp_path / "two", "cpu").metrics["val_loss"])
