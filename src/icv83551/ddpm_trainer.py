@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
-from opsin.checkpoint import atomic_write, load_state_dict
+from opsin.checkpoint import atomic_write, load_state_dict, save_tensors
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.errors import CheckpointError
 
@@ -71,15 +72,17 @@ class Trainer:
         return losses
 
     def save(self, milestone: int) -> None:
-        """Write `model-MILESTONE.pt` with `step`, `model` and `opt`, whole or not at all."""
+        """Write `model-MILESTONE.pt` with `step`, `model` and `opt`, whole or not at all.
+
+        Raises CheckpointError when it cannot be written.
+        """
         state = {"step": self.step, "model": self.diffusion_model.state_dict(), "opt": self.opt.state_dict()}
-        with atomic_write(self._file(milestone)) as file:
-            torch.save(state, file)
+        save_tensors(self._file(milestone), state)
 
     def load(self, milestone: int) -> None:
         """Read what `save` wrote; nothing is unpickled but tensors and plain values, and nothing changed by a bad file.
 
-        Raises CheckpointError when the file is absent, damaged, or of another model.
+        Raises CheckpointError when the file is absent, damaged, of another model, or holds weights that are no numbers.
         """
         path = self._file(milestone)
         print(f"loading model from {path}.")
@@ -93,14 +96,38 @@ class Trainer:
             ) from error
         if not isinstance(state, dict) or set(KEYS) - state.keys():
             raise CheckpointError(f"{path} is no checkpoint of this trainer: it needs {', '.join(KEYS)}")
-        before = {name: tensor.clone() for name, tensor in self.diffusion_model.state_dict().items()}
-        load_state_dict(self.diffusion_model, state["model"], str(path))
+        _refuse_other_types(state, path)
+        before = copy.deepcopy((self.diffusion_model.state_dict(), self.opt.state_dict()))
         try:
-            self.opt.load_state_dict(state["opt"])
-        except (ValueError, KeyError, TypeError) as error:
-            self.diffusion_model.load_state_dict(before)
+            load_state_dict(self.diffusion_model, state["model"], str(path))
+            self._load_opt(state["opt"], path)
+            self._refuse_what_is_not_finite(path)
+        except Exception as error:  # tensors can be of kinds that fail in any way
+            self.diffusion_model.load_state_dict(before[0])
+            self.opt.load_state_dict(before[1])
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the weights in {path} do not fit this model: {error}") from error
+        self.step = state["step"]
+
+    def _load_opt(self, state: dict[str, Any], path: Path) -> None:
+        """Load Adam's state; torch itself looks at little more than the number of parameters in it."""
+        try:
+            self.opt.load_state_dict(state)
+            for parameter, moments in self.opt.state.items():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    if moments[name].shape != parameter.shape:
+                        raise ValueError(f"{name} of shape {tuple(moments[name].shape)} for {tuple(parameter.shape)}")
+        except Exception as error:  # it can hold anything, and fail in any way
             raise CheckpointError(f"the optimiser state in {path} does not fit this model: {error}") from error
-        self.step = int(state["step"])
+
+    def _refuse_what_is_not_finite(self, path: Path) -> None:
+        weights = self.diffusion_model.state_dict()
+        if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise CheckpointError(f"{path}: {len(broken)} weights are not finite, for example {broken[0]}")
+        moments = [value for own in self.opt.state.values() for value in own.values() if isinstance(value, Tensor)]
+        if not all(value.isfinite().all() for value in moments):
+            raise CheckpointError(f"the optimiser state in {path} is not finite")
 
     def _train_step(self, images: Tensor, model_kwargs: dict[str, Any]) -> float:
         self.diffusion_model.train()
@@ -128,3 +155,13 @@ class Trainer:
 
     def _file(self, milestone: int) -> Path:
         return self.results_folder / f"model-{milestone}.pt"
+
+
+def _refuse_other_types(state: dict[str, Any], path: Path) -> None:
+    step, weights, opt = (state[key] for key in KEYS)
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise CheckpointError(f"{path}: step must be a whole number, not {step!r:.80}")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path}: model must be a dictionary of tensors")
+    if not isinstance(opt, dict):
+        raise CheckpointError(f"{path}: opt must be the state of an optimiser, not {type(opt).__name__}")

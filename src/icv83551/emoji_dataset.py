@@ -83,7 +83,8 @@ class EmojiDataset(Dataset[Any]):
     """Items (image float (3, S, S) in [0, 1], {"text_emb": float (E,), "text": str}), one emoji a row.
 
     Image and text of an item are drawn from those of the emoji by numpy's global generator. Where the course's files
-    are not there, the embedded emoji with the texts' embeddings of `text_encoder` take their place.
+    are not in their own place, the embedded emoji with the texts' embeddings of `text_encoder` (by default
+    emoji-clip's) take theirs.
     """
 
     def __init__(
@@ -95,19 +96,25 @@ class EmojiDataset(Dataset[Any]):
         *,
         text_encoder: TextEncoder | None = None,
     ) -> None:
-        """Raises DataError for files that are damaged, and for texts without an embedding."""
+        """Raises DataError for files that are damaged or not where they are said to be, and for texts without an
+        embedding."""
         self.image_size = image_size
         self.num_text_emb_pca = num_text_emb_pca
         data, table = Path(data_path), Path(text_emb_path)
-        entries = load_course_emoji(data) if data.is_file() else _embedded_emoji()
-        if data.is_file():
+        if _is_there(data, DATA_PATH):
+            entries = load_course_emoji(data)
             print(f"{data.name} already downloaded.")
+        else:
+            entries = _embedded_emoji()
+            print(f"{data.name} is not there: using the {len(entries)} emoji that come with opsin.")
         texts = list(dict.fromkeys(text for entry in entries for text in entry.texts))
-        if table.is_file():
+        if _is_there(table, TEXT_EMB_PATH):
             self.text_embedder = TextEmbedder(TextTable.load(table))
             print(f"{table.name} already downloaded.")
         else:
-            self.text_embedder = TextEmbedder(_encoded_table(texts, text_encoder))
+            encoded = _encoded_table(texts, text_encoder)
+            self.text_embedder = TextEmbedder(encoded)
+            print(f"{table.name} is not there: using embeddings of {encoded.name}, {len(encoded.mean)} wide.")
         known = self.text_embedder.table
         assert known is not None
         if unknown := [text for text in texts if text not in known.rows]:
@@ -143,6 +150,13 @@ class EmojiDataset(Dataset[Any]):
         if emb.shape != known.mean.shape:
             raise DataError(f"the embedder gives shape {tuple(emb.shape)}; the data set has {tuple(known.mean.shape)}")
         return self.text_embedder.embed(emb=emb, num_pca=self.num_text_emb_pca)
+
+
+def _is_there(path: Path, course_path: Path) -> bool:
+    """False for the course's own path without a file, which something else can replace; DataError for another one."""
+    if not path.is_file() and path.resolve() != course_path.resolve():
+        raise DataError(f"there is no file {path}; put it there, or leave the path out to use what comes with opsin")
+    return path.is_file()
 
 
 def _embedded_emoji() -> list[CourseEmoji]:

@@ -62,13 +62,17 @@ def write_json(path: Path | str, content: Any) -> None:
 
 
 def save_training_state(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write tensors, numbers, strings and containers of them to one file, atomically."""
+    """Write tensors, numbers, strings and containers of them to one file, atomically, with the format's version."""
+    save_tensors(path, {"format_version": FORMAT_VERSION, **state})
+
+
+def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Write a file of torch, atomically, that holds `content` and nothing else; CheckpointError when that fails."""
     import torch
 
-    content = {"format_version": FORMAT_VERSION, **state}
     with atomic_write(path) as file:
         try:
-            torch.save(content, file)
+            torch.save(dict(content), file)
         except RuntimeError as error:  # torch reports a failing write (a full disk) as RuntimeError
             raise OSError(None, str(error).splitlines()[0]) from error
 

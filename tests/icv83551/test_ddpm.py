@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import resource
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from icv83551 import emoji_dataset
 from icv83551.ddpm_trainer import Trainer
 from icv83551.emoji_dataset import EmojiDataset, TextEmbedder
 from icv83551.gaussian_diffusion import GaussianDiffusion
@@ -128,14 +131,31 @@ def test_new_texts(files: tuple[Path, Path]) -> None:
     assert reduced.embed_new_text("abc", OneVector(WIDTH)).shape == (2,)
 
 
-def test_embedded_emoji_without_the_files(tmp_path: Path) -> None:
-    dataset = EmojiDataset(8, tmp_path / "a.npz", tmp_path / "b.pt", text_encoder=BagOfWords(12))
+def test_embedded_emoji_without_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = (tmp_path / "a.npz", tmp_path / "b.pt")
+    monkeypatch.setattr(emoji_dataset, "DATA_PATH", places[0])
+    monkeypatch.setattr(emoji_dataset, "TEXT_EMB_PATH", places[1])
+    dataset = EmojiDataset(8, *places, text_encoder=BagOfWords(12))
+    assert capsys.readouterr().out == (
+        f"a.npz is not there: using the {len(dataset)} emoji that come with opsin.\n"
+        "b.pt is not there: using embeddings of bag-of-words, 12 wide.\n"
+    )
     assert len(dataset) > 1500
     image, given = dataset[770]
     assert image.shape == (3, 8, 8)
     assert given["text_emb"].shape == (12,)
     full = dataset.text_embedder.encode_pca(given["text_emb"])
     torch.testing.assert_close(dataset.text_embedder.decode_pca(full), given["text_emb"], rtol=1e-3, atol=1e-4)
+
+
+def test_files_that_are_not_where_they_are_said_to_be(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Other data in their place would be trained on without a word."""
+    absent = tmp_path / "absent"
+    for places in ((absent, files[1]), (files[0], absent)):
+        with pytest.raises(DataError, match=f"there is no file {absent}; put it there, or leave the path out"):
+            EmojiDataset(8, *places, text_encoder=BagOfWords(12))
 
 
 def test_texts_without_embedding(files: tuple[Path, Path]) -> None:
@@ -179,7 +199,7 @@ def write_entry(
 )
 def test_hostile_pickles_run_nothing(content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for protocol in range(pickle.HIGHEST_PROTOCOL):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         path = write_entry(tmp_path / "x.npz", pickle.dumps(content, protocol=protocol))
         with pytest.raises(DataError, match="was refused.*only arrays, strings"):
             load_course_emoji(path)
@@ -230,6 +250,19 @@ def test_trains_samples_and_saves(files: tuple[Path, Path], tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["model-4.pt", "sample-2.png", "sample-4.png"]
 
 
+def names_of_network(levels: int) -> set[str]:
+    """The names of the weights in a checkpoint of the course; a block that keeps its width has no `res_conv`."""
+    block = ["mlp.1", "block1.proj", "block2.proj"]
+    layers = ["init_conv", "time_mlp.1", "time_mlp.3", "condition_mlp.0", "condition_mlp.2", "final_conv"]
+    blocks = ["mid_block1", "mid_block2"]
+    for level in range(levels):
+        blocks += [f"downs.{level}.0", f"downs.{level}.1", f"ups.{level}.1", f"ups.{level}.2"]
+        layers += [f"downs.{level}.2", f"ups.{level}.0.1", f"ups.{level}.1.res_conv", f"ups.{level}.2.res_conv"]
+    layers += [f"{name}.{layer}" for name in blocks for layer in block]
+    norms = {f"{name}.{half}.norm.g" for name in blocks for half in ("block1", "block2")}
+    return {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")} | norms
+
+
 def test_checkpoint_has_the_courses_keys(files: tuple[Path, Path], tmp_path: Path, capsys: Any) -> None:
     trainer = make_trainer(files, tmp_path)
     trainer.train()
@@ -248,8 +281,8 @@ def test_checkpoint_has_the_courses_keys(files: tuple[Path, Path], tmp_path: Pat
         "posterior_std",
         "loss_weight",
     }
-    assert "model.downs.0.0.block1.norm.g" in state["model"]
-    assert "model.ups.1.0.1.weight" in state["model"]
+    network = {name.removeprefix("model.") for name in state["model"] if name.startswith("model.")}
+    assert network == names_of_network(levels=2)
     other = make_trainer(files, tmp_path)
     capsys.readouterr()
     other.load(70000)
@@ -296,6 +329,74 @@ def test_checkpoints_that_cannot_be_used(files: tuple[Path, Path], tmp_path: Pat
             trainer.load(milestone)
     assert not (tmp_path / "touched").exists()
     assert all(torch.equal(before[name], value) for name, value in trainer.diffusion_model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("step", "abc", "step must be a whole number, not 'abc'"),
+        ("step", None, "step must be a whole number, not None"),
+        ("step", -1, "step must be a whole number, not -1"),
+        ("opt", 5, "opt must be the state of an optimiser, not int"),
+        ("opt.state", "x", "the optimiser state in .* does not fit"),
+        ("opt.param_groups", None, "the optimiser state in .* does not fit"),
+        ("opt.state.0", 3, "the optimiser state in .* does not fit"),
+        ("opt.state.0.exp_avg", torch.zeros(1), "the optimiser state in .* does not fit"),
+        ("opt.state.0.exp_avg_sq", None, "the optimiser state in .* does not fit"),
+        ("opt.state.1.exp_avg", torch.full((4,), torch.nan), "the optimiser state in .* is not finite"),
+        ("model", 5, "model must be a dictionary of tensors"),
+        ("model.model.init_conv.bias", "x", "model must be a dictionary of tensors"),
+        (
+            "model.model.init_conv.bias",
+            torch.full((4,), torch.nan),
+            "1 weights are not finite, .* model.init_conv.bias",
+        ),
+        ("model", {5: torch.zeros(1)}, "the weights in .* do not fit this model"),
+    ],
+)
+def test_checkpoints_with_other_things_in_them(
+    part: str, value: object, message: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Each is one sentence, and model, optimiser and step are as they were before."""
+    trainer = make_trainer(files, tmp_path)
+    trainer.train()
+    trainer.save(1)
+    state = torch.load(tmp_path / "model-1.pt", weights_only=True)
+    first, _, rest = part.partition(".")
+    target, keys = state, [first]
+    if first == "opt" and rest:
+        keys += [int(key) if key.isdigit() else key for key in rest.split(".")]
+    elif rest:
+        keys.append(rest)
+    for key in keys[:-1]:
+        target = target[key]
+    target[keys[-1]] = value
+    state["model"] = {**state["model"], "betas": state["model"]["betas"] + 1} if part != "model" else value
+    torch.save(state, tmp_path / "model-2.pt")
+    trainer.train_num_steps = 6
+    trainer.train()
+    trainer.save(3)
+    with pytest.raises(CheckpointError, match=message):
+        trainer.load(2)
+    trainer.save(4)
+    assert (tmp_path / "model-4.pt").read_bytes() == (tmp_path / "model-3.pt").read_bytes()
+
+
+def test_a_checkpoint_that_the_disk_does_not_take(files: tuple[Path, Path], tmp_path: Path) -> None:
+    trainer = make_trainer(files, tmp_path)
+    trainer.save(1)
+    before = (tmp_path / "model-1.pt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="model-1.pt could not be written"):
+            trainer.save(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "model-1.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*model*")] == ["model-1.pt"]
 
 
 def test_guidance_scale_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,8 +244,8 @@ def test_an_exception_leaves_everything_in_order(tmp_path: Path) -> None:
         train_toy(tmp_path / "run", task=task)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert torch.equal(torch.get_rng_state(), state)
-    # The state was last saved before the step that the validation followed.
-    assert saved_step(tmp_path / "run") == task.calls - 1
+    # The state was saved after the last step, before the validation that failed.
+    assert saved_step(tmp_path / "run") == task.calls
     result = train_toy(tmp_path / "run", resume=True)
     straight = train_toy(tmp_path / "straight")
     assert result.metrics == straight.metrics

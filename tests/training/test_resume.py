@@ -75,7 +75,7 @@ def leftovers(run: Path) -> list[str]:
     return [path.name for path in run.rglob("*.tmp")]
 
 
-@pytest.mark.parametrize("step", [1, 2, 8, STEPS])
+@pytest.mark.parametrize("step", [1, 2, 6, 8, STEPS])
 def test_killed_at_a_step(step: int, straight: dict[str, Path], tmp_path: Path) -> None:
     killed = run_toy(tmp_path / "run", **VARIANTS["plain"], accident={"step": step})
     assert killed.exit_code == -signal.SIGKILL
@@ -111,6 +111,32 @@ def test_killed_twice_in_other_kinds_of_runs(variant: str, straight: dict[str, P
     assert run_toy(tmp_path / "run", **options, accident=accident, resume=True).exit_code == -signal.SIGKILL
     assert run_toy(tmp_path / "run", **options, resume=True).exit_code == 0
     assert_same_run(tmp_path / "run", straight[variant])
+
+
+class CannotDraw(ToyTask):
+    """The validation after a step ends in an error."""
+
+    def __init__(self, failing_step: int) -> None:
+        super().__init__()
+        self.failing_step = failing_step
+
+    def save_samples(self, directory: Path, step: int) -> None:
+        if step == self.failing_step:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("failing_step", [10, STEPS])
+@pytest.mark.parametrize("variant", ["sparse", "last"])
+def test_a_validation_that_fails_loses_no_step(
+    failing_step: int, variant: str, straight: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = {**VARIANTS[variant], "checkpoint_minutes": 1000.0}
+    with pytest.raises(ZeroDivisionError):
+        train_toy(run, task=CannotDraw(failing_step), **options)
+    assert load_training_state(run / "checkpoints" / "last.pt")["counters"]["step"] == failing_step
+    train_toy(run, resume=True, **options)
+    assert_same_run(run, straight[variant])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -17,18 +17,27 @@ from opsin.runtime import is_offline
 
 class MetricsLog:
     """Context manager that writes metrics of steps. Opened for a resumed run, it drops what lies after the resumed
-    step, so that the record reads as if the run had never stopped."""
+    state, so that the record reads as if the run had never stopped."""
 
-    def __init__(self, directory: Path, *, start_step: int = 0, wandb_project: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        start_step: int = 0,
+        start_is_validated: bool = True,
+        wandb_project: str | None = None,
+    ) -> None:
+        """The resumed state is that after `start_step`, saved after its validation or before it."""
         self.path = directory / "metrics.jsonl"
         self.directory = directory
         self.start_step = start_step
+        self.start_is_validated = start_is_validated
         self.wandb_project = wandb_project
 
     def __enter__(self) -> MetricsLog:
         from torch.utils.tensorboard import SummaryWriter
 
-        kept = [row for row in read_metrics(self.path) if row["step"] <= self.start_step]
+        kept = [row for row in read_metrics(self.path) if self._is_before_start(row)]
         with atomic_write(self.path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         try:
@@ -63,6 +72,11 @@ class MetricsLog:
         except OSError as failure:
             if error is None:  # else that one says more
                 raise self._unwritable(failure) from failure
+
+    def _is_before_start(self, row: Mapping[str, Any]) -> bool:
+        if row["step"] == self.start_step and not self.start_is_validated:
+            return "train_loss" in row  # else it is the validation's, which is to come again
+        return bool(row["step"] <= self.start_step)
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(f"the metrics in {self.directory} cannot be written ({error.strerror or error})")

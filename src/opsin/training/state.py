@@ -30,7 +30,7 @@ class Counters:
     paused: float = 0.0
     """Of the seconds, those of validating and saving."""
     validations: int = 0
-    """Validations that were due so far."""
+    """Validations that were due by the latest one."""
     validated_step: int = -1
     """The step of the latest validation."""
     slowest_validation: float = 0.0

@@ -139,21 +139,23 @@ class _Run:
     # ------------------------------------------------------------------------------------------- the loop
 
     def train(self) -> TrainingResult:
-        """The loop: step, check, log, validate, save; then export."""
+        """The loop: validate if it is due, step, check, log, save; then export.
+
+        The state is always saved before a validation, which may fail: a resumed run begins with the one that is due.
+        """
         with contextlib.ExitStack() as stack:
             log, display = stack.enter_context(self._outputs())
             signals = stack.enter_context(StopSignals())
             stack.enter_context(contextlib.closing(self.batches))
-            progress = self._agree(signals).progress
-            while progress < 1:
-                metrics = self._step(progress)
+            agreed = self._agree(signals)
+            while agreed.progress < 1:
+                if self._validation_is_due(agreed):
+                    self._validate(log, display, agreed.progress)
+                metrics = self._step(agreed.progress)
                 self.counters.step += 1
                 agreed = self._agree(signals)
-                progress = agreed.progress
-                self._report(log, display, metrics, progress)
-                if self._validation_is_due(progress) and agreed.has_time_to_validate:
-                    self._validate(log, display)
-                if agreed.stop or agreed.save:
+                self._report(log, display, metrics, agreed.progress)
+                if agreed.stop or agreed.save or agreed.progress == 1 or self._validation_is_due(agreed):
                     self._save()
                 if agreed.stop:
                     raise TrainingInterrupted(
@@ -162,7 +164,7 @@ class _Run:
                         agreed.stop,
                     )
             if self.counters.validated_step != self.counters.step:
-                self._validate(log, display)
+                self._validate(log, display, agreed.progress)
             self._save()
         self.processes.on_first(lambda: self.state.export(self.config.export))
         exported_best = self.config.export == "best" and self.counters.best is not None
@@ -241,13 +243,12 @@ class _Run:
 
     # ------------------------------------------------------------------------------- validating and saving
 
-    def _validation_is_due(self, progress: float) -> bool:
-        due = math.floor(progress * self.config.validations)
-        is_due = due > self.counters.validations and progress < 1  # the last one comes after the loop
-        self.counters.validations = due
-        return is_due
+    def _validation_is_due(self, agreed: _Agreed) -> bool:
+        """Whether to validate before the next step; the last validation comes after the loop."""
+        due = math.floor(agreed.progress * self.config.validations)
+        return agreed.progress < 1 and agreed.has_time_to_validate and due > self.counters.validations
 
-    def _validate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
+    def _validate(self, log: MetricsLog | None, display: ProgressDisplay, progress: float) -> None:
         """Evaluate in the first process, with averaged weights if there are any, and remember the best."""
         self._refuse_non_finite()
         started = time.monotonic()
@@ -255,6 +256,7 @@ class _Run:
             self.processes.on_first(lambda: self._evaluate(log, display))
         self.counters.slowest_validation = max(self.counters.slowest_validation, time.monotonic() - started)
         self.counters.validated_step = self.counters.step
+        self.counters.validations = math.floor(progress * self.config.validations)
 
     def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         step = self.counters.step
@@ -289,7 +291,12 @@ class _Run:
         with contextlib.ExitStack() as stack:
             log: MetricsLog | None = None
             if first:
-                log = MetricsLog(self.paths.path, start_step=self.counters.step, wandb_project=self.config.wandb)
+                log = MetricsLog(
+                    self.paths.path,
+                    start_step=self.counters.step,
+                    start_is_validated=self.counters.validated_step == self.counters.step,
+                    wandb_project=self.config.wandb,
+                )
                 stack.enter_context(log)
             yield log, stack.enter_context(ProgressDisplay("training", enabled=first and not self.quiet))
 
