@@ -67,13 +67,13 @@ def neighbours_figure(
     are titled in orange.
     """
     N, k = cosines.shape
-    figure = Figure(figsize=(1.45 * (k + 1), 1.75 * N), layout="constrained", dpi=110)
+    figure = Figure(figsize=(1.5 * (k + 1), 1.9 * N), layout="constrained", dpi=110)
     grid = figure.subplots(N, k + 1, squeeze=False)
     for row, (query, nearest) in enumerate(zip(queries, neighbours, strict=True)):
         own, theirs = (names[0][row], names[1][row]) if names is not None else (None, [None] * k)
-        _draw(grid[row, 0], query, "image" if own is None else cut(own, TITLE_WIDTH - 6), "black", bold=True)
+        _draw(grid[row, 0], query, "image" if own is None else f"image\n{cut(own, TITLE_WIDTH)}", "black", bold=True)
         for axes, image, cosine, name in zip(grid[row, 1:], nearest, cosines[row], theirs, strict=True):
-            text = f"{cosine:.2f}" if name is None else f"{cosine:.2f} {cut(name, TITLE_WIDTH - 10)}"
+            text = f"{cosine:.2f}" if name is None else f"{cosine:.2f}\n{cut(name, TITLE_WIDTH)}"
             _draw(axes, image, text, RIGHT if name == own else WRONG, bold=False)
     return figure
 
