@@ -27,9 +27,9 @@ QUICK_BANK, QUICK_IMAGES, QUICK_WIDTH = 400, 80, 16
 COURSE_BATCH = 64
 
 
-def formula(features: Tensor, bank: Tensor, labels: Tensor) -> Tensor:
-    """Classes (N, K) from the best to the worst, as the course computes them from a transposed bank."""
-    similarities, neighbours = torch.mm(features, bank.t().contiguous()).topk(k=K, dim=-1)
+def formula(features: Tensor, transposed: Tensor, labels: Tensor) -> Tensor:
+    """Classes (N, K) from the best to the worst; `transposed` is the bank (D, M), which the course turns once."""
+    similarities, neighbours = torch.mm(features, transposed).topk(k=K, dim=-1)
     voters = torch.gather(labels.expand(len(features), -1), dim=-1, index=neighbours)
     one_hot = torch.zeros(len(features) * K, CLASSES, device=features.device)
     one_hot = one_hot.scatter(dim=-1, index=voters.view(-1, 1), value=1.0)
@@ -48,13 +48,14 @@ def main() -> None:
     bank = F.normalize(centres[labels] + 3 * torch.randn(size[0], size[2], generator=generator), dim=1)
     features = F.normalize(torch.randn(size[1], size[2], generator=generator) + bank[: size[1]], dim=1)
     labels, bank, features = labels.to(device), bank.to(device), features.to(device)
+    transposed = bank.t().contiguous()
 
     def in_batches() -> Tensor:
-        return torch.cat([formula(batch, bank, labels)[:, 0] for batch in features.split(COURSE_BATCH)])
+        return torch.cat([formula(batch, transposed, labels)[:, 0] for batch in features.split(COURSE_BATCH)])
 
     ways: dict[str, Callable[[], Tensor]] = {
         "opsin": lambda: knn_predict(features, bank, labels, CLASSES, k=K, temperature=TEMPERATURE).argmax(dim=1).cpu(),
-        "formula": lambda: formula(features, bank, labels)[:, 0].cpu(),
+        "formula": lambda: formula(features, transposed, labels)[:, 0].cpu(),
         "batches": lambda: in_batches().cpu(),
     }
     found = {}

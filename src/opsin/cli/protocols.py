@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from opsin.encoders.base import ImageEncoder
     from opsin.simclr.evaluation import Evaluation, Judged, Protocol
 
-NEXT = {"knn": "linear", "linear": "finetune", "linear-seed": "linear", "finetune": "knn"}
+NEXT = {"knn": "linear", "linear": "knn"}
 
 
 def evaluate_features(options: EvaluateOptions) -> int:
@@ -34,7 +34,7 @@ def evaluate_features(options: EvaluateOptions) -> int:
         save_figure(evaluation_figure(encoder, protocol, evaluation), options.picture)
         note(f"picture: {options.picture}", quiet=options.quiet)
     run, data = shlex.quote(options.run), f" --data {shlex.quote(options.data)}" if options.data else ""
-    note(f"next: opsin evaluate {run}{data} --protocol {NEXT[protocol.name]}", quiet=options.quiet)
+    note(f"next: opsin evaluate {run}{data} --protocol {NEXT.get(protocol.name, 'linear')}", quiet=options.quiet)
     return 0
 
 
