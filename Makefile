@@ -38,6 +38,8 @@ zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, 
 	$(BIN)/opsin export build/zoo/emoji-captioner --half --card src/opsin/zoo/emoji-captioner/README.md --out src/opsin/zoo/emoji-captioner
 	$(BIN)/opsin train clip --recipe emoji-zoo --out build/zoo/emoji-clip
 	$(BIN)/opsin export build/zoo/emoji-clip --half --card src/opsin/zoo/emoji-clip/README.md --out src/opsin/zoo/emoji-clip
+	$(BIN)/opsin train diffusion --recipe emoji-zoo --out build/zoo/emoji-diffusion
+	$(BIN)/opsin export build/zoo/emoji-diffusion --half --card src/opsin/zoo/emoji-diffusion/README.md --out src/opsin/zoo/emoji-diffusion
 
 clean:  ## Remove everything that was built here, the virtual environment included.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

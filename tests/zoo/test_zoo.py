@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opsin import Captioner
+from opsin import Captioner, TextToImage
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.checkpoint import ZOO_DIRECTORY, read_model_config, zoo_names
 from opsin.data.sources import ImageSource, open_source
@@ -21,13 +21,14 @@ from opsin.encoders import load
 from opsin.encoders.loading import load_image_text
 
 MB = 10**6
-LARGEST = {"emoji-captioner": 8 * MB, "emoji-clip": 12 * MB}
+LARGEST = {"emoji-captioner": 8 * MB, "emoji-clip": 12 * MB, "emoji-diffusion": 26 * MB}
 """Bytes that the folder of a model may take."""
 LARGEST_ZOO = 64 * MB
 """Of everything that ships, models without an entry above as well."""
 LOADERS: dict[str, Callable[[str], Any]] = {
     "clip": load,
     "captioner": Captioner.from_pretrained,
+    "text-diffusion": TextToImage.from_pretrained,
 }
 HEADINGS = ("Command", "Data", "Hardware", "Minutes", "Scores", "Limits", "Licence")
 
@@ -37,6 +38,8 @@ ALIASES = 0.9
 OTHER_ORDER = 0.95
 PARTIAL = 0.85
 GREY = 0.7
+DRAWN = 0.4
+"""Of drawings, those whose prompt is among the five names nearest to them, at least; by chance it is 5 of 1,898."""
 EVERYDAY_MISSES = 3
 """Of the everyday queries below, at most so many may find nothing right."""
 
@@ -218,3 +221,16 @@ def test_captions_of_emoji_in_a_style_that_was_held_out() -> None:
     assert evaluation.result.metrics.count > 100
     assert evaluation.result.metrics.exact_match >= 0.25
     assert evaluation.result.metrics.distinct_ratio >= 0.9
+
+
+def test_drawings_show_what_was_asked_for() -> None:
+    """Judged by emoji-clip among all first names, for every fiftieth of them; the card says how far that holds."""
+    names = list(dict.fromkeys(own[0] for own in names_of(open_source("emoji"))))
+    prompts = names[::50]
+    generator = torch.Generator().manual_seed(0)
+    drawn = TextToImage.from_pretrained("emoji-diffusion").generate(prompts, num_images=1, generator=generator)
+    judge = load_image_text("emoji-clip", "cpu")
+    features = judge.encode_image(generation.images[0] for generation in drawn)
+    best = (features @ judge.encode_text(names).T).topk(5, dim=1).indices
+    hits = [prompt in {names[place] for place in places} for prompt, places in zip(prompts, best, strict=True)]
+    assert np.mean(hits) >= DRAWN
