@@ -56,7 +56,7 @@ def tiny_config(data: Path | str, **options: object) -> ClipConfig:
 
 def colour_config(folder: Path) -> ClipConfig:
     """Varied in place and words only: the colours are what is to be learned."""
-    return tiny_config(folder, test_fraction=0.2, max_steps=100, augment=AugmentConfig(style=0))
+    return tiny_config(folder, test_fraction=0.2, max_steps=300, augment=AugmentConfig(style=0))
 
 
 @pytest.fixture(scope="session")

@@ -135,4 +135,4 @@ def test_wrong_usage_of_evaluate(
 def test_model_of_open_clip_is_judged_with_zero_shot_only(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     for reference in ("open_clip:ViT-B-32/openai", model):
         assert main(["evaluate", reference, "--data", "emoji"]) == 2
-        assert "give --zero-shot" in capsys.readouterr().err
+        assert "--zero-shot" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_learns_an_easy_folder(colour_run: Run) -> None:
     directory, report = colour_run
     assert report.metrics["train_recall_at_1"] == 1.0
     assert report.metrics["test_recall_at_1"] == report.metrics["val_recall_at_1"] == 1.0
-    assert report.steps == 100
+    assert report.steps == 300
     assert {row.id for row in report.skipped} == {"blank.png", "broken.png"}
     assert (directory / "model" / "README.md").read_text(encoding="utf-8").count("| test_recall_at_10 |") == 1
 
