@@ -13,11 +13,12 @@ import torch
 from opsin.captioning.inference import Captioner
 from opsin.checkpoint import MODEL_FILES, read_model_config, resolve_model, zoo_names
 from opsin.classification.inference import Classifier
+from opsin.diffusion.inference import TextToImage
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.pretrained import PretrainedModel
 
-KINDS: dict[str, type[PretrainedModel]] = {kind.kind: kind for kind in (Captioner, Classifier, LocalClipEncoder)}
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (Captioner, Classifier, LocalClipEncoder, TextToImage)}
 
 
 @pytest.fixture(scope="module", params=zoo_names())

@@ -99,7 +99,7 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "Images and texts",
         "Drawing from words",
     ]
-    assert len(page.images) == 4 + 4 + 3 + 3 + 3
+    assert len(page.images) == 4 + 4 + 3 + 3 + 4
     commands = [shlex.split(line) for text in page.texts["pre"] for line in text.splitlines()]
     assert {command[0] for command in commands} == {"opsin"}
     assert {command[1] for command in commands} <= VERBS.keys()

@@ -18,7 +18,7 @@ from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
-from opsin.diffusion.directory import DiffusionContent, read_model, write_model
+from opsin.diffusion.directory import KIND, DiffusionContent, read_model, write_model
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, draw_noise, get_sampler, spaced_timesteps
@@ -30,6 +30,8 @@ from opsin.runtime import autocast, resolve_device, resolve_precision
 
 class TextToImage:
     """A diffusion network with its text encoder's name and its settings: all that its directory holds."""
+
+    kind = KIND
 
     def __init__(
         self,
