@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchvision.transforms import Compose, Normalize
 
 from opsin.data.sources import open_source
 from opsin.encoders.base import BATCH_SIZE
-from opsin.encoders.features import image_features, source_features, source_vectors
+from opsin.encoders.features import image_features, source_features, source_vectors, text_vectors
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import DataError
 from opsin.runtime import resolve_precision
@@ -121,6 +122,35 @@ def test_vectors_of_a_source_are_encoded_once(folder: Path) -> None:
     assert (encoded(), encoded()) == (5, 0)
     (folder / "3.png").unlink()
     assert (encoded(), encoded()) == (4, 0)
+
+
+class CountingTexts(ColourEncoder):
+    """Knows how many texts it was given."""
+
+    texts_encoded = 0
+
+    def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> torch.Tensor:
+        texts = list(texts)
+        self.texts_encoded += len(texts)
+        return super().encode_text(texts, normalize=normalize)
+
+
+def test_vectors_of_texts_are_encoded_once_for_the_same_weights(folder: Path) -> None:
+    encoder = CountingTexts()
+    expected = ColourEncoder().encode_text(["red", "green"]).numpy()
+    for _ in range(2):
+        np.testing.assert_array_equal(text_vectors(encoder, "a", ["red", "green"]), expected)
+    assert encoder.texts_encoded == 2
+    text_vectors(encoder, "b", ["red", "green"])
+    text_vectors(encoder, "a", ["green", "red"])
+    assert encoder.texts_encoded == 6
+
+
+def test_vectors_of_texts_that_cannot_be_kept(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder.parent / "cache").write_text("not a directory")
+    expected = ColourEncoder().encode_text(["red"]).numpy()
+    np.testing.assert_array_equal(text_vectors(ColourEncoder(), "a", ["red"]), expected)
+    assert "cannot be kept" in caplog.text
 
 
 def test_encoder_without_patches_gives_one_vector_an_image(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -66,6 +67,22 @@ def test_both_halves(model: nn.Module) -> None:
         images = model.encode_image(torch.stack([transform(picture) for picture in pictures()]))
     torch.testing.assert_close(encoder.encode_image(pictures(), normalize=False), images)
     assert encoder.logit_scale == pytest.approx(float(model.logit_scale.exp()))
+
+
+def test_attention_reads_contiguous_tokens_in_low_precision_and_gives_the_same(model: nn.Module) -> None:
+    """What torch multiplies by the weights of queries, keys and values lies in memory as it is read; with gaps, it
+    would be multiplied by a copy of the weights for each token."""
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = copy.deepcopy(model).encode_image(images)
+    encoder = wrap("open_clip:x/y", copy.deepcopy(model), CPU)
+    seen = []
+    for module in encoder.model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(lambda _, args: seen.append(args[0].transpose(0, 1).is_contiguous()))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder.model.encode_image(images), expected)
+    assert seen and all(seen)
 
 
 def test_many_texts_go_through_in_batches(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""What an encoder gives for the images of a source: computed once, kept in the cache.
+"""What an encoder gives for the images of a source, or for fixed texts: computed once, kept in the cache.
 
 Dimensions: N images, P patches, D width.
 """
@@ -6,7 +6,8 @@ Dimensions: N images, P patches, D width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ from opsin.checkpoint import atomic_write
 from opsin.data.images import ImageLike, pixel_digest
 from opsin.data.sources import ImageSource, map_readable
 from opsin.data.threads import map_rows
-from opsin.encoders.base import BATCH_SIZE, DenseEncoder, ImageEncoder, NetworkEncoder, batched
+from opsin.encoders.base import BATCH_SIZE, DenseEncoder, ImageEncoder, NetworkEncoder, TextEncoder, batched
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
 from opsin.runtime import cache_dir, resolve_precision
 
 CACHE_VERSION = 2
+
+logger = logging.getLogger(__name__)
 
 
 def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tuple[Tensor, tuple[int, int] | None]:
@@ -59,6 +62,27 @@ def source_vectors(source: ImageSource, encoder: ImageEncoder, *, quiet: bool = 
     cache; the source comes back and errors are raised as by `source_features`."""
     usable, vectors = _cached(source, encoder, "unit vectors", encoder.encode_image, quiet=quiet)
     return usable, torch.from_numpy(np.array(vectors))
+
+
+def text_vectors(encoder: TextEncoder, weights: str, texts: Sequence[str]) -> np.ndarray:
+    """What `encoder.encode_text` gives for at least one text, float32 (N, D), of length one.
+
+    `weights` is the encoder's fingerprint, by which the cache knows it. Vectors that cannot be kept are given all the
+    same, and computed again the next time.
+    """
+    precision = resolve_precision(encoder.precision, encoder.device) if isinstance(encoder, NetworkEncoder) else ""
+    key = hashlib.sha256(repr((CACHE_VERSION, encoder.name, weights, precision, tuple(texts))).encode()).hexdigest()
+    path = cache_dir() / "texts" / f"{key[:32]}.npy"
+    if path.is_file():
+        return np.load(path)
+    vectors = encoder.encode_text(texts).numpy()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            np.save(file, vectors)
+    except (OSError, CheckpointError) as error:
+        logger.warning("the vectors of texts cannot be kept in %s: %s", path.parent, error)
+    return vectors
 
 
 def _cached(

@@ -46,6 +46,9 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
         visual: Any = model.visual
         super().__init__(name, visual, device)
         self.model = model.to(device).eval().requires_grad_(False)
+        for module in self.model.modules():
+            if isinstance(module, nn.MultiheadAttention) and module.batch_first:
+                module.register_forward_pre_hook(_lay_out_by_token, with_kwargs=True)
         self.logit_scale = float(model.logit_scale.exp())
         self.preprocess = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
         self._load_tokenizer = load_tokenizer or self._openai_tokenizer
@@ -80,6 +83,21 @@ class DenseOpenClipEncoder(OpenClipEncoder, DenseNetworkEncoder):
         )
         features = result["image_intermediates"][-1]
         return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+
+
+def _lay_out_by_token(
+    attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
+    """Input (N, T, D) of self-attention in another order in memory, for torch to be quick under autocast.
+
+    There torch's attention transposes it to (T, N, D), and multiplies what is not contiguous then by a copy of the
+    weights for each of the T tokens. The results are the same to the bit.
+    """
+    query, key, value = args
+    if not torch.is_autocast_enabled(query.device.type) or not query is key is value:
+        return None
+    query = query.transpose(0, 1).contiguous().transpose(0, 1)
+    return (query, query, query), kwargs
 
 
 def wrap(

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from opsin.clip.search.collection import Entry
 from opsin.clip.search.paths import path_to_text, text_to_path
 from opsin.clip.search.shards import EncoderInfo
@@ -43,7 +41,6 @@ CREATE TABLE tombstones (
 );
 CREATE INDEX tombstones_by_content ON tombstones (sha256);
 CREATE TABLE skipped (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT NOT NULL);
-CREATE TABLE background (position INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
 
 SHARDS = "SELECT number, rows FROM shards ORDER BY number"
@@ -84,8 +81,6 @@ class Changes:
     """Rows that have an image again."""
     skipped: Mapping[str, tuple[Entry, str]] | None = None
     """All files that are known to be broken, by path, with the reason; None leaves them as they are."""
-    background: np.ndarray | None = None
-    """float32 (B, D)."""
 
 
 class Database:
@@ -167,13 +162,6 @@ class Database:
             path: (Entry(path, size, mtime), reason) for path, (_, size, mtime, reason) in zip(paths, rows, strict=True)
         }
 
-    def background(self, dim: int) -> np.ndarray:
-        """Vectors of queries that are about anything, float32 (B, D); no row when there are none yet."""
-        vectors = [
-            np.frombuffer(row[0], "<f4") for row in self._rows("SELECT vector FROM background ORDER BY position")
-        ]
-        return np.stack(vectors) if vectors else np.zeros((0, dim), dtype=np.float32)
-
     def paths_at(self, places: Sequence[Place]) -> list[str | None]:
         """The image of each row, None for a row without one."""
         with self._connection() as connection:
@@ -243,9 +231,6 @@ def _apply(connection: sqlite3.Connection, changes: Changes) -> None:
             for path, (entry, reason) in changes.skipped.items()
         )
         connection.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?)", broken)
-    if changes.background is not None:
-        vectors = enumerate(vector.astype("<f4").tobytes() for vector in changes.background)
-        connection.executemany("INSERT OR REPLACE INTO background VALUES (?, ?)", vectors)
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes.meta.items())
     connection.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
 

@@ -32,6 +32,7 @@ from opsin.clip.search.snapshot import Backend, Snapshot, read_snapshot
 from opsin.clip.search.update import Update, UpdateReport
 from opsin.data.images import ImageLike, Skipped
 from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.encoders.features import text_vectors
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.loading import load
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -52,6 +53,7 @@ class ImageIndex:
         self._backend = backend
         self._lock = Lock()
         self._snapshot: Snapshot | None = None
+        self._background: np.ndarray | None = None
 
     @classmethod
     def create(cls, path: str | Path, encoder: str | ImageEncoder, *, device: str = "auto") -> ImageIndex:
@@ -123,8 +125,7 @@ class ImageIndex:
         with _locked(self.path):
             collection = self._collection_to_index(source)
             update = Update(self.path, self._database, collection, self._encode_images)
-            has_queries = len(self._database.background(self.info.dim)) > 0
-            report = update.run(None if has_queries else self._encode_background, quiet=quiet)
+            report = update.run(quiet=quiet)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(
                     f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
@@ -194,8 +195,7 @@ class ImageIndex:
     def _standout(self, cosine: float, terms: Sequence[Term], snapshot: Snapshot) -> float:
         texts = np.zeros((0, self.info.dim), dtype=np.float32)
         if any(term.is_text for term in terms):
-            texts = self._database.background(self.info.dim)
-            texts = texts if len(texts) > 0 else self._encode_background()
+            texts = self._background_vectors()
         return standout(cosine, snapshot.chance(terms, texts), snapshot.size)
 
     def _current(self) -> Snapshot:
@@ -259,11 +259,13 @@ class ImageIndex:
     def _encode_images(self, images: Sequence[ImageLike]) -> torch.Tensor:
         return self.encoder.encode_image(images)
 
-    def _encode_background(self) -> np.ndarray:
-        encoder = self.encoder
-        if not isinstance(encoder, TextEncoder):
-            return np.zeros((0, self.info.dim), dtype=np.float32)
-        return encoder.encode_text(list(BACKGROUND_TEXTS)).numpy()
+    def _background_vectors(self) -> np.ndarray:
+        """float32 (B, D) of the texts that a query by text is judged by."""
+        if self._background is None:
+            encoder = self.encoder
+            assert isinstance(encoder, TextEncoder)  # the query has been encoded by it
+            self._background = text_vectors(encoder, self.info.fingerprint, BACKGROUND_TEXTS)
+        return self._background
 
 
 def holds_index(path: Path) -> bool:

@@ -7,7 +7,7 @@ that failed; and the next update finds the shards of one that was interrupted, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,9 +97,7 @@ class Update:
         self._pending: list[tuple[Entry, str, np.ndarray]] = []
         self._outcome = _Outcome()
 
-    def run(self, background: Callable[[], np.ndarray] | None = None, *, quiet: bool = True) -> UpdateReport:
-        """Do it. `background` gives the vectors to keep as queries about anything; it is called when images were
-        encoded and the index has none yet."""
+    def run(self, *, quiet: bool = True) -> UpdateReport:
         self._collect_leftovers()
         difference = self._compare()
         for known in difference.gone:
@@ -111,7 +109,7 @@ class Update:
                     self._place(result)
                 bar.update(len(batch))
         self._stage()
-        self._commit(difference, background)
+        self._commit(difference)
         return self._report(difference)
 
     def _collect_leftovers(self) -> None:
@@ -237,7 +235,7 @@ class Update:
             self._take(row.entry, row.digest, Place(number, position))
         self._pending = []
 
-    def _commit(self, difference: _Difference, background: Callable[[], np.ndarray] | None) -> None:
+    def _commit(self, difference: _Difference) -> None:
         outcome = self._outcome
         removed = [known.entry.id for known in difference.gone] + outcome.lost
         broken = dict(difference.broken)
@@ -252,7 +250,6 @@ class Update:
         for number, rows in self._staged.items():
             unused = ((Place(number, position), row.digest) for position, row in enumerate(rows))
             dead |= {place: digest for place, digest in unused if place not in self._taken}
-        queries = background() if background is not None and outcome.encoded else None
         changes = Changes(
             meta={
                 "source": path_to_text(self._collection.ref),
@@ -266,7 +263,6 @@ class Update:
             dead=dead,
             revived=sorted(self._taken),
             skipped=broken,
-            background=queries,
         )
         is_new = any(self._meta[key] != value for key, value in changes.meta.items())
         if outcome.placed or removed or self._staged or is_new or broken != self._database.skipped():
