@@ -1,4 +1,4 @@
-"""Indexing a folder of 512 JPEG photos (640 x 480) with ViT-B/32, and adding one image to an index of 100,000.
+"""Indexing a folder of 256 JPEG photos (640 x 480) with ViT-B/32, and adding one image to an index of 100,000.
 
 opsin is `ImageIndex.update`: it lists the folder, reads and hashes every file, decodes, encodes, writes shards and the
 database. The peer is the loop that everyone writes first, with the same network and weights (random ones): open with
@@ -30,7 +30,7 @@ from opsin.data.images import ImageLike
 from opsin.encoders.open_clip import OpenClipEncoder
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
-PHOTOS, BATCH_SIZE, LARGE = 512, 32, 100_000
+PHOTOS, BATCH_SIZE, LARGE = 256, 32, 100_000
 SIZE = (640, 480)
 
 
