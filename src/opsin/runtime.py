@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +106,16 @@ def make_generator(*parts: int | str, device: torch.device | str = "cpu") -> tor
     import torch
 
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """In the block torch's own random numbers follow from the parts; afterwards they go on as if it had not been."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(*parts))
+        yield
 
 
 def describe_environment() -> dict[str, object]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.model import CaptioningTransformer
-from opsin.captioning.train import TrainReport, train_captioner
+from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.training.config import TrainingConfig
 
 SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
@@ -86,7 +86,7 @@ def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def colour_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+def colour_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CaptionerReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
     config = tiny_config(captioned_folder, test_fraction=0.2)
     return directory, train_captioner(config, directory, quiet=True)

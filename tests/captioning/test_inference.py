@@ -15,7 +15,7 @@ from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
-from opsin.captioning.train import TrainReport, train_captioner
+from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data.preprocessing import Preprocessing
 from opsin.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from tests.course_data import write_course_coco
 
 from .conftest import make_captioned_folder, tiny_config
 
-Run = tuple[Path, TrainReport]
+Run = tuple[Path, CaptionerReport]
 
 
 def feature_captioner() -> Captioner:

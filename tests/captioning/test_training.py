@@ -23,7 +23,7 @@ from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.recipes import RECIPES
 from opsin.captioning.splits import open_captioned, open_splits, rows_of_run
 from opsin.captioning.task import CaptioningTask
-from opsin.captioning.train import TrainReport, build_task, train_captioner
+from opsin.captioning.train import CaptionerReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
@@ -35,7 +35,7 @@ from tests.course_data import write_course_coco
 
 from .conftest import COLOURS, make_captioned_folder, tiny_config
 
-Run = tuple[Path, TrainReport]
+Run = tuple[Path, CaptionerReport]
 
 
 def test_learns_an_easy_folder(colour_run: Run) -> None:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
-from opsin.classification.train import TrainReport, train_classifier
+from opsin.classification.train import train_classifier
 from opsin.training.config import TrainingConfig
+from opsin.training.report import TrainReport
 
 COLOURS = {"blue": (20, 40, 200), "green": (30, 180, 60), "red": (210, 30, 30)}
 

@@ -19,12 +19,13 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.train import TrainReport, build_task, train_classifier
+from opsin.classification.train import build_task, train_classifier
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
 from opsin.data.sources import open_labelled
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
+from opsin.training.report import TrainReport
 
 from .conftest import make_colour_folder, tiny_config
 

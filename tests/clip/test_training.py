@@ -17,12 +17,13 @@ from opsin.clip.data import OTHER_STYLE, open_captioned, open_splits, rows_of_ru
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.recipes import RECIPES
 from opsin.clip.task import ClipTask
-from opsin.clip.train import TrainReport, build_task, train_clip
+from opsin.clip.train import build_task, train_clip
 from opsin.config import from_dict, to_dict
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.training.report import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.training.launch import CONTEXT

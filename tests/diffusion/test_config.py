@@ -10,7 +10,7 @@ import pytest
 from opsin.checkpoint import export_pretrained
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.train import TrainReport
+from opsin.diffusion.train import DiffusionReport
 from opsin.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def test_guidance_of_sample_pictures_is_refused_before_training(scale: float) ->
     ],
 )
 def test_a_saved_model_with_settings_of_no_network(
-    changes: dict[str, object], message: str, colour_run: tuple[Path, TrainReport], tmp_path: Path
+    changes: dict[str, object], message: str, colour_run: tuple[Path, DiffusionReport], tmp_path: Path
 ) -> None:
     copy = export_pretrained(colour_run[0], tmp_path / "copy")
     content = json.loads((copy / "config.json").read_text())

@@ -18,14 +18,14 @@ from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import TextTable, load_text_encoder
-from opsin.diffusion.train import TrainReport, build_task, train_diffusion
+from opsin.diffusion.train import DiffusionReport, build_task, train_diffusion
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 
 from .conftest import BagOfWords, tiny_config
 
-Run = tuple[Path, TrainReport]
+Run = tuple[Path, DiffusionReport]
 
 
 def test_report_and_run_directory(colour_run: Run) -> None:

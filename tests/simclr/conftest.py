@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
-from opsin.simclr.train import TrainReport, train_simclr
+from opsin.simclr.train import train_simclr
 from opsin.training.config import TrainingConfig
+from opsin.training.report import TrainReport
 
 Run = tuple[Path, TrainReport]
 PERIODS = {"fine": 2, "middle": 4, "coarse": 8}

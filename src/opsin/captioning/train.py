@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import ImageCaptionDataset
@@ -17,35 +15,28 @@ from opsin.captioning.metrics import have_collapsed
 from opsin.captioning.splits import CaptionSplits, open_splits
 from opsin.captioning.task import CaptioningTask
 from opsin.config import to_dict
-from opsin.data.datasets import PixelDataset
-from opsin.data.images import Skipped
-from opsin.data.preprocessing import Preprocessing, channel_statistics
-from opsin.runtime import derive_seed
+from opsin.data.datasets import preprocessing_for
+from opsin.runtime import seeded
+from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and what could not be used."""
+@dataclass(frozen=True, kw_only=True)
+class CaptionerReport(TrainReport):
+    """What a run of a captioner left, besides."""
 
-    model: Path
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    num_train: int
     num_words: int
     takes_images: bool
     """Whether the model describes images; else features that were computed elsewhere."""
     cut: int
     """Training captions that were too long and were learned without their end."""
-    skipped: tuple[Skipped, ...]
 
 
 def train_captioner(
     config: CaptioningConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
-) -> TrainReport:
+) -> CaptionerReport:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
     The test splits, where there are any, are looked at once, after training. Raises DataError when the data cannot be
@@ -65,7 +56,7 @@ def train_captioner(
             )
         metrics |= _add_test_metrics(trainer.run.model, splits, config)
         _warn_of_collapse(metrics, splits)
-    return TrainReport(
+    return CaptionerReport(
         model=trainer.run.model,
         metrics=metrics,
         steps=result.steps,
@@ -80,12 +71,9 @@ def train_captioner(
 
 def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTask:
     """The task of a run, with a model initialised from the run's seed."""
-    preprocessing = Preprocessing(image_size=config.image_size)
-    if isinstance(splits.train, ImageCaptionDataset) and isinstance(splits.train.images, PixelDataset):
-        mean, std = channel_statistics(splits.train.images.pixels.numpy())
-        preprocessing = replace(preprocessing, mean=mean, std=std)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    images = splits.train.images if isinstance(splits.train, ImageCaptionDataset) else None
+    preprocessing = preprocessing_for(images, config.image_size)
+    with seeded(config.training.seed, "weights"):
         model = build_model(config.encoder, config.decoder, config.image_size, splits.vocabulary, splits.feature_dim)
     mean_length = splits.train.table.mean_length
     return CaptioningTask(model, config, splits.vocabulary, preprocessing, splits.val, mean_length, splits.feature_dim)

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
-from opsin.data.datasets import ImageDataset, PixelDataset, image_dataset
-from opsin.data.preprocessing import Preprocessing, channel_statistics
-from opsin.data.sources import ImageSource, Skipped, open_labelled
-from opsin.runtime import derive_seed
+from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
+from opsin.data.sources import ImageSource, open_labelled
+from opsin.runtime import seeded
 from opsin.training.config import TrainingConfig
 from opsin.training.metrics import classification_metrics
+from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
-
-    model: Path
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    num_train: int
-    skipped: tuple[Skipped, ...]
 
 
 def train_classifier(
@@ -56,12 +41,12 @@ def train_classifier(
         metrics |= _add_test_metrics(trainer.run.model, test_data, config.training)
         skipped += test_data.skipped
     return TrainReport(
-        trainer.run.model,
-        metrics,
-        result.steps,
-        result.seconds,
-        len(train_data),
-        tuple(dict.fromkeys(skipped)),
+        model=trainer.run.model,
+        metrics=metrics,
+        steps=result.steps,
+        seconds=result.seconds,
+        num_train=len(train_data),
+        skipped=tuple(dict.fromkeys(skipped)),
     )
 
 
@@ -73,13 +58,8 @@ def build_task(
 ) -> ClassificationTask:
     """The task of a run, with a model initialised from the run's seed."""
     assert source.class_names is not None
-    if isinstance(train_data, PixelDataset) and len(train_data):
-        mean, std = channel_statistics(train_data.pixels.numpy())
-        preprocessing = Preprocessing(image_size=config.image_size, mean=mean, std=std)
-    else:
-        preprocessing = Preprocessing(image_size=config.image_size)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    preprocessing = preprocessing_for(train_data, config.image_size)
+    with seeded(config.training.seed, "weights"):
         model = build_model(config.model, config.image_size, len(source.class_names))
     return ClassificationTask(
         model, config.model, config.augment, source.class_names, preprocessing, validation, to_dict(config)

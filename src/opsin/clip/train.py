@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-
-import torch
 
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import ClipSplits, open_splits
 from opsin.clip.evaluation import evaluate_dataset, summary
 from opsin.clip.task import ClipTask, text_tower_options
 from opsin.config import to_dict
-from opsin.data.datasets import PixelDataset
-from opsin.data.images import Skipped
-from opsin.data.preprocessing import Preprocessing, channel_statistics
+from opsin.data.datasets import preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import build_dual_encoder
-from opsin.runtime import derive_seed
+from opsin.runtime import seeded
+from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
 MOST_TRAINING_IMAGES = 10_000
 """Larger training sets are not searched at the end of a run: their scores would say little, and take long."""
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and what could not be used."""
-
-    model: Path
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    num_train: int
-    skipped: tuple[Skipped, ...]
 
 
 def train_clip(config: ClipConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False) -> TrainReport:
@@ -72,12 +57,8 @@ def build_task(config: ClipConfig, splits: ClipSplits) -> ClipTask:
     tokenizer = BpeTokenizer.train(
         (text for texts in train.captions for text in texts), config.text.vocab_size, config.text.max_length
     )
-    preprocessing = Preprocessing(image_size=config.image_size)
-    if isinstance(train.images, PixelDataset):
-        mean, std = channel_statistics(train.images.pixels.numpy())
-        preprocessing = replace(preprocessing, mean=mean, std=std)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    preprocessing = preprocessing_for(train.images, config.image_size)
+    with seeded(config.training.seed, "weights"):
         text = text_tower_options(config, tokenizer)
         model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
     return ClipTask(model, config, tokenizer, preprocessing, train, splits.val)

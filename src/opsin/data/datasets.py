@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from opsin.data.pixels import fit_image, load_pixels
+from opsin.data.preprocessing import Preprocessing, channel_statistics
 from opsin.data.sources import ImageSource, Skipped
 from opsin.errors import DataError
 
@@ -112,3 +113,12 @@ def batches_of(dataset: ImageDataset, batch_size: int) -> Iterator[dict[str, Ten
         yield batch
     if unreadable is not None and not some:
         raise unreadable
+
+
+def preprocessing_for(dataset: ImageDataset | None, image_size: int) -> Preprocessing:
+    """Preprocessing with the mean and deviation of the images where they are in memory, and else with those of
+    `Preprocessing`'s defaults."""
+    if not isinstance(dataset, PixelDataset) or len(dataset) == 0:
+        return Preprocessing(image_size=image_size)
+    mean, std = channel_statistics(dataset.pixels.numpy())
+    return Preprocessing(image_size=image_size, mean=mean, std=std)

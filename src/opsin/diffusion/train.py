@@ -5,31 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from opsin.config import to_dict
-from opsin.data.images import Skipped
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, open_splits
 from opsin.diffusion.model import build_model
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import load_text_encoder
 from opsin.encoders.base import TextEncoder
-from opsin.runtime import derive_seed
+from opsin.runtime import seeded
+from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
+@dataclass(frozen=True, kw_only=True)
+class DiffusionReport(TrainReport):
+    """What a run of a diffusion model left, besides."""
 
-    model: Path
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    num_train: int
     num_texts: int
-    skipped: tuple[Skipped, ...]
 
 
 def train_diffusion(
@@ -39,7 +31,7 @@ def train_diffusion(
     resume: bool = False,
     quiet: bool = False,
     text_encoder: TextEncoder | None = None,
-) -> TrainReport:
+) -> DiffusionReport:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
     `text_encoder` takes the place of the one that the config names. Raises DataError when the data cannot be used for
@@ -49,7 +41,7 @@ def train_diffusion(
     splits = open_splits(config, encoder)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(build_task(config, splits), splits.train, to_dict(config), resume=resume)
-    return TrainReport(
+    return DiffusionReport(
         model=trainer.run.model,
         metrics=dict(result.metrics),
         steps=result.steps,
@@ -62,8 +54,7 @@ def train_diffusion(
 
 def build_task(config: DiffusionConfig, splits: DiffusionSplits) -> DiffusionTask:
     """The task of a run, with a model initialised from the run's seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    with seeded(config.training.seed, "weights"):
         model = build_model(config.model, config.process, config.image_size, splits.features.shape[1])
     model.fit_texts(splits.train_features)
     return DiffusionTask(model, config, splits)

@@ -21,7 +21,7 @@ from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
 from opsin.errors import ConfigError
-from opsin.runtime import autocast, derive_seed, make_generator
+from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
 from opsin.simclr.inference import SimclrEncoder
@@ -121,8 +121,7 @@ def untrained_encoder(encoder: SimclrEncoder) -> SimclrEncoder:
     nothing. (With statistics of real images kNN and linear probe of a ResNet come out lower, not higher.)"""
     content = encoder.description
     training: Any = encoder.training.get("training", {})
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(int(training.get("seed", 0)), "weights"))
+    with seeded(int(training.get("seed", 0)), "weights"):
         network = build_encoder(content.encoder, content.preprocessing.image_size)
     model = SimclrModel(network, nn.Identity()).to(encoder.device)
     return SimclrEncoder(f"{encoder.name}, untrained", model, replace(content, projection=None), encoder.precision)

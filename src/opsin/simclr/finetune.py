@@ -22,7 +22,7 @@ from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.data.preprocessing import Preprocessing
 from opsin.errors import TrainingInterrupted
-from opsin.runtime import autocast, derive_seed
+from opsin.runtime import autocast, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.views import random_view
@@ -70,8 +70,7 @@ def finetune(
     """
     own: Any = encoder.training.get("augment", {})
     augment = AugmentConfig(min_crop=0.2, flip=own.get("flip", True), jitter=0.0, grayscale=0.0)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "finetune"))
+    with seeded(seed, "finetune"):
         network: Any = copy.deepcopy(encoder.model.encoder).requires_grad_(True)
         model = nn.Sequential(network, nn.Linear(network.feature_dim, num_classes))
     config = TrainingConfig(

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from opsin.config import to_dict
-from opsin.data.datasets import PixelDataset
-from opsin.data.images import Skipped
-from opsin.data.preprocessing import Preprocessing, channel_statistics
+from opsin.data.datasets import preprocessing_for
 from opsin.data.sources import open_source
-from opsin.runtime import derive_seed
+from opsin.runtime import seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData, open_data
 from opsin.simclr.model import build_model
 from opsin.simclr.task import SimclrTask
+from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
-
-    model: Path
-    metrics: dict[str, float]
-    steps: int
-    seconds: float
-    num_train: int
-    skipped: tuple[Skipped, ...]
 
 
 def train_simclr(
@@ -55,11 +39,7 @@ def train_simclr(
 
 def build_task(config: SimclrConfig, data: SimclrData) -> SimclrTask:
     """The task of a run, with a model initialised from the run's seed."""
-    preprocessing = Preprocessing(image_size=config.image_size)
-    if isinstance(data.train, PixelDataset) and len(data.train):
-        mean, std = channel_statistics(data.train.pixels.numpy())
-        preprocessing = replace(preprocessing, mean=mean, std=std)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    preprocessing = preprocessing_for(data.train, config.image_size)
+    with seeded(config.training.seed, "weights"):
         model = build_model(config)
     return SimclrTask(model, config, preprocessing, data)

@@ -15,7 +15,7 @@ from opsin.captioning.inference import Captioner
 from opsin.captioning.metrics import is_exact_match
 from opsin.captioning.pictures import attention_by_word, captions_figure
 from opsin.captioning.recipes import emoji
-from opsin.captioning.train import TrainReport, train_captioner
+from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
 
@@ -59,7 +59,7 @@ def captioning_section(directory: Path, minutes: float, quiet: bool) -> Section:
 
 
 def _rows(
-    captioner: Captioner, report: TrainReport, beginner: Sequence[Evaluation], shipped: Sequence[Evaluation]
+    captioner: Captioner, report: CaptionerReport, beginner: Sequence[Evaluation], shipped: Sequence[Evaluation]
 ) -> list[tuple[str, str, str]]:
     parameters = sum(parameter.numel() for parameter in captioner.model.parameters())
     rows = []

@@ -23,10 +23,11 @@ from opsin.simclr.knn import knn_predict, nearest_neighbours
 from opsin.simclr.pictures import neighbours_figure
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.task import KNN_TEMPERATURE, NEIGHBOURS
-from opsin.simclr.train import TrainReport, train_simclr
+from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table
+from opsin.training.report import TrainReport
 
 SHOWN = 8
 NEAREST = 7

@@ -16,7 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from opsin.cli.main import main
-from opsin.clip.train import TrainReport
+from opsin.training.report import TrainReport
 from tests.clip.conftest import COLOURS
 from tests.clip.search.colours import paint
 from tests.encoders.clip_models import save_directory, tiny_clip

@@ -1,0 +1,20 @@
+"""What a run of any system reports when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from opsin.data.images import Skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport:
+    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
+
+    model: Path
+    metrics: dict[str, float]
+    steps: int
+    seconds: float
+    num_train: int
+    skipped: tuple[Skipped, ...]
