@@ -19,6 +19,7 @@ from opsin.runtime import (
     make_generator,
     resolve_device,
     resolve_precision,
+    seeded,
 )
 
 CPU = torch.device("cpu")
@@ -38,6 +39,20 @@ def test_generators_follow_the_seed() -> None:
     assert not torch.equal(draws[0], draws[2])
     state = torch.get_rng_state()
     torch.rand(1, generator=make_generator(1))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_seeded_block_leaves_the_random_numbers_of_others_alone() -> None:
+    state = torch.get_rng_state()
+    draws = []
+    for parts in ((0, "a"), (0, "a"), (0, "b")):
+        with seeded(*parts):
+            draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    with pytest.raises(RuntimeError), seeded(0):
+        torch.rand(1)
+        raise RuntimeError
     assert torch.equal(torch.get_rng_state(), state)
 
 

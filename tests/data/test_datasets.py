@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import opsin.data.datasets
-from opsin.data.datasets import FileDataset, ImageDataset, PixelDataset, batches_of, image_dataset
+from opsin.data.datasets import FileDataset, ImageDataset, PixelDataset, batches_of, image_dataset, preprocessing_for
+from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import ImageSource, open_source
 from opsin.errors import DataError
 
@@ -153,3 +154,14 @@ def test_batches_of_nothing_readable(source: ImageSource, tmp_path: Path) -> Non
 def test_pixels_are_shared_not_copied() -> None:
     pixels = np.zeros((2, 3, SIZE, SIZE), dtype=np.uint8)
     assert np.shares_memory(PixelDataset(pixels, None).pixels.numpy(), pixels)
+
+
+def test_preprocessing_makes_images_in_memory_zero_on_average(source: ImageSource) -> None:
+    in_memory, in_files = both(source)
+    preprocessing = preprocessing_for(in_memory, SIZE)
+    pixels = in_memory.__getitems__(list(range(len(in_memory))))["image"]
+    red = preprocessing.prepare(pixels)[:, 0]
+    assert float(red.mean()) == pytest.approx(0, abs=1e-3)
+    assert float(red.std(correction=0)) == pytest.approx(1, abs=1e-2)
+    for unknown in (in_files, None, PixelDataset(np.zeros((0, 3, SIZE, SIZE), np.uint8), None)):
+        assert preprocessing_for(unknown, SIZE) == Preprocessing(image_size=SIZE)
