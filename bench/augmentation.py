@@ -2,8 +2,9 @@
 
 Random resized crop, flip, colour jitter for four of five views, grayscale for one of five, and scaling to [0, 1], with
 the settings of the course. opsin starts from a batch of uint8 pixels in memory, as a run does. torchvision starts from
-Pillow images, as its data sets give them, and once from uint8 tensors, by its transforms of version 2. All on one core,
-since DataLoader workers would multiply the one as threads multiply the other.
+Pillow images, as its data sets give them, and once from uint8 tensors, by its transforms of version 2. Both of its
+crops smooth what they make smaller, and opsin's do not, which is less work. All on one core, since DataLoader workers
+would multiply the one as threads multiply the other.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ The network has the sizes of the course's notebook (12.4 million parameters, 100
 random, because the time does not depend on them; whether a way of drawing is as faithful as another is a matter of
 `opsin evaluate`, not of this script.
 
-- Images a second, four at a time and guided, as `opsin generate` draws them: the default sampler (DPM-Solver++) with 20 and with 10 steps,
-  and ancestral sampling with all 100 steps; and the same 100 steps by the loop of a first script: p_sample in float32,
-  channels first, the network called twice a step.
+- Images a second, four at a time and guided, as `opsin generate` draws them: the default sampler (DPM-Solver++) with 20
+  and with 10 steps, and ancestral sampling with all 100 steps; and the same 100 steps by the loop of a first script:
+  p_sample in float32, channels first, the network called twice a step.
 - One guided prediction for one image and for 16: as one batch of twice the size, and as two calls. Before it is timed,
   both are compared.
 """

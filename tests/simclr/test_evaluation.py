@@ -19,18 +19,23 @@ from torch import nn
 
 from opsin.cli.main import main
 from opsin.config import to_dict
+from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError, DataError
-from opsin.runtime import cache_dir
+from opsin.runtime import cache_dir, make_generator
 from opsin.simclr import evaluation as evaluation_module
+from opsin.simclr.config import AugmentConfig
 from opsin.simclr.data import open_data, rows_of_run
 from opsin.simclr.evaluation import Protocol, encode, evaluate_encoder, untrained_encoder
 from opsin.simclr.evaluation_picture import evaluation_figure
+from opsin.simclr.finetune import _batch_size
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.simclr.linear_probe import accuracy, train_seed_probe
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.train import build_task
+from opsin.simclr.views import random_view
 
 from .conftest import PERIODS, TINY_VIT, Run, make_pattern_folder, tiny_config
 
@@ -75,10 +80,10 @@ def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: JudgedD
     rows = rows_of_run(source, tiny_config(pattern_folder))
     assert parts.split == "val" and parts.data == str(pattern_folder)
     assert list(parts.test.ids) == [source.ids[row] for row in rows["val"]]
-    assert list(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]
+    assert sorted(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]
     some = open_judged(encoder, None, None, 0.25, seed=0).labelled
     assert some.labels is not None and np.bincount(some.labels).tolist() == [3, 3, 3]
-    assert set(some.ids) < set(parts.labelled.ids)
+    assert list(some.ids) == list(parts.labelled.ids[: len(some)])
 
 
 def test_other_sources_are_divided_by_their_splits_or_evenly(encoder: SimclrEncoder, tmp_path: Path) -> None:
@@ -196,6 +201,63 @@ def test_an_interrupted_evaluation_goes_on(
     assert [row.id for row in resumed.source.skipped] == ["fine/broken.png"]
 
 
+def test_a_block_without_a_readable_image_ends_nothing(
+    parts: JudgedData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
+    broken = next(row for row in range(len(parts.labelled)) if "broken" in parts.labelled.ids[row])
+    good = [row for row in range(4) if row != broken]
+    source = parts.labelled.select(np.array([*good[:3], broken]))
+    whole = encode(source, MeanColour())
+    monkeypatch.setattr(evaluation_module, "IMAGES_AT_A_TIME", 3)
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "other"))
+    blocks = encode(source, MeanColour())
+    torch.testing.assert_close(blocks.features, whole.features)
+    assert list(blocks.source.ids) == list(whole.source.ids) and len(blocks.labels) == 3
+    assert blocks.source.skipped == whole.source.skipped and len(blocks.source.skipped) == 1
+    with pytest.raises(DataError, match="none of the 1 images"):
+        encode(parts.labelled.select(np.array([broken])), MeanColour())
+
+
+def test_the_courses_linear_layer_sees_views_and_raw_features(small: SimclrEncoder, parts: JudgedData) -> None:
+    """Step by step: ten random views of each labelled image, through the frozen encoder; test images as they are."""
+    evaluation = evaluate_encoder(small, Protocol("linear-seed", labels_fraction=1.0))
+    readable = [row for row in range(len(parts.labelled)) if "broken" not in parts.labelled.ids[row]]
+    labelled = parts.labelled.select(np.array(readable))
+    assert labelled.labels is not None and parts.test.labels is not None
+    images = torch.stack([torch.from_numpy(fit_image(labelled.load(row), 16)) for row in range(len(labelled))])
+    generator = make_generator(0, "views")
+    views = []
+    for _ in range(10):
+        cut = random_view(images.float() / 255, 16, AugmentConfig(), generator)
+        with torch.no_grad():
+            views.append((small.model.encoder((cut - 0.5) / 0.5), torch.from_numpy(labelled.labels)))
+    plain = torch.stack([torch.from_numpy(fit_image(parts.test.load(row), 16)) for row in range(len(parts.test))])
+    with torch.no_grad():
+        tested = small.model.encoder((plain.float() / 255 - 0.5) / 0.5).half().float()
+    probes = train_seed_probe(views, len(parts.class_names), make_generator(0, "linear-seed"))
+    truth = torch.from_numpy(parts.test.labels)
+    assert evaluation.trained.curve == tuple(accuracy(probe.scores(tested), truth) for probe in probes)
+
+
+def test_shares_of_the_labels_by_default() -> None:
+    assert Protocol("knn").fraction == 1.0
+    assert {Protocol(name).fraction for name in ("linear", "linear-seed", "finetune")} == {0.1}  # type: ignore[arg-type]
+
+
+def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern_folder: Path) -> None:
+    training = to_dict(tiny_config(pattern_folder, val_fraction=0.0))
+    content = replace(small.description, training=training)
+    without_held_out = SimclrEncoder("all", small.model, content, "32")
+    assert "the encoder was trained on these images" in evaluate_encoder(without_held_out, Protocol()).protocol
+    assert "was trained on" not in evaluate_encoder(small, Protocol()).protocol
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 3), (128, 128), (129, 127), (256, 128), (128 * 127 + 1, 126)])
+def test_no_last_batch_of_fine_tuning_is_a_single_image(count: int, size: int) -> None:
+    assert _batch_size(count) == size and count % size != 1
+
+
 class MeanColour:
     """An encoder that is no network."""
 
@@ -222,7 +284,7 @@ def test_what_cannot_be_judged_says_why(encoder: SimclrEncoder, pattern_folder: 
     flat.mkdir()
     shutil.copy(pattern_folder / "fine" / "00.png", flat / "a.png")
     shutil.copytree(pattern_folder / "coarse", single / "coarse")
-    with pytest.raises(DataError, match="has no labels"):
+    with pytest.raises(DataError, match="has no labels; name one with class folders"):
         evaluate_encoder(encoder, Protocol(), str(flat))
     with pytest.raises(DataError, match=r"one class only \(coarse\)"):
         evaluate_encoder(encoder, Protocol(), str(single))

@@ -120,8 +120,15 @@ def test_labels_are_taken_evenly_from_every_class(fraction: float, counts: list[
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [100, 30, 2]))
     rows = labelled_rows(labels, fraction, seed=0)
     assert np.bincount(labels[rows])[[0, 1, 3]].tolist() == counts
-    assert np.array_equal(rows, np.unique(rows)) and np.array_equal(rows, labelled_rows(labels, fraction, seed=0))
-    assert fraction == 1.0 or not np.array_equal(rows, labelled_rows(labels, fraction, seed=1))
+    assert len(np.unique(rows)) == len(rows) and np.array_equal(rows, labelled_rows(labels, fraction, seed=0))
+    assert not np.array_equal(rows, labelled_rows(labels, fraction, seed=1))
+
+
+def test_the_labels_of_a_small_share_are_the_first_of_a_larger_one() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [100, 40, 20]))
+    rows = [labelled_rows(labels, fraction, seed=0) for fraction in (0.1, 0.35, 1.0)]
+    for fewer, more in zip(rows, rows[1:], strict=False):
+        assert len(fewer) < len(more) and np.array_equal(fewer, more[: len(fewer)])
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])

@@ -15,6 +15,7 @@ from PIL import Image
 import opsin
 from opsin.checkpoint import load_pretrained, load_training_state
 from opsin.config import from_dict, to_dict
+from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
 from opsin.encoders import load
 from opsin.encoders.base import ImageEncoder
@@ -232,6 +233,34 @@ def test_the_gpu_recipe_works_at_a_small_scale(pattern_folder: Path, tmp_path: P
     assert encoder.encode_image([Image.new("RGB", (16, 16))]).shape == (1, 2048)
 
 
+def test_validation_looks_at_some_images_and_their_own_labels(
+    pattern_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opsin.simclr.data.MOST_VALIDATED", 5)
+    monkeypatch.setattr("opsin.simclr.data.MOST_NEIGHBOURS", 7)
+    source = open_source(str(pattern_folder))
+    data = open_data(source, tiny_config(pattern_folder))
+    assert data.val is not None and data.bank is not None
+    assert (len(data.val), len(data.bank)) == (5, 7)
+    labels = {}
+    for row in range(len(source)):
+        if "broken" not in source.ids[row]:
+            labels[fit_image(source.load(row), 16).tobytes()] = source.labels[row]  # type: ignore[index]
+    bank = data.bank.__getitems__(list(range(7)))
+    for image, label in zip(bank["image"], bank["label"].tolist(), strict=True):
+        assert labels[image.numpy().tobytes()] == label
+    whole = data.train.__getitems__(list(range(len(data.train))))["image"]
+    assert not torch.equal(bank["image"], whole[:7])  # not the first ones only
+
+
+def test_a_single_held_out_image_has_no_loss(tmp_path: Path) -> None:
+    for number in range(9):
+        Image.new("RGB", (16, 16), (20 * number,) * 3).save(tmp_path / f"{number}.png")
+    config = tiny_config(tmp_path, val_fraction=0.1, max_steps=2, batch_size=4)
+    report = train_simclr(config, tmp_path / "run", quiet=True)
+    assert report.num_train == 8 and report.metrics == {}
+
+
 # ---------------------------------------------------------------------------------------- several processes
 
 
@@ -251,9 +280,13 @@ def free_port(queue: object) -> None:
         queue.put(str(probe.getsockname()[1]))  # type: ignore[attr-defined]
 
 
-def test_two_processes_train_with_batches_that_do_not_divide(pattern_folder: Path, tmp_path: Path) -> None:
-    """35 images in batches of 14: the last one has 7, four for one process and three for the other."""
-    config = tiny_config(pattern_folder, max_train=35, max_steps=6, batch_size=14, precision="32")
+@pytest.mark.parametrize("max_train", [35, 29])
+def test_two_processes_train_with_batches_that_do_not_divide(
+    max_train: int, pattern_folder: Path, tmp_path: Path
+) -> None:
+    """35 images in batches of 14: the last one has 7, four for one process and three for the other; 29 leave one, and
+    one process none."""
+    config = tiny_config(pattern_folder, max_train=max_train, max_steps=6, batch_size=14, precision="32")
     queue = CONTEXT.Queue()
     finder = CONTEXT.Process(target=free_port, args=(queue,))
     finder.start()

@@ -59,9 +59,7 @@ def _load(options: EvaluateOptions) -> ImageEncoder:
     from opsin.encoders.loading import is_pretrained_encoder, load
     from opsin.simclr.inference import KIND, SimclrEncoder
 
-    if is_pretrained_encoder(options.run):
-        return load(options.run, options.device, options.precision)
-    if read_model_config(resolve_model(options.run))["kind"] == KIND:
+    if not is_pretrained_encoder(options.run) and read_model_config(resolve_model(options.run))["kind"] == KIND:
         return SimclrEncoder.from_pretrained(options.run, options.device, options.precision)
     return load(options.run, options.device, options.precision)
 

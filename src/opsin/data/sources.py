@@ -103,13 +103,21 @@ class ImageSource:
         return replace(self, labels=labels, class_names=class_names)
 
 
+class NothingReadable(DataError):
+    """None of some images can be read; `skipped` says why."""
+
+    def __init__(self, message: str, skipped: Sequence[Skipped]) -> None:
+        super().__init__(message)
+        self.skipped = list(skipped)
+
+
 def map_readable(
     source: ImageSource, function: Callable[[int], ResultT], *, quiet: bool = True
 ) -> tuple[ImageSource, list[ResultT]]:
     """`function` of each row, computed by several threads, for those rows that it raises no DataError for.
 
     The source comes back without the other rows, which are listed in its `skipped`, so that result i belongs to its row
-    i. Progress is shown on stderr unless `quiet`. Raises DataError when no row is left.
+    i. Progress is shown on stderr unless `quiet`. Raises NothingReadable when no row is left.
     """
 
     def attempt(row: int) -> ResultT | DataError:
@@ -125,7 +133,7 @@ def map_readable(
     skipped = [Skipped(name, str(outcome)) for name, outcome in problems if isinstance(outcome, DataError)]
     if not is_good.any():
         reason = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise DataError(f"none of the {len(source)} images of {source.name!r} can be read{reason}")
+        raise NothingReadable(f"none of the {len(source)} images of {source.name!r} can be read{reason}", skipped)
     usable = replace(source.select(is_good), skipped=[*source.skipped, *skipped])
     return usable, [outcome for outcome in outcomes if not isinstance(outcome, DataError)]
 
@@ -181,7 +189,9 @@ def open_labelled(ref: str) -> ImageSource:
     """`open_source` for classification; DataError unless it has labels of at least two classes, besides."""
     source = open_source(ref)
     if source.labels is None or source.class_names is None:
-        raise DataError(f"the source {ref!r} has no labels; classification needs class folders, or a column `label`")
+        raise DataError(
+            f"the source {ref!r} has no labels; name one with class folders, or with a column `label`, by --data"
+        )
     present = np.unique(source.labels)
     if len(present) < 2:
         name = source.class_names[int(present[0])] if len(present) else "none"

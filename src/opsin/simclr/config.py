@@ -38,8 +38,8 @@ class AugmentConfig:
     """How the two views of an image are made; each view draws its own changes. See `opsin.simclr.views`."""
 
     view_size: int | None = None
-    """Side of the views in pixels, image_size unless it is given. Smaller views make steps cheaper, and things look as
-    large in them as in whole images, for a crop is enlarged. Only for ResNets."""
+    """Side of the views in pixels, image_size unless it is given. Smaller views make steps cheaper; from three quarters
+    of image_size on things look about as large in them as in whole images, since a view shows a part. For ResNets."""
     min_crop: float = 0.08
     """Least share of the image's area that a view shows."""
     flip: bool = True

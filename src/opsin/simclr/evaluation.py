@@ -1,7 +1,8 @@
 """Judging an encoder by labels that it was not trained on, beside the same encoder untrained.
 
-Features of whole images come from the cache of `opsin.encoders.features`, a few thousand images at a time, so that an
-evaluation that was stopped goes on where it was, and a second protocol finds them there.
+Features of whole images come from the cache of `opsin.encoders.features`, about a thousand images at a time, so that an
+evaluation that was stopped goes on where it was, and another one finds there what it has in common with this one: the
+labelled images of a small share are the first ones of a larger share.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource
+from opsin.data.sources import ImageSource, NothingReadable
 from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
@@ -39,7 +40,7 @@ from opsin.simclr.views import random_view
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 ProtocolName = Literal["knn", "linear", "linear-seed", "finetune"]
-IMAGES_AT_A_TIME = 4096
+IMAGES_AT_A_TIME = 1024
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def evaluate_encoder(
     if isinstance(encoder, SimclrEncoder):
         untrained = judge(untrained_encoder(encoder), parts, protocol, quiet)
     words = f"{trained.metrics.count} images of {parts.data!r}, split {parts.split!r}: {_words(protocol, trained)}"
+    if parts.seen:
+        words += "; the encoder was trained on these images"
     return Evaluation(parts.data, parts.split, words, parts.class_names, trained, untrained)
 
 
@@ -213,16 +216,24 @@ class Encoded:
 def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, quiet: bool = True) -> Encoded:
     """Features of a labelled source, from the cache; of length one, or as they are, which takes a SimclrEncoder.
 
-    Raises DataError when none of some thousand images can be read.
+    Raises DataError when no image can be read, or when the cache cannot be written.
     """
     features, kept, skipped = [], [], list(source.skipped)
+    unreadable: NothingReadable | None = None
     for start in range(0, len(source), IMAGES_AT_A_TIME):
         rows = np.arange(start, min(start + IMAGES_AT_A_TIME, len(source)))
         piece = replace(source.select(rows), skipped=[])
-        usable, vectors = _vectors(piece, encoder, quiet, unit)
+        try:
+            usable, vectors = _vectors(piece, encoder, quiet, unit)
+        except NothingReadable as error:
+            unreadable = error
+            skipped += error.skipped
+            continue
         features.append(vectors)
         kept.append(rows[np.isin(piece.ids, usable.ids)])
         skipped += usable.skipped
+    if unreadable is not None and not kept:
+        raise unreadable
     whole = replace(source.select(np.concatenate(kept)), skipped=skipped)
     assert whole.labels is not None
     return Encoded(whole, torch.cat(features), torch.from_numpy(whole.labels))

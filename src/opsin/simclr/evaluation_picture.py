@@ -26,7 +26,8 @@ def evaluation_figure(encoder: ImageEncoder, protocol: Protocol, evaluation: Eva
     """
     if protocol.name == "finetune":
         return confusion_figure(evaluation.trained.metrics.confusion, evaluation.class_names)
-    if protocol.name == "linear-seed" and evaluation.untrained is not None:
+    if protocol.name == "linear-seed":
+        assert evaluation.untrained is not None
         return comparison_figure(evaluation.untrained.curve, evaluation.trained.curve)
     parts = open_judged(encoder, evaluation.data, evaluation.split, protocol.fraction, protocol.seed)
     test = encode(parts.test, encoder)

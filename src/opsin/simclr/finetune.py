@@ -75,7 +75,7 @@ def finetune(
         model = nn.Sequential(network, nn.Linear(network.feature_dim, num_classes))
     config = TrainingConfig(
         epochs=epochs,
-        batch_size=min(BATCH_SIZE, len(labelled)),
+        batch_size=_batch_size(len(labelled)),
         learning_rate=LEARNING_RATE,
         weight_decay=1e-4,
         validations=0,
@@ -93,6 +93,15 @@ def finetune(
                 "fine-tuning was stopped, and nothing of it is kept; run the command again", error.exit_code - 128
             ) from error
     return model.to(encoder.device).eval()
+
+
+def _batch_size(count: int) -> int:
+    """The largest up to `BATCH_SIZE` that leaves no last batch of a single image: of a tiny one, a BatchNorm at the end
+    of a network sees a single value."""
+    size = min(BATCH_SIZE, count)
+    while size > 2 and count % size == 1:
+        size -= 1
+    return size
 
 
 @torch.inference_mode()

@@ -22,12 +22,14 @@ chooses its regularisation on."""
 
 @dataclass(frozen=True)
 class JudgedData:
-    """A labelled source in two parts; `labelled` is the share of it whose labels are used."""
+    """A labelled source in two parts; `labelled` is the share of it whose labels are used, and `seen` whether the
+    encoder was trained on the images of `test`."""
 
     data: str
     split: str
     labelled: ImageSource
     test: ImageSource
+    seen: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -43,10 +45,10 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     """The two parts of a source, by default of the one that the encoder was trained on.
 
     Judged on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
-    split, else images held out evenly from every class: those of the encoder's run when it is its own source, else a
-    fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed decides; with
-    `val` the test split is not among them. Raises DataError when the source has no labels or no such split,
-    ConfigError for a share or split that cannot be.
+    split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
+    some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
+    decides; with `val` the test split is not among them. Raises DataError when the source has no labels or no such
+    split, ConfigError for a share or split that cannot be.
     """
     if split not in (None, "test", "val"):
         raise ConfigError(
@@ -58,7 +60,7 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     if not ref:
         raise DataError(f"{encoder.name} does not say what it was trained on; name a labelled source with --data")
     source = open_labelled(ref)
-    rows = _rows(source, training if is_same_source(ref, own) else {})
+    rows, seen = _rows(source, training if is_same_source(ref, own) else {})
     split = split or ("test" if len(rows["test"]) else "val")
     if len(rows[split]) == 0:
         raise DataError(f"{ref!r} has no split {split!r} to judge on")
@@ -66,14 +68,15 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     labelled = source.select(rest)
     assert labelled.labels is not None
     some = labelled_rows(labelled.labels, fraction, derive_seed(seed, "labelled"))
-    return JudgedData(ref, split, labelled.select(some), source.select(rows[split]))
+    return JudgedData(ref, split, labelled.select(some), source.select(rows[split]), seen)
 
 
-def _rows(source: ImageSource, training: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """As the run divided the source, also when it then trained on a part only."""
+def _rows(source: ImageSource, training: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+    """As the run divided the source, also when it then trained on a part only; and whether it held out nothing, so that
+    what is judged on was trained on."""
     fraction = float(training.get("val_fraction", 0.0))
     seed = int(training.get("training", {}).get("seed", 0))
     rows = split_rows(source, fraction, 0.0, seed)
-    if len(rows["test"]) + len(rows["val"]) == 0:
-        rows = split_rows(source, HELD_OUT, 0.0, seed)
-    return rows
+    if len(rows["test"]) + len(rows["val"]) > 0:
+        return rows, False
+    return split_rows(source, HELD_OUT, 0.0, seed), bool(training)

@@ -1,4 +1,4 @@
-"""Recipes: whole configs for known data. What none of them has been run for is said to be not yet measured."""
+"""Recipes: whole configs for known data. A score that was not measured is said to be so."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def emoji_simclr() -> SimclrConfig:
     """The embedded emoji in two drawing styles, for a first look without any data: five minutes.
 
     `opsin train simclr --recipe emoji-simclr --out RUN`; its score is not yet measured. The usual stem of a ResNet
-    makes a step several times as cheap as the one for small images, and what is bright or yellow stays so: colours tell
+    makes a step several times as cheap as the one for small images. Hues change little and seldom turn grey: they tell
     much about emoji.
     """
     return SimclrConfig(

@@ -44,7 +44,7 @@ class SimclrTask(Task):
         if data.bank is not None:
             self.monitor, self.higher_is_better = "val_knn_accuracy", True
         if config.compile:
-            model.compile(dynamic=False)  # batches have two sizes at most
+            model.compile(dynamic=False)  # batches have few sizes: whole, the last of an epoch, validation
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         left, right = self._projections(batch["image"], generator)
@@ -58,7 +58,9 @@ class SimclrTask(Task):
         self.model.eval()
         try:
             with torch.no_grad():
-                metrics = {"val_loss": self._validation_loss(self.data.val)}
+                metrics = {}
+                if len(self.data.val) > 1:  # a single image has nothing to be told from
+                    metrics["val_loss"] = self._validation_loss(self.data.val)
                 if self.data.bank is not None:
                     metrics["val_knn_accuracy"] = self._knn_accuracy(self.data.val, self.data.bank)
                 return metrics
@@ -85,7 +87,7 @@ class SimclrTask(Task):
                 with autocast(self._model_device, self.config.training.precision):
                     left, right = self._projections(batch["image"].to(self._model_device), generator)
                 losses.append(nt_xent_loss(left, right, self.config.temperature, gather=False))
-        return float(torch.stack(losses).mean()) if losses else float("nan")
+        return float(torch.stack(losses).mean())
 
     def _knn_accuracy(self, dataset: ImageDataset, bank: ImageDataset) -> float:
         features, labels = self._features(dataset)

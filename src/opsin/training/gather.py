@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+
+_aside: ContextVar[bool] = ContextVar("aside", default=False)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """In the block this process has no samples of its own: what it gathers, the others do not see. It takes part all
+    the same, since they wait for it."""
+    token = _aside.set(True)
+    try:
+        yield
+    finally:
+        _aside.reset(token)
 
 
 def gather(tensor: Tensor) -> tuple[Tensor, int]:
@@ -14,10 +30,13 @@ def gather(tensor: Tensor) -> tuple[Tensor, int]:
     `n` may differ between processes. Gradients flow back to all of them: each gets the sum of what the losses of all
     processes say about its rows. So W processes that each take the mean loss of their own rows against all rows do what
     one does with the joint batch. Without other processes the result is `tensor` itself. Every process has to call
-    this, in the same order.
+    this, in the same order; one that stands `aside` finds its own rows at the end.
     """
     if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
         return tensor, 0
+    if _aside.get():
+        everyone = _Gather.apply(tensor[:0], _counts(tensor[:0]))
+        return torch.cat([everyone, tensor]), len(everyone)
     counts = _counts(tensor)
     return _Gather.apply(tensor, counts), sum(counts[: distributed.get_rank()])
 

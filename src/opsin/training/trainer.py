@@ -23,6 +23,7 @@ from opsin.errors import DataError, TrainingError, TrainingInterrupted
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
 from opsin.training.ema import ExponentialMovingAverage
+from opsin.training.gather import aside
 from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
@@ -187,7 +188,8 @@ class _Run:
             identity = (self.config.seed, "step", step, part, self.processes.rank)
             torch.manual_seed(derive_seed(*identity, "default"))
             generator = make_generator(*identity, "task", device=self.fabric.device)
-            with self.fabric.no_backward_sync(self.wrapped, enabled=part + 1 < self.config.accumulate):
+            standing = aside() if share == 0 else contextlib.nullcontext()
+            with standing, self.fabric.no_backward_sync(self.wrapped, enabled=part + 1 < self.config.accumulate):
                 output: StepOutput = self.wrapped(batch, generator)
                 # The processes' gradients are averaged, hence the factor: the sum of the shares is one.
                 self.fabric.backward(output.loss * (share * self.processes.count))
