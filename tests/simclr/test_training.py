@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
 
 
 def test_the_gpu_recipe_works_at_a_small_scale(pattern_folder: Path, tmp_path: Path) -> None:
-    """Everything but its size and its compiler, which needs one of C++ and minutes on a CPU."""
+    """Everything but its size and its compiler, which takes minutes for a ResNet-50 on a CPU; see the next test."""
     recipe = RECIPES["cifar10-gpu"]()
     training = dataclasses.replace(recipe.training, max_minutes=None, max_steps=2, batch_size=4, device="cpu")
     config = dataclasses.replace(
@@ -231,6 +232,21 @@ def test_the_gpu_recipe_works_at_a_small_scale(pattern_folder: Path, tmp_path: P
     assert np.isfinite(report.metrics["val_loss"])
     encoder = SimclrEncoder.from_pretrained(tmp_path / "run", device="cpu")
     assert encoder.encode_image([Image.new("RGB", (16, 16))]).shape == (1, 2048)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about itself
+def test_a_compiled_run_is_the_same_run(pattern_folder: Path, tmp_path: Path) -> None:
+    """Through a last batch of another size, and a validation."""
+    losses = []
+    for compiled in (False, True):
+        config = tiny_config(pattern_folder, compile=compiled, max_steps=3, validations=1, log_every=1, precision="32")
+        report = train_simclr(config, tmp_path / str(compiled), quiet=True)
+        rows = (tmp_path / str(compiled) / "metrics.jsonl").read_text().splitlines()
+        steps = [json.loads(row)["train_loss"] for row in rows if "train_loss" in row]
+        losses.append([*steps, report.metrics["val_loss"]])
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_validation_looks_at_some_images_and_their_own_labels(

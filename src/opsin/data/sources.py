@@ -186,7 +186,7 @@ def open_source(ref: str | Path) -> ImageSource:
 
 
 def open_labelled(ref: str) -> ImageSource:
-    """`open_source` for classification; DataError unless it has labels of at least two classes, besides."""
+    """`open_source` for what takes labels; DataError unless it has labels of at least two classes, besides."""
     source = open_source(ref)
     if source.labels is None or source.class_names is None:
         raise DataError(
