@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from opsin.data.emoji import emoji_source
-from opsin.data.sources import ImageSource
+from opsin.data.image_source import ImageSource
 
 MakeImage = Callable[..., Path]
 MakeParquet = Callable[..., Path]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from opsin.data.check import check_source
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 from .conftest import MakeImage

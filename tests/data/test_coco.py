@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from opsin.data.coco import coco_source
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 from .conftest import MakeImage

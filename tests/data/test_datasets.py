@@ -12,8 +12,9 @@ from torch import Tensor
 
 import opsin.data.datasets
 from opsin.data.datasets import FileDataset, ImageDataset, PixelDataset, batches_of, image_dataset, preprocessing_for
+from opsin.data.image_source import ImageSource
 from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 from .conftest import MakeImage

@@ -13,8 +13,9 @@ import pytest
 
 from opsin.data import emoji as emoji_module
 from opsin.data.emoji import STYLES, cache_directory, list_emoji
+from opsin.data.image_source import ImageSource
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from opsin.data.folders import folder_source
-from opsin.data.sources import ImageSource
+from opsin.data.image_source import ImageSource
 from opsin.errors import DataError
 
 from .conftest import MakeImage

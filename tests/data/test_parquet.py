@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from opsin.data.captioned import with_captions
+from opsin.data.image_source import ImageSource
 from opsin.data.parquet import find_parquet, parquet_source
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 from .conftest import MakeParquet, encoded, image_cell

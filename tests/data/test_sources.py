@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 from .conftest import MakeImage, MakeParquet, image_cell

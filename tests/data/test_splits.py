@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from opsin.data.sources import ImageSource
+from opsin.data.image_source import ImageSource
 from opsin.data.splits import split_rows
 from opsin.errors import DataError
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from opsin import Captioner, TextToImage
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.checkpoint import ZOO_DIRECTORY, read_model_config, zoo_names
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_source
 from opsin.encoders import load
 from opsin.encoders.loading import load_image_text
 

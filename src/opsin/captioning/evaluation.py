@@ -23,8 +23,9 @@ from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
 from opsin.config import from_dict
 from opsin.data.datasets import batches_of
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource, is_same_source
+from opsin.data.sources import is_same_source
 from opsin.errors import DataError
 from opsin.runtime import autocast
 

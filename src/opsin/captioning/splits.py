@@ -19,8 +19,9 @@ from opsin.captioning.data import (
 )
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data.course_coco import CourseSplit, load_course_coco
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
 from opsin.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from opsin.data.sources import ImageSource
+from opsin.data.image_source import ImageSource
 from opsin.data.splits import split_rows
 from opsin.runtime import derive_seed
 

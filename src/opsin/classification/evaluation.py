@@ -10,7 +10,9 @@ from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
 from opsin.data.datasets import image_dataset
-from opsin.data.sources import ImageSource, Skipped, is_same_source, open_labelled
+from opsin.data.image_source import ImageSource
+from opsin.data.images import Skipped
+from opsin.data.sources import is_same_source, open_labelled
 from opsin.errors import DataError
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 

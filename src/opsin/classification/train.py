@@ -10,7 +10,8 @@ from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
-from opsin.data.sources import ImageSource, open_labelled
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_labelled
 from opsin.runtime import seeded
 from opsin.training.config import TrainingConfig
 from opsin.training.metrics import classification_metrics

@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from opsin.cli.options import Flag, ModelOptions, UsageError, parse
+from opsin.cli.classify_options import ClassifyOptions
+from opsin.cli.options import UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
     from opsin.data.images import ImageReader
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyOptions(ModelOptions):
-    """Options of `opsin classify`."""
-
-    images: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
-    ]
-    """Image files and directories of images."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, or, with
-    --labels, a model of images and texts, which may also be open_clip:ARCHITECTURE/TAG, a directory with a model of
-    open_clip, or a file with a CLIP state dict, and by default is emoji-clip."""
-    labels: Annotated[str | None, tyro.conf.arg(metavar="LABELS")] = None
-    """Classify by labels of your own, without training: "a person,an animal,food", or @FILE with one label a line,
-    which may then have commas."""
-    other: Flag = False
-    """With --labels: images that no label fits better than a text which says nothing are "other"."""
-    template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
-    """With --labels: a text that is made of each label, which stands at {}. Can be given several times; by default
-    several texts such as "a photo of {}"."""
-    logit_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
-    """With --labels: the factor on cosines from which probabilities come; `opsin evaluate --zero-shot` says which one
-    fits labelled images. By default the model's own."""
-    picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
-    """With --labels: also draw the first images with their labels into this PNG file."""
-    top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 3
-    """How many classes to show for each image."""
-    attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Of a classifier: also draw, for each image, where the model looked, into this directory."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Of a classifier: images that go through the model together, by default 64; fewer need less memory."""
 
 
 def main(argv: list[str]) -> int:

@@ -9,7 +9,7 @@ from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.encoders.base import ImageEncoder
     from opsin.simclr.evaluation import Evaluation, Judged, Protocol
 

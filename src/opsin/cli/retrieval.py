@@ -9,7 +9,7 @@ from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.clip.evaluation import Evaluation
 
 DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}

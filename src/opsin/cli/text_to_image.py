@@ -11,7 +11,7 @@ from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.diffusion.drawings import Sampling
     from opsin.diffusion.evaluation import DrawingJudge, Evaluation
     from opsin.diffusion.exam import Exam

@@ -10,8 +10,8 @@ from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_confusion, print_json, print_table
 
 if TYPE_CHECKING:
-    from opsin.cli.classify import ClassifyOptions
-    from opsin.cli.evaluate import EvaluateOptions
+    from opsin.cli.classify_options import ClassifyOptions
+    from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
     from opsin.clip.zero_shot_evaluation import ZeroShotEvaluation
     from opsin.data.images import ImageReader

@@ -12,8 +12,9 @@ from torch import Tensor
 from opsin.clip.config import ClipConfig
 from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.errors import ConfigError
 from opsin.runtime import derive_seed

@@ -13,9 +13,10 @@ from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, rows_of_run
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_retrieval
 from opsin.data.datasets import batches_of
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import ImageSource, is_same_source
+from opsin.data.sources import is_same_source
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors

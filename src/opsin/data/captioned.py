@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opsin.data.image_source import SPLITS, ImageSource, map_readable
 from opsin.data.images import Skipped, pixel_digest
-from opsin.data.sources import SPLITS, ImageSource, map_readable
 
 
 @dataclass(frozen=True)

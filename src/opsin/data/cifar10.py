@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from opsin.data.image_source import ImageSource
 from opsin.data.parquet import find_parquet, parquet_source
-from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 from opsin.runtime import cache_dir
 

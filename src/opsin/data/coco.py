@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from opsin.data.image_source import SPLITS, ImageSource
 from opsin.data.images import Skipped, find_images, open_image
-from opsin.data.sources import SPLITS, ImageSource
 from opsin.errors import DataError
 
 

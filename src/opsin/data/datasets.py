@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.data.image_source import ImageSource
+from opsin.data.images import Skipped
 from opsin.data.pixels import fit_image, load_pixels
 from opsin.data.preprocessing import Preprocessing, channel_statistics
-from opsin.data.sources import ImageSource, Skipped
 from opsin.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from filelock import FileLock
 from PIL import Image
 
 from opsin.checkpoint import atomic_write
+from opsin.data.image_source import ImageSource
 from opsin.data.images import open_image
-from opsin.data.sources import ImageSource
 from opsin.errors import CheckpointError, DataError
 from opsin.runtime import cache_dir
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from opsin.data.caption_tables import read_captions, unread_text_files
+from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image
-from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
 SPLIT_FOLDERS = {

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from opsin.data.caption_tables import caption_columns
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped, open_image
-from opsin.data.sources import ImageSource
 from opsin.errors import DataError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, open_image
-from opsin.data.sources import ImageSource, map_readable
 
 
 def fit_image(image: ImageLike, size: int) -> np.ndarray:

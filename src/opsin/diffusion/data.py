@@ -13,8 +13,9 @@ from torch import Tensor
 
 from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import ImageSource, is_same_source
+from opsin.data.sources import is_same_source
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.encoders.base import ImageTextEncoder

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from opsin.checkpoint import atomic_write
+from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, pixel_digest
-from opsin.data.sources import ImageSource, map_readable
 from opsin.data.threads import map_rows
 from opsin.encoders.base import BATCH_SIZE, DenseEncoder, ImageEncoder, NetworkEncoder, TextEncoder, batched
 from opsin.encoders.fingerprint import fingerprint

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource
 from opsin.data.splits import split_rows
 from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig

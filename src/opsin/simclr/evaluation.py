@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
+from opsin.data.image_source import ImageSource, NothingReadable
 from opsin.data.images import Skipped
-from opsin.data.sources import ImageSource, NothingReadable
 from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors

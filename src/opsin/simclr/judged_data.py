@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from opsin.data.sources import ImageSource, is_same_source, open_labelled
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import is_same_source, open_labelled
 from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError

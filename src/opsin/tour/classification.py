@@ -14,7 +14,8 @@ from opsin.classification.recipes import emoji_groups
 from opsin.classification.task import evaluate_dataset
 from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
-from opsin.data.sources import ImageSource, open_labelled
+from opsin.data.image_source import ImageSource
+from opsin.data.sources import open_labelled
 from opsin.pictures import confusion_figure
 from opsin.tour.curves import learning_curves
 from opsin.tour.report import Picture, Section, Table

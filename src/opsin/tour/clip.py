@@ -17,7 +17,7 @@ from opsin.clip.search.index import ImageIndex
 from opsin.clip.search.results import SearchResults
 from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import ZeroShotClassifier
-from opsin.data.sources import ImageSource
+from opsin.data.image_source import ImageSource
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.loading import load_image_text
 from opsin.pictures import RIGHT, WRONG, cut

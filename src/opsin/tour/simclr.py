@@ -12,8 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import rows_of_run

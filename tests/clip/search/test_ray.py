@@ -14,8 +14,9 @@ import pytest
 
 from opsin.cli.main import main
 from opsin.clip.search.collection import open_collection
-from opsin.clip.search.embedding import embed, encoder_info, plan
+from opsin.clip.search.embedding import embed
 from opsin.clip.search.ray_engine import ShardWriter
+from opsin.clip.search.tasks import encoder_info, plan
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from tests.clip.search.colours import ColourEncoder, load_colours, paint_many
 from tests.clip.search.test_embedding import content, load_small_clip

@@ -18,9 +18,10 @@ from typing import Protocol
 from PIL import Image
 
 from opsin.clip.search.paths import contained_path, path_to_text, printable
+from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
 from opsin.data.parquet import find_parquet
-from opsin.data.sources import ImageSource, open_source
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 
 MAX_FILE_BYTES = 2**30

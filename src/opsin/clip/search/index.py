@@ -23,12 +23,12 @@ from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.clip.search.database import DATABASE, FOLDER, Database
-from opsin.clip.search.embedding import encoder_info
 from opsin.clip.search.paths import printable, text_to_path
 from opsin.clip.search.query import Term, encode_query, query_terms
 from opsin.clip.search.results import Hit, SearchResults
 from opsin.clip.search.shards import EncoderInfo
 from opsin.clip.search.snapshot import Backend, Snapshot, read_snapshot
+from opsin.clip.search.tasks import encoder_info
 from opsin.clip.search.update import Update, UpdateReport
 from opsin.data.images import ImageLike, Skipped
 from opsin.encoders.base import ImageEncoder, TextEncoder

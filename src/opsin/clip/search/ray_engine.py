@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from opsin.clip.search.collection import Collection
-from opsin.clip.search.embedding import LoadEncoder, Task, write_task
+from opsin.clip.search.tasks import LoadEncoder, Task, write_task
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import CheckpointError, MissingExtraError, OpsinError
 
