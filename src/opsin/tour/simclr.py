@@ -84,8 +84,8 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
             "opsin index PICTURES --out pictures.index --model runs/simclr",
         ],
         limits=(
-            "A short training with one seed: contrastive learning wants hours, and what a network gives before any training "
-            "is not far behind yet. Groups are Unicode's; pictures of one group need not look alike."
+            "A short training with one seed: contrastive learning wants hours, and what a network gives before any "
+            "training is not far behind yet. Groups are Unicode's; pictures of one group need not look alike."
         ),
     )
 
