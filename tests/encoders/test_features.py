@@ -146,6 +146,16 @@ def test_vectors_of_texts_are_encoded_once_for_the_same_weights(folder: Path) ->
     assert encoder.texts_encoded == 6
 
 
+def test_damaged_vectors_of_texts_are_encoded_again(folder: Path) -> None:
+    expected = text_vectors(CountingTexts(), "a", ["red"])
+    (path,) = (folder.parent / "cache" / "texts").glob("*.npy")
+    path.write_bytes(b"")
+    encoder = CountingTexts()
+    for _ in range(2):
+        np.testing.assert_array_equal(text_vectors(encoder, "a", ["red"]), expected)
+    assert encoder.texts_encoded == 1
+
+
 def test_vectors_of_texts_that_cannot_be_kept(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder.parent / "cache").write_text("not a directory")
     expected = ColourEncoder().encode_text(["red"]).numpy()

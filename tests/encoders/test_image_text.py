@@ -69,19 +69,21 @@ def test_both_halves(model: nn.Module) -> None:
     assert encoder.logit_scale == pytest.approx(float(model.logit_scale.exp()))
 
 
-def test_attention_reads_contiguous_tokens_in_low_precision_and_gives_the_same(model: nn.Module) -> None:
+@pytest.mark.parametrize("half", ["image", "text"])
+def test_attention_gives_the_same_in_low_precision_and_reads_contiguous_tokens(half: str, model: nn.Module) -> None:
     """What torch multiplies by the weights of queries, keys and values lies in memory as it is read; with gaps, it
     would be multiplied by a copy of the weights for each token."""
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    inputs = images if half == "image" else open_clip.SimpleTokenizer(context_length=16)(TEXTS)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = copy.deepcopy(model).encode_image(images)
+        expected = getattr(copy.deepcopy(model), f"encode_{half}")(inputs)
     encoder = wrap("open_clip:x/y", copy.deepcopy(model), CPU)
     seen = []
     for module in encoder.model.modules():
         if isinstance(module, nn.MultiheadAttention):
             module.register_forward_pre_hook(lambda _, args: seen.append(args[0].transpose(0, 1).is_contiguous()))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(encoder.model.encode_image(images), expected)
+        assert torch.equal(getattr(encoder.model, f"encode_{half}")(inputs), expected)
     assert seen and all(seen)
 
 

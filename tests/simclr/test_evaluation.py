@@ -22,6 +22,7 @@ from opsin.config import to_dict
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import open_source
+from opsin.data.splits import split_rows
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import cache_dir, make_generator
 from opsin.simclr import evaluation as evaluation_module
@@ -149,7 +150,7 @@ def test_training_protocols_give_the_same_twice_and_change_nothing(small: Simclr
     protocol = Protocol(name, labels_fraction=0.5, epochs=2)  # type: ignore[arg-type]
     first, second = (evaluate_encoder(small, protocol) for _ in range(2))
     assert first.trained.metrics.accuracy == second.trained.metrics.accuracy
-    assert first.trained.labelled == 18 and first.untrained is not None
+    assert first.trained.labelled == 19 and first.untrained is not None
     assert first.trained.curve == second.trained.curve
     assert len(first.trained.curve) == (10 if name == "linear-seed" else 0)
     figure = evaluation_figure(small, protocol, first)
@@ -215,8 +216,8 @@ def test_a_block_without_a_readable_image_ends_nothing(
     torch.testing.assert_close(blocks.features, whole.features)
     assert list(blocks.source.ids) == list(whole.source.ids) and len(blocks.labels) == 3
     assert blocks.source.skipped == whole.source.skipped and len(blocks.source.skipped) == 1
-    with pytest.raises(DataError, match="none of the 1 images"):
-        encode(parts.labelled.select(np.array([broken])), MeanColour())
+    with pytest.raises(DataError, match=r"none of the 4 images of .* can be read; the first: .*broken"):
+        encode(parts.labelled.select(np.array([broken] * 4)), MeanColour())
 
 
 def test_the_courses_linear_layer_sees_views_and_raw_features(small: SimclrEncoder, parts: JudgedData) -> None:
@@ -248,9 +249,18 @@ def test_shares_of_the_labels_by_default() -> None:
 def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern_folder: Path) -> None:
     training = to_dict(tiny_config(pattern_folder, val_fraction=0.0))
     content = replace(small.description, training=training)
-    without_held_out = SimclrEncoder("all", small.model, content, "32")
-    assert "the encoder was trained on these images" in evaluate_encoder(without_held_out, Protocol()).protocol
-    assert "was trained on" not in evaluate_encoder(small, Protocol()).protocol
+    evaluation = evaluate_encoder(SimclrEncoder("all", small.model, content, "32"), Protocol())
+    assert "the encoder may have been trained on these images" in evaluation.protocol
+    assert "trained on" not in evaluate_encoder(small, Protocol()).protocol
+
+
+def test_a_run_with_test_images_of_its_own_is_judged_on_them(small: SimclrEncoder, pattern_folder: Path) -> None:
+    training = {"data": str(pattern_folder), "val_fraction": 0.25, "test_fraction": 0.25, "training": {"seed": 3}}
+    encoder = SimclrEncoder("other", small.model, replace(small.description, training=training), "32")
+    judged = open_judged(encoder, None, None, 1.0, seed=0)
+    source = open_source(str(pattern_folder))
+    expected = split_rows(source, 0.25, 0.25, 3)["test"]
+    assert judged.split == "test" and list(judged.test.ids) == [source.ids[row] for row in expected]
 
 
 @pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 3), (128, 128), (129, 127), (256, 128), (128 * 127 + 1, 126)])

@@ -125,8 +125,8 @@ def test_labels_are_taken_evenly_from_every_class(fraction: float, counts: list[
 
 
 def test_the_labels_of_a_small_share_are_the_first_of_a_larger_one() -> None:
-    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 3], [100, 40, 20]))
-    rows = [labelled_rows(labels, fraction, seed=0) for fraction in (0.1, 0.35, 1.0)]
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 3, 4], [100, 40, 10, 14]))
+    rows = [labelled_rows(labels, fraction, seed=0) for fraction in (0.1, 0.25, 0.35, 1.0)]
     for fewer, more in zip(rows, rows[1:], strict=False):
         assert len(fewer) < len(more) and np.array_equal(fewer, more[: len(fewer)])
 

@@ -244,6 +244,7 @@ def test_a_compiled_run_is_the_same_run(pattern_folder: Path, tmp_path: Path) ->
         report = train_simclr(config, tmp_path / str(compiled), quiet=True)
         rows = (tmp_path / str(compiled) / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["train_loss"] for row in rows if "train_loss" in row]
+        assert (task_of(config).model._compiled_call_impl is not None) == compiled
         losses.append([*steps, report.metrics["val_loss"]])
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -5,6 +5,7 @@ Dimensions: N images, P patches, D width.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -67,22 +68,24 @@ def source_vectors(source: ImageSource, encoder: ImageEncoder, *, quiet: bool = 
 def text_vectors(encoder: TextEncoder, weights: str, texts: Sequence[str]) -> np.ndarray:
     """What `encoder.encode_text` gives for at least one text, float32 (N, D), of length one.
 
-    `weights` is the encoder's fingerprint, by which the cache knows it. Vectors that cannot be kept are given all the
-    same, and computed again the next time.
+    `weights` is the encoder's fingerprint; encoders of the same name, weights and precision are one to the cache.
+    Vectors that cannot be kept are given all the same, and computed again the next time.
     """
     precision = resolve_precision(encoder.precision, encoder.device) if isinstance(encoder, NetworkEncoder) else ""
     key = hashlib.sha256(repr((CACHE_VERSION, encoder.name, weights, precision, tuple(texts))).encode()).hexdigest()
     path = cache_dir() / "texts" / f"{key[:32]}.npy"
-    if path.is_file():
-        return np.load(path)
-    vectors = encoder.encode_text(texts).numpy()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            np.save(file, vectors)
+        with FileLock(path.with_suffix(".lock")):  # a second process or thread waits here, and then finds the file
+            with contextlib.suppress(OSError, ValueError, EOFError):  # not there yet, or damaged
+                return np.load(path)
+            vectors = encoder.encode_text(texts).numpy()
+            with atomic_write(path) as file:
+                np.save(file, vectors)
+            return vectors
     except (OSError, CheckpointError) as error:
         logger.warning("the vectors of texts cannot be kept in %s: %s", path.parent, error)
-    return vectors
+        return encoder.encode_text(texts).numpy()
 
 
 def _cached(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -91,10 +91,14 @@ def _lay_out_by_token(
     """Input (N, T, D) of self-attention in another order in memory, for torch to be quick under autocast.
 
     There torch's attention transposes it to (T, N, D), and multiplies what is not contiguous then by a copy of the
-    weights for each of the T tokens. The results are the same to the bit.
+    weights for each of the T tokens; but for input of the weights' own precision without a mask, for which it has a
+    kernel on the CPU that reads it as it is. The results are the same, on a CPU to the bit.
     """
     query, key, value = args
     if not torch.is_autocast_enabled(query.device.type) or not query is key is value:
+        return None
+    own_precision = query.dtype == cast(nn.MultiheadAttention, attention).in_proj_weight.dtype
+    if query.device.type == "cpu" and own_precision and kwargs.get("attn_mask") is None:
         return None
     query = query.transpose(0, 1).contiguous().transpose(0, 1)
     return (query, query, query), kwargs

@@ -1,8 +1,8 @@
 """Judging an encoder by labels that it was not trained on, beside the same encoder untrained.
 
 Features of whole images come from the cache of `opsin.encoders.features`, about a thousand images at a time, so that an
-evaluation that was stopped goes on where it was, and another one finds there what it has in common with this one: the
-labelled images of a small share are the first ones of a larger share.
+evaluation that was stopped goes on where it was, and another one finds there what whole blocks it has in common with
+this one: the labelled images of a small share are the first ones of a larger share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from opsin.data.images import Skipped
 from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
-from opsin.errors import ConfigError
+from opsin.errors import ConfigError, DataError
 from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
@@ -115,7 +115,7 @@ def evaluate_encoder(
         untrained = judge(untrained_encoder(encoder), parts, protocol, quiet)
     words = f"{trained.metrics.count} images of {parts.data!r}, split {parts.split!r}: {_words(protocol, trained)}"
     if parts.seen:
-        words += "; the encoder was trained on these images"
+        words += "; the encoder may have been trained on these images"
     return Evaluation(parts.data, parts.split, words, parts.class_names, trained, untrained)
 
 
@@ -219,21 +219,21 @@ def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, qui
     Raises DataError when no image can be read, or when the cache cannot be written.
     """
     features, kept, skipped = [], [], list(source.skipped)
-    unreadable: NothingReadable | None = None
     for start in range(0, len(source), IMAGES_AT_A_TIME):
         rows = np.arange(start, min(start + IMAGES_AT_A_TIME, len(source)))
         piece = replace(source.select(rows), skipped=[])
         try:
             usable, vectors = _vectors(piece, encoder, quiet, unit)
         except NothingReadable as error:
-            unreadable = error
             skipped += error.skipped
             continue
         features.append(vectors)
         kept.append(rows[np.isin(piece.ids, usable.ids)])
         skipped += usable.skipped
-    if unreadable is not None and not kept:
-        raise unreadable
+    if not kept:
+        raise DataError(
+            f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}"
+        )
     whole = replace(source.select(np.concatenate(kept)), skipped=skipped)
     assert whole.labels is not None
     return Encoded(whole, torch.cat(features), torch.from_numpy(whole.labels))

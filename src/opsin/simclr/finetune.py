@@ -96,8 +96,8 @@ def finetune(
 
 
 def _batch_size(count: int) -> int:
-    """The largest up to `BATCH_SIZE` that leaves no last batch of a single image: of a tiny one, a BatchNorm at the end
-    of a network sees a single value."""
+    """The largest up to `BATCH_SIZE` with which no last batch of several has one image: of a tiny image a network makes
+    a map of 1 x 1, and a single value has no deviation for a BatchNorm to divide by."""
     size = min(BATCH_SIZE, count)
     while size > 2 and count % size == 1:
         size -= 1

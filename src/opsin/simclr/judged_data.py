@@ -24,7 +24,7 @@ chooses its regularisation on."""
 @dataclass(frozen=True)
 class JudgedData:
     """A labelled source in two parts; `labelled` is the share of it whose labels are used, and `seen` whether the
-    encoder was trained on the images of `test`."""
+    encoder may have been trained on the images of `test`."""
 
     data: str
     split: str
@@ -68,16 +68,17 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     rest = rows["train"] if split == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
     labelled = source.select(rest)
     assert labelled.labels is not None
-    some = labelled_rows(labelled.labels, fraction, derive_seed(seed, "labelled"))
+    # All labels are the same for every seed, and so is then their order, by which the cache knows blocks of them.
+    some = labelled_rows(labelled.labels, fraction, derive_seed(seed if fraction < 1 else 0, "labelled"))
     return JudgedData(ref, split, labelled.select(some), source.select(rows[split]), seen)
 
 
 def _rows(source: ImageSource, training: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
     """As the run divided the source, also when it then trained on a part only; and whether it held out nothing, so that
-    what is judged on was trained on."""
-    fraction = float(training.get("val_fraction", 0.0))
+    what is judged on may have been trained on."""
+    val_fraction, test_fraction = (float(training.get(f"{name}_fraction", 0.0)) for name in ("val", "test"))
     seed = int(training.get("training", {}).get("seed", 0))
-    rows = split_rows(source, fraction, 0.0, seed)
+    rows = split_rows(source, val_fraction, test_fraction, seed)
     if len(rows["test"]) + len(rows["val"]) > 0:
         return rows, False
     return split_rows(source, HELD_OUT, 0.0, seed), bool(training)

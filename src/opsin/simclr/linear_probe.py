@@ -72,7 +72,7 @@ def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     taken, positions = [], []
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        count = max(1, round(fraction * len(rows)))
+        count = max(1, math.floor(fraction * len(rows) + 0.5))
         taken.append(rows[:count])
         positions.append((np.arange(count) + 0.5) / len(rows))
     return np.concatenate(taken)[np.argsort(np.concatenate(positions), kind="stable")]

@@ -27,7 +27,7 @@ Trained by SimCLR with opsin on the images of the source `{data}`; `config.json`
 {scores}
 
 `val_loss` is the contrastive loss of images held out from training, in batches of the size of training, or all at once
-where there are fewer. Both are there only for runs that held images out, and the next one only where they have labels.
+where there are fewer; a run that held out fewer than two has none. `val_knn_accuracy` takes labels.
 `val_knn_accuracy` is the share of at most 1,000 of them whose class the 200 nearest of at most 5,000 training images
 tell (temperature 0.5): it follows the training and is no test. For scores to compare use
 

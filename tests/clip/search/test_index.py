@@ -16,7 +16,9 @@ from filelock import FileLock
 from PIL import Image
 
 from opsin.clip.search import compaction
+from opsin.clip.search.confidence import BACKGROUND_TEXTS
 from opsin.clip.search.contact_sheet import write_contact_sheet
+from opsin.clip.search.database import DATABASE
 from opsin.clip.search.index import ImageIndex
 from opsin.errors import CheckpointError, ConfigError, DataError
 from tests.clip.search.colours import ColourEncoder, assert_finds_what_is_there, paint
@@ -162,6 +164,36 @@ def test_an_index_of_another_source(tmp_path: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- queries
+
+
+def test_texts_are_encoded_by_the_first_search_that_needs_them(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "cache"))
+    encoded: list[str] = []
+    real = ColourEncoder.encode_text
+    monkeypatch.setattr(ColourEncoder, "encode_text", lambda self, texts: encoded.extend(texts) or real(self, texts))
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    index.update(photos)
+    index.search(image=photos / "003.png")
+    assert encoded == []
+    first = index.search("red", k=1)
+    assert sorted(encoded) == sorted(["red", *BACKGROUND_TEXTS])
+    for again in (index, ImageIndex.open(tmp_path / "index", ColourEncoder())):
+        assert again.search("red", k=1) == first
+    assert encoded[len(BACKGROUND_TEXTS) + 1 :] == ["red", "red"]
+
+
+def test_an_index_with_a_table_that_is_no_longer_used(index: ImageIndex, photos: Path) -> None:
+    """Indexes of earlier days kept vectors of texts beside those of images."""
+    with closing(sqlite3.connect(index.path / DATABASE)) as connection:
+        connection.execute("CREATE TABLE background (position INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
+        connection.commit()
+    other = ImageIndex.open(index.path, ColourEncoder())
+    paint(photos / "new.png", (5, 5, 5))
+    assert other.update().added == ("new.png",)
+    other.compact()
+    assert_finds_what_is_there(other, photos)
 
 
 def test_words_images_and_weights_add_up(index: ImageIndex, photos: Path) -> None:

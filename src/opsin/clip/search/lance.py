@@ -28,8 +28,8 @@ ROWS_PER_CELL = 256
 """At least: LanceDB makes fewer cells otherwise."""
 TRAINED_ON_PER_CELL = 64
 TRAINING_ROUNDS = 15
-"""Vectors a cell and rounds of k-means: about a quarter of LanceDB's defaults, with which a million vectors take two
-cores ten minutes. The cells need not be exact, since what they propose is compared again."""
+"""Vectors a cell and rounds of k-means: about a quarter of LanceDB's defaults, which make building slow. Neither cells
+nor quantisation need be exact, since what they propose is compared again."""
 PROPOSALS = 20
 """Vectors that are compared again, for each hit that is asked for, and at least `FEWEST_PROPOSALS`."""
 FEWEST_PROPOSALS = 200
