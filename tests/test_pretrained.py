@@ -17,8 +17,11 @@ from opsin.diffusion.inference import TextToImage
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.pretrained import PretrainedModel
+from opsin.simclr.inference import SimclrEncoder
 
-KINDS: dict[str, Any] = {kind.kind: kind for kind in (Captioner, Classifier, LocalClipEncoder, TextToImage)}
+KINDS: dict[str, Any] = {
+    kind.kind: kind for kind in (Captioner, Classifier, LocalClipEncoder, SimclrEncoder, TextToImage)
+}
 
 
 @pytest.fixture(scope="module", params=zoo_names())
