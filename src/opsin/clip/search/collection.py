@@ -207,7 +207,7 @@ class _Listing:
         relative = f"{folder}/{entry.name}" if folder else entry.name
         if entry.is_dir(follow_symlinks=False):
             return relative
-        if os.path.splitext(entry.name)[1].lower() not in IMAGE_SUFFIXES:
+        if entry.name[entry.name.rfind(".") :].lower() not in IMAGE_SUFFIXES:
             self.other_files += not entry.is_symlink()
             return None
         try:
