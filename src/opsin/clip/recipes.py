@@ -21,11 +21,10 @@ def default() -> ClipConfig:
 def emoji() -> ClipConfig:
     """The embedded emoji in two drawing styles, for retrieval of the ones trained on in any style: ten minutes.
 
-    `opsin train clip --recipe emoji --out RUN` gave a recall at 10 of 0.989 among the training drawings of Twemoji and
-    of 0.991 among those of OpenMoji (each name once as a query among the drawings of a style and each drawing once
-    among the names, mean of both directions, last weights, seed 0) after 3,083 steps in ten minutes on two cores of an
-    AMD EPYC in bfloat16, 2026-11-24; on drawings of emoji that were never trained on 0.413 and 0.386. That was
-    before texts kept rare words more often and got prefixes, and has not been measured since.
+    `opsin train clip --recipe emoji --out RUN` gave a recall at 10 of 0.990 among the training drawings of Twemoji and
+    0.991 among those of OpenMoji (each name once as a query among the drawings of a style and each drawing once among
+    the names, mean of both directions, last weights, seed 0) after 3,374 steps in ten minutes on two cores of an AMD
+    EPYC in bfloat16, 2026-11-25; on drawings of emoji that were never trained on 0.408 and 0.403.
     """
     return ClipConfig(
         data="emoji",

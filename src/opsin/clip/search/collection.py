@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
@@ -28,8 +28,7 @@ MAX_FILE_BYTES = 2**30
 """Larger files are left out: no image within the limit on pixels needs more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One image of a collection; `size` in bytes and `mtime_ns` are 0 where it is no file of its own."""
 
     id: str

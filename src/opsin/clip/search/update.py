@@ -8,7 +8,7 @@ that failed; and the next update finds the shards of one that was interrupted, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -183,7 +183,7 @@ class Update:
         elif known is not None and known.digest == digest:
             self._outcome.same += 1
             if known.entry != entry:
-                self._outcome.placed.append(replace(known, entry=entry))
+                self._outcome.placed.append(known._replace(entry=entry))
         elif result.vector is not None:
             self._outcome.encoded += 1
             self._append(entry, digest, result.vector)
