@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from opsin.runtime import (
     cache_dir,
     derive_seed,
     describe_environment,
-    garbage_collection_paused,
     has_native_bf16,
     is_offline,
     make_generator,
@@ -56,19 +54,6 @@ def test_seeded_block_leaves_the_random_numbers_of_others_alone() -> None:
         torch.rand(1)
         raise RuntimeError
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_pause_of_the_garbage_collection(enabled: bool) -> None:
-    before = gc.isenabled()
-    try:
-        gc.enable() if enabled else gc.disable()
-        with pytest.raises(RuntimeError), garbage_collection_paused():
-            assert not gc.isenabled()
-            raise RuntimeError
-        assert gc.isenabled() == enabled
-    finally:
-        gc.enable() if before else gc.disable()
 
 
 def test_devices() -> None:

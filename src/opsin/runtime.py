@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 from collections.abc import Iterator
@@ -117,19 +116,6 @@ def seeded(*parts: int | str) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(*parts))
         yield
-
-
-@contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """For making very many objects that are no garbage: Python's collector would go through all objects of the process
-    again and again meanwhile, torch's among them. Nothing is collected in the block, by any thread."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def describe_environment() -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from opsin.clip.search import database
+from opsin.clip.search.collection import garbage_collection_paused
 from opsin.clip.search.confidence import chance_level
 from opsin.clip.search.database import DATABASE
 from opsin.clip.search.embedding import embed
@@ -138,3 +140,16 @@ def test_nothing_stands_out_where_there_is_nothing_to_compare_with(tmp_path: Pat
     assert (results.standout, results.confident, len(results)) == (0.0, False, 3)
     alike = ColourEncoder().encode_image([paint(tmp_path / "x.png", (9, 9, 9))] * 5).numpy()
     assert chance_level(query_terms((), [tmp_path / "x.png"], (), None), alike[:0], alike) is None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_pause_of_the_garbage_collection(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        with pytest.raises(RuntimeError), garbage_collection_paused():
+            assert not gc.isenabled()
+            raise RuntimeError
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable() if before else gc.disable()

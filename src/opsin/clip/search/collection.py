@@ -6,10 +6,12 @@ and a part of it is small.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -166,6 +168,20 @@ def open_collection(ref: str | Path) -> Collection:
     return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped))
 
 
+@contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """For making very many objects that are no garbage: Python's collector would go through all objects of the process
+    again and again meanwhile, torch's among them. Nothing is collected in the block, by any thread."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@garbage_collection_paused()
 def list_folder(root: Path) -> FolderCollection:
     """List the images below a folder, which may be none. Raises DataError when there is no such folder."""
     if not root.is_dir():

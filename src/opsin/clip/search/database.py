@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from opsin.clip.search.collection import Entry
+from opsin.clip.search.collection import Entry, garbage_collection_paused
 from opsin.clip.search.paths import path_to_text, text_to_path
 from opsin.clip.search.shards import EncoderInfo
 from opsin.errors import CheckpointError
@@ -141,6 +141,7 @@ class Database:
         """Rows of each shard, in order."""
         return dict(self._rows(SHARDS))
 
+    @garbage_collection_paused()
     def images(self) -> dict[str, Known]:
         """All images by path."""
         known = {}

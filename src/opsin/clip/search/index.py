@@ -36,7 +36,6 @@ from opsin.encoders.features import text_vectors
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.loading import load
 from opsin.errors import CheckpointError, ConfigError, DataError
-from opsin.runtime import garbage_collection_paused
 
 LOCK = ".lock"
 
@@ -124,9 +123,8 @@ class ImageIndex:
         DataError for a source that is not there, CheckpointError when the index cannot be written.
         """
         with _locked(self.path):
-            with garbage_collection_paused():  # an object or two for each image of the folder, and of the index
-                collection = self._collection_to_index(source)
-                update = Update(self.path, self._database, collection, self._encode_images)
+            collection = self._collection_to_index(source)
+            update = Update(self.path, self._database, collection, self._encode_images)
             report = update.run(quiet=quiet)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(

@@ -26,10 +26,6 @@ FEWEST_ROWS = 4096
 """Smaller tables get no cells: LanceDB compares with every vector then."""
 ROWS_PER_CELL = 256
 """At least: LanceDB makes fewer cells otherwise."""
-TRAINED_ON_PER_CELL = 64
-TRAINING_ROUNDS = 15
-"""Vectors a cell and rounds of k-means: about a quarter of LanceDB's defaults, which make building slow. Neither cells
-nor quantisation need be exact, since what they propose is compared again."""
 PROPOSALS = 20
 """Vectors that are compared again, for each hit that is asked for, and at least `FEWEST_PROPOSALS`."""
 FEWEST_PROPOSALS = 200
@@ -109,13 +105,7 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
         from lancedb.index import IvfPq
 
         parts = max(1, next(iter(shards.values())).shape[1] // 8)
-        config = IvfPq(
-            distance_type="dot",
-            num_partitions=_cells(len(exact)),
-            num_sub_vectors=parts,
-            sample_rate=TRAINED_ON_PER_CELL,
-            max_iterations=TRAINING_ROUNDS,
-        )
+        config = IvfPq(distance_type="dot", num_partitions=_cells(len(exact)), num_sub_vectors=parts)
         table.create_index("vector", config=config, replace=True)
     write_json(state, sorted(shards))
     return table
