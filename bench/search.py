@@ -3,7 +3,7 @@
 opsin is its exact search over memory-mapped half precision, as `opsin search` uses it. The peers:
 
 - faiss IndexFlatIP: exact too, over single precision in memory, with the same number of threads;
-- LanceDB: approximate (IVF-PQ), through opsin's own backend, which compares its proposals with the stored vectors.
+- LanceDB: approximate (IVF-RQ), through opsin's own backend, which compares its proposals with the stored vectors.
 
 The vectors lie around 1,000 directions, which an approximate search needs (in vectors without any structure it would
 find little), and the queries lie around the same. All ways get the same values: those that half precision can hold.
@@ -89,7 +89,7 @@ def measure(size: int, directory: Path, seconds: float, quick: bool) -> list[str
     print_timings(timings, "opsin exact", unit="queries/s")
     faiss_ratio = ratio(timings, "faiss IndexFlatIP", "opsin exact")
 
-    # After the others, because building it takes minutes for a million vectors.
+    # After the others, because building it takes a minute or so for a million vectors.
     started = time.perf_counter()
     lance = LanceIndex.synchronised(directory / "lancedb", rows, shards, NO_ROWS, exact)
     built = time.perf_counter() - started

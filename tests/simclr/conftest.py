@@ -7,9 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
+from opsin.config import to_dict
+from opsin.data.preprocessing import Preprocessing
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
+from opsin.simclr.inference import SimclrContent, SimclrEncoder
+from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.train import train_simclr
 from opsin.training.config import TrainingConfig
 from opsin.training.report import TrainReport
@@ -65,3 +72,27 @@ def pattern_run(pattern_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     directory = tmp_path_factory.mktemp("runs") / "patterns"
     return directory, train_simclr(config, directory, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def encoder(pattern_run: Run) -> SimclrEncoder:
+    return SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
+
+
+@pytest.fixture(scope="session")
+def parts(encoder: SimclrEncoder) -> JudgedData:
+    return open_judged(encoder, None, None, 1.0, seed=0)
+
+
+@pytest.fixture(scope="session")
+def small(pattern_folder: Path) -> SimclrEncoder:
+    """A Vision Transformer that has not learned anything, for what takes training."""
+    torch.manual_seed(0)
+    content = SimclrContent(
+        encoder=TINY_VIT,
+        projection=None,
+        preprocessing=Preprocessing(image_size=16),
+        metrics={},
+        training=to_dict(tiny_config(pattern_folder)),
+    )
+    return SimclrEncoder("small", SimclrModel(build_encoder(TINY_VIT, 16), nn.Identity()), content, "32")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,54 +14,26 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
-from opsin.cli.main import main
 from opsin.config import to_dict
 from opsin.data.pixels import fit_image
-from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import open_source
-from opsin.data.splits import split_rows
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import cache_dir, make_generator
 from opsin.simclr import evaluation as evaluation_module
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.data import open_data, rows_of_run
+from opsin.simclr.data import open_data
 from opsin.simclr.evaluation import Protocol, encode, evaluate_encoder, untrained_encoder
 from opsin.simclr.evaluation_picture import evaluation_figure
 from opsin.simclr.finetune import _batch_size
-from opsin.simclr.inference import SimclrContent, SimclrEncoder
-from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.simclr.inference import SimclrEncoder
+from opsin.simclr.judged_data import JudgedData
 from opsin.simclr.linear_probe import accuracy, train_seed_probe
-from opsin.simclr.model import SimclrModel, build_encoder
+from opsin.simclr.model import SimclrModel
 from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
 
-from .conftest import PERIODS, TINY_VIT, Run, make_pattern_folder, tiny_config
-
-
-@pytest.fixture(scope="module")
-def encoder(pattern_run: Run) -> SimclrEncoder:
-    return SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
-
-
-@pytest.fixture(scope="module")
-def parts(encoder: SimclrEncoder) -> JudgedData:
-    return open_judged(encoder, None, None, 1.0, seed=0)
-
-
-@pytest.fixture(scope="module")
-def small(pattern_folder: Path) -> SimclrEncoder:
-    """A Vision Transformer that has not learned anything, for what takes training."""
-    torch.manual_seed(0)
-    content = SimclrContent(
-        encoder=TINY_VIT,
-        projection=None,
-        preprocessing=Preprocessing(image_size=16),
-        metrics={},
-        training=to_dict(tiny_config(pattern_folder)),
-    )
-    return SimclrEncoder("small", SimclrModel(build_encoder(TINY_VIT, 16), nn.Identity()), content, "32")
+from .conftest import PERIODS, tiny_config
 
 
 def arrays(parts: JudgedData, encoder: SimclrEncoder) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -74,32 +45,6 @@ def arrays(parts: JudgedData, encoder: SimclrEncoder) -> tuple[np.ndarray, np.nd
         found.append(torch.cat([encoder.encode_image([source.load(row)]) for row in rows]).numpy())
         found.append(source.labels[rows])
     return found[0], found[1], found[2], found[3]
-
-
-def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path) -> None:
-    source = open_source(str(pattern_folder))
-    rows = rows_of_run(source, tiny_config(pattern_folder))
-    assert parts.split == "val" and parts.data == str(pattern_folder)
-    assert list(parts.test.ids) == [source.ids[row] for row in rows["val"]]
-    assert sorted(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]
-    some = open_judged(encoder, None, None, 0.25, seed=0).labelled
-    assert some.labels is not None and np.bincount(some.labels).tolist() == [3, 3, 3]
-    assert list(some.ids) == list(parts.labelled.ids[: len(some)])
-
-
-def test_other_sources_are_divided_by_their_splits_or_evenly(encoder: SimclrEncoder, tmp_path: Path) -> None:
-    other = make_pattern_folder(tmp_path / "other", 10)
-    divided = open_judged(encoder, str(other), None, 1.0, seed=0)
-    assert divided.test.labels is not None and np.bincount(divided.test.labels).tolist() == [2, 2, 2]
-    assert not set(divided.test.ids) & set(divided.labelled.ids)
-    divided = {}
-    for name in ("train", "val", "test"):
-        make_pattern_folder(tmp_path / "whole" / name, 2)
-    for split in (None, "val"):
-        found = open_judged(encoder, str(tmp_path / "whole"), split, 1.0, seed=0)
-        assert found.test.splits is not None and found.labelled.splits is not None
-        divided[found.split] = (set(found.test.splits), set(found.labelled.splits))
-    assert divided == {"test": ({"test"}, {"train", "val"}), "val": ({"val"}, {"train"})}
 
 
 def test_neighbours_are_scikit_learns_and_all_vote_where_there_are_few(
@@ -254,15 +199,6 @@ def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern
     assert "trained on" not in evaluate_encoder(small, Protocol()).protocol
 
 
-def test_a_run_with_test_images_of_its_own_is_judged_on_them(small: SimclrEncoder, pattern_folder: Path) -> None:
-    training = {"data": str(pattern_folder), "val_fraction": 0.25, "test_fraction": 0.25, "training": {"seed": 3}}
-    encoder = SimclrEncoder("other", small.model, replace(small.description, training=training), "32")
-    judged = open_judged(encoder, None, None, 1.0, seed=0)
-    source = open_source(str(pattern_folder))
-    expected = split_rows(source, 0.25, 0.25, 3)["test"]
-    assert judged.split == "test" and list(judged.test.ids) == [source.ids[row] for row in expected]
-
-
 @pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 3), (128, 128), (129, 127), (256, 128), (128 * 127 + 1, 126)])
 def test_no_last_batch_of_fine_tuning_is_a_single_image(count: int, size: int) -> None:
     assert _batch_size(count) == size and count % size != 1
@@ -306,45 +242,3 @@ def test_what_cannot_be_judged_says_why(encoder: SimclrEncoder, pattern_folder: 
         evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.0))
     with pytest.raises(DataError, match="3 labelled images are too few"):
         evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.01))
-
-
-@pytest.mark.parametrize("name", ["knn", "linear"])
-def test_the_command_prints_the_protocol_beside_the_score(
-    name: str, pattern_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(pattern_run[0])
-    options = ["--protocol", name, "--labels-fraction", "1", "--device", "cpu", "--precision", "32"]
-    picture = tmp_path / "picture.png"
-    assert main(["evaluate", run, *options, "--json", "--quiet", "--picture", str(picture)]) == 0
-    document = json.loads(capsys.readouterr().out)
-    encoder = SimclrEncoder.from_pretrained(run, device="cpu", precision="32")
-    expected = evaluate_encoder(encoder, replace(Protocol(), name=name, labels_fraction=1.0))  # type: ignore[arg-type]
-    assert document["accuracy"] == expected.trained.metrics.accuracy and document["labels_fraction"] == 1
-    assert document["protocol"] == expected.protocol and "labelled images (100 % of the labels)" in expected.protocol
-    assert expected.untrained is not None
-    assert document["untrained"]["accuracy"] == expected.untrained.metrics.accuracy
-    with Image.open(picture) as drawn:
-        assert drawn.format == "PNG"
-    assert main(["evaluate", run, *options]) == 0
-    printed = capsys.readouterr()
-    assert expected.protocol in printed.out and "the same untrained" in printed.out
-    assert "left out  fine/broken.png" in printed.out and f"next: opsin evaluate {run} --protocol" in printed.err
-
-
-def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_protocol(
-    pattern_run: Run, pattern_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = str(pattern_run[0])
-    for options, words in (
-        (["--protocol", "linear", "-k", "3"], "-k and --temperature are for --protocol knn, not for linear"),
-        (["--labels-fraction", "1.5"], "--labels-fraction must be above 0 and at most 1"),
-        (["--temperature", "0"], "--temperature must be above zero"),
-        (["--k", "0"], "--k must be at least 1"),
-        (["--worst", "3"], "--worst is for captioners"),
-        (["--guidances", "2"], "--guidances is for text-to-image models"),
-        (["--zero-shot", "--protocol", "knn"], "--protocol is for judging features"),
-    ):
-        assert main(["evaluate", run, *options, "--quiet"]) == 2
-        assert words in capsys.readouterr().err
-    assert main(["evaluate", run, "--data", str(pattern_folder), "-k", "3", "--device", "cpu", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["k"] == 3

@@ -15,7 +15,8 @@ from opsin.clip.search.lance import FEWEST_ROWS, LanceIndex
 from opsin.errors import CheckpointError, MissingExtraError
 from tests.clip.search.colours import ColourEncoder, paint, paint_many
 
-WIDTH = 32
+WIDTH = 30
+"""Not a multiple of eight, which the quantisation works in."""
 
 
 def clustered(count: int, clusters: int) -> np.ndarray:

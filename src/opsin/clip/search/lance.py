@@ -1,8 +1,9 @@
 """Approximate search with LanceDB (extra `search`), for collections that are too large to compare with every vector.
 
-LanceDB keeps an inverted file (k-means cells) of product-quantised vectors on disk and reads only the cells closest to
-a query. What it proposes is compared again with the stored vectors, so that the cosines are exact; what may be lacking
-is a hit. Its table is a copy that is made when it is first needed, and can be removed at any time.
+LanceDB keeps an inverted file (k-means cells) of vectors with a bit for each number (RaBitQ: Gao and Long, 2024) on disk
+and reads only the cells closest to a query. What it proposes is compared again with the stored vectors, so that the
+cosines are exact; what may be lacking is a hit. Its table is a copy that is made when it is first needed, and can be
+removed at any time.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class LanceIndex:
         """See `VectorIndex.search`; a hit may be lacking, and then the next best takes its place."""
         k = min(k, len(self))
         wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(self._dead), PROPOSALS * k)
-        query = self._table.search(vector).distance_type("dot").nprobes(self._probed).limit(wanted)
+        query = self._table.search(_padded(vector[None])[0]).distance_type("dot").nprobes(self._probed).limit(wanted)
         proposed = query.select(["shard", "row", "_distance"]).to_arrow()
         shards, rows = proposed["shard"].to_numpy(), proposed["row"].to_numpy()
         positions = np.array([self._first[int(shard)] for shard in shards], dtype=np.int64) + rows
@@ -96,16 +97,15 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
         if gone := sorted(present - set(shards)):
             table.delete(f"shard IN ({', '.join(map(str, gone))})")
     else:
-        width = next((array.shape[1] for array in shards.values()), 1)
+        width = next((_padded(array[:1]).shape[1] for array in shards.values()), 8)
         table = connection.create_table(TABLE, schema=_schema(width), mode="overwrite")
     for number, array in shards.items():
         if number not in present:
             table.add(_rows(number, array))
     if len(exact) >= FEWEST_ROWS:
-        from lancedb.index import IvfPq
+        from lancedb.index import IvfRq
 
-        parts = max(1, next(iter(shards.values())).shape[1] // 8)
-        config = IvfPq(distance_type="dot", num_partitions=_cells(len(exact)), num_sub_vectors=parts)
+        config = IvfRq(distance_type="dot", num_partitions=_cells(len(exact)))
         table.create_index("vector", config=config, replace=True)
     write_json(state, sorted(shards))
     return table
@@ -116,12 +116,17 @@ def _cells(count: int) -> int:
 
 
 def _schema(width: int) -> pa.Schema:
-    vector = pa.list_(pa.float16(), width)
+    vector = pa.list_(pa.float32(), width)  # from half precision, LanceDB builds its index several times as slowly
     return pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("vector", vector)])
 
 
 def _rows(number: int, vectors: np.ndarray) -> pa.Table:
-    count, width = vectors.shape
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1), pa.float16())
-    columns = [np.full(count, number), np.arange(count), pa.FixedSizeListArray.from_arrays(flat, width)]
-    return pa.table(columns, schema=_schema(width))
+    padded = _padded(vectors)
+    count, width = padded.shape
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(padded.reshape(-1)), width)
+    return pa.table([np.full(count, number), np.arange(count), cells], schema=_schema(width))
+
+
+def _padded(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, W) with zeros to a multiple of eight numbers, which RaBitQ needs; products stay what they are."""
+    return np.pad(vectors.astype(np.float32), ((0, 0), (0, -vectors.shape[1] % 8)))

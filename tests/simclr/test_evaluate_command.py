@@ -1,0 +1,58 @@
+"""`opsin evaluate RUN --protocol`: what it prints, and which options belong together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from opsin.cli.main import main
+from opsin.simclr.evaluation import Protocol, evaluate_encoder
+from opsin.simclr.inference import SimclrEncoder
+
+from .conftest import Run
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
+def test_the_command_prints_the_protocol_beside_the_score(
+    name: str, pattern_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(pattern_run[0])
+    options = ["--protocol", name, "--labels-fraction", "1", "--device", "cpu", "--precision", "32"]
+    picture = tmp_path / "picture.png"
+    assert main(["evaluate", run, *options, "--json", "--quiet", "--picture", str(picture)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    encoder = SimclrEncoder.from_pretrained(run, device="cpu", precision="32")
+    expected = evaluate_encoder(encoder, replace(Protocol(), name=name, labels_fraction=1.0))  # type: ignore[arg-type]
+    assert document["accuracy"] == expected.trained.metrics.accuracy and document["labels_fraction"] == 1
+    assert document["protocol"] == expected.protocol and "labelled images (100 % of the labels)" in expected.protocol
+    assert expected.untrained is not None
+    assert document["untrained"]["accuracy"] == expected.untrained.metrics.accuracy
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+    assert main(["evaluate", run, *options]) == 0
+    printed = capsys.readouterr()
+    assert expected.protocol in printed.out and "the same untrained" in printed.out
+    assert "left out  fine/broken.png" in printed.out and f"next: opsin evaluate {run} --protocol" in printed.err
+
+
+def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_protocol(
+    pattern_run: Run, pattern_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(pattern_run[0])
+    for options, words in (
+        (["--protocol", "linear", "-k", "3"], "-k and --temperature are for --protocol knn, not for linear"),
+        (["--labels-fraction", "1.5"], "--labels-fraction must be above 0 and at most 1"),
+        (["--temperature", "0"], "--temperature must be above zero"),
+        (["--k", "0"], "--k must be at least 1"),
+        (["--worst", "3"], "--worst is for captioners"),
+        (["--guidances", "2"], "--guidances is for text-to-image models"),
+        (["--zero-shot", "--protocol", "knn"], "--protocol is for judging features"),
+    ):
+        assert main(["evaluate", run, *options, "--quiet"]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["evaluate", run, "--data", str(pattern_folder), "-k", "3", "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["k"] == 3
