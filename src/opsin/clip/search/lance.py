@@ -1,9 +1,9 @@
 """Approximate search with LanceDB (extra `search`), for collections that are too large to compare with every vector.
 
-LanceDB keeps an inverted file (k-means cells) of vectors with a bit for each number (RaBitQ: Gao and Long, 2024) on disk
-and reads only the cells closest to a query. What it proposes is compared again with the stored vectors, so that the
-cosines are exact; what may be lacking is a hit. Its table is a copy that is made when it is first needed, and can be
-removed at any time.
+LanceDB keeps an inverted file (k-means cells) of vectors on disk, with a bit for each number (RaBitQ: Gao and Long,
+2024), and reads only the cells closest to a query. What it proposes is compared again with the stored vectors, so that
+the cosines are exact; what may be lacking is a hit. Its table is a copy that is made when it is first needed, and can
+be removed at any time.
 """
 
 from __future__ import annotations
