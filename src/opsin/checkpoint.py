@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -34,7 +35,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     Raises CheckpointError when the file cannot be written, for example on a full disk; `path` is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random, because processes in containers that share a file system can have the same id.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -118,9 +120,8 @@ def save_pretrained(
     directory = Path(directory)
     target = directory.resolve()  # replace what a link leads to, not the link
     content = {"format_version": FORMAT_VERSION, "kind": kind, **config}
-    staging = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     _refuse_other_files(directory)
-    shutil.rmtree(staging, ignore_errors=True)
     try:
         # Copies, because safetensors refuses names that share memory (tied weights).
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

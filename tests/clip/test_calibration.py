@@ -12,6 +12,7 @@ from opsin.clip.calibration import (
     cross_fitted_probabilities,
     expected_calibration_error,
     fit_logit_scale,
+    is_fitted,
 )
 
 
@@ -37,10 +38,12 @@ def test_scale_is_where_the_loss_is_lowest(scale: float) -> None:
     optimizer.step(loss)
     fitted = fit_logit_scale(cosines, labels)
     assert fitted == pytest.approx(float(log_scale.detach().exp()), rel=1e-3)
-    assert fitted == pytest.approx(scale, rel=0.2)
+    assert fitted == pytest.approx(scale, rel=0.2) and is_fitted(fitted)
 
 
 def test_only_right_answers_have_no_best_scale() -> None:
+    for cosines in (torch.eye(3), -torch.eye(3)):
+        assert not is_fitted(fit_logit_scale(cosines, torch.arange(3)))
     assert fit_logit_scale(torch.eye(3), torch.arange(3)) == pytest.approx(LARGEST_SCALE, rel=1e-3)
     with pytest.raises(ValueError, match="no images"):
         fit_logit_scale(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))

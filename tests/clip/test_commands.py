@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,7 +117,41 @@ def test_evaluate(model: str, folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*command, "--template", "a {} thing"]) == 0
     output = capsys.readouterr()
     assert "template 'a {} thing'" in output.out and "true \\ predicted" in output.out
-    assert "--logit-scale" in output.err
+    assert "next: opsin classify IMAGES" in output.err
+    assert ("do not decide a logit scale" in output.err) != ("--logit-scale" in output.err)
+
+
+def test_images_that_decide_no_scale(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal images: whatever the scale, their classes cannot be told apart."""
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (9, 9), "grey").save(tmp_path / name / "0.png")
+    assert main(["evaluate", model, "--zero-shot", "--data", str(tmp_path)]) == 0
+    remarks = capsys.readouterr().err
+    assert "do not decide a logit scale" in remarks and "--logit-scale" not in remarks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+@pytest.mark.parametrize("json_option", [(), ("--json",)])
+def test_a_name_that_is_no_text_costs_no_answers(
+    model: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, json_option: tuple[str, ...]
+) -> None:
+    """Standard output in UTF-8 refuses such names by itself."""
+    name = os.fsdecode(b"\xff\x1b[31m.png")
+    shutil.copy(folder / "red" / "00.png", tmp_path / name)
+    (tmp_path / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert main(["classify", str(tmp_path), "--model", model, "--labels", "a person,food", *json_option]) == 0
+    output.seek(0)
+    printed = output.read()
+    assert "\x1b" not in printed
+    if json_option:
+        document = json.loads(printed)
+        assert Path(document["images"][0]["image"]).name == name
+        assert "\\udcfe.png is not an image" in document["skipped"][0]["reason"]
+    else:
+        assert "\\udcff\\x1b[31m.png" in printed and "left out" in printed
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_perfect_features_and_collapsed_ones() -> None:
     collapsed = torch.ones(30, 4) / 2
     pair = measure_retrieval(collapsed, collapsed, np.arange(30))
     assert pair.mean_recall(10) == 0.0 and pair.image_to_text.median_rank == 30.0
+    pair = measure_retrieval(perfect * torch.nan, perfect, np.arange(30))
+    assert pair.mean_recall(10) == 0.0 and pair.text_to_image.median_rank == 30.0
 
 
 def test_chance_is_what_random_features_reach() -> None:

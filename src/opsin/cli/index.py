@@ -13,7 +13,7 @@ from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.clip.search.index import ImageIndex
-    from opsin.clip.search.update import UpdateReport
+    from opsin.clip.search.results import UpdateReport
 
 DEFAULT_MODEL = "emoji-clip"
 SKIPPED_SHOWN = 20
@@ -73,6 +73,8 @@ def _refuse_other_model(index: ImageIndex, model: str | None) -> None:
 
 
 def _print_report(report: UpdateReport) -> None:
+    from opsin.data.names import printable
+
     counts = {
         "added": len(report.added), "changed": len(report.changed), "moved": len(report.moved),
         "deleted": len(report.deleted), "unchanged": report.unchanged, "left out": len(report.skipped),
@@ -83,17 +85,21 @@ def _print_report(report: UpdateReport) -> None:
         print(f"left out  {row.reason}")
     if len(report.skipped) > SKIPPED_SHOWN:
         print(f"left out  and {len(report.skipped) - SKIPPED_SHOWN} more; --json lists them all")
+    if others := sorted(report.other_files.items(), key=lambda row: -row[1]):
+        named = ", ".join(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in others[:5])
+        more = ", …" if len(others) > 5 else ""
+        print(f"no images by their names: {sum(report.other_files.values()):,} files ({named}{more})")
 
 
 def _print_json(index: ImageIndex, report: UpdateReport) -> None:
-    from opsin.clip.search.paths import printable
+    from opsin.data.names import printable
 
     def shown(ids: tuple[str, ...]) -> list[str]:
         return [printable(id) for id in ids]
 
     print_json(
         {
-            "index": str(index.path),
+            "index": printable(str(index.path)),
             "model": index.info.encoder,
             "images": report.total,
             "encoded": report.encoded,
@@ -103,5 +109,6 @@ def _print_json(index: ImageIndex, report: UpdateReport) -> None:
             "moved": [{"from": printable(old), "to": printable(new)} for old, new in report.moved],
             "deleted": shown(report.deleted),
             "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+            "other_files": {printable(suffix): count for suffix, count in report.other_files.items()},
         }
     )

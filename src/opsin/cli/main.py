@@ -7,6 +7,7 @@ and SIGTERM, 141 when the reader of stdout went away.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     verb = VERBS.get(arguments[0])
     if verb is None:
         return _complain(_unknown_verb(arguments[0]), 2)
+    _tolerate_any_name()
     try:
         code = int(import_module(verb.module).main(arguments[1:]))
         sys.stdout.flush()
@@ -65,6 +67,13 @@ def main(argv: list[str] | None = None) -> int:
         return _abandon_stdout()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         return _exit_code(error)
+
+
+def _tolerate_any_name() -> None:
+    """Names of files that are no text, or not in the terminal's encoding, are printed with escapes: what a command has
+    worked out is not lost over them. In JSON such an escape stands for the same bytes again (PEP 383)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _exit_code(error: BaseException) -> int:

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from opsin.data.names import printable
+
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json.dumps(document, indent=2, ensure_ascii=_ascii_only()))
 
 
 def print_json_line(document: Any) -> None:
     """Print one line of JSON Lines on stdout, at once, so that its reader need not wait for the next one."""
-    print(json.dumps(document, ensure_ascii=False), flush=True)
+    print(json.dumps(document, ensure_ascii=_ascii_only()), flush=True)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -73,7 +75,14 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} TB"
 
 
+def _ascii_only() -> bool:
+    """JSON has an escape for every character that this terminal or pipe may not have."""
+    return (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int | float):
+        return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+    return printable(str(value))

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print_results(results: SearchResults) -> None:
-    from opsin.clip.search.paths import printable
+    from opsin.data.names import printable
 
     if results.total == 0:
         print("the index has no images")
@@ -98,7 +98,7 @@ def _print_results(results: SearchResults) -> None:
 
 
 def _print_json(options: SearchOptions, title: str, results: SearchResults) -> None:
-    from opsin.clip.search.paths import printable
+    from opsin.data.names import printable
 
     hits = [
         {

@@ -143,6 +143,7 @@ def evaluate_labels(options: EvaluateOptions) -> int:
     if options.beams is not None or options.worst is not None:
         raise UsageError("--beams and --worst are for captioners, not for --zero-shot")
     _refuse_templates(options.template)
+    from opsin.clip.calibration import is_fitted
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES
     from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
     from opsin.encoders.loading import load_image_text
@@ -159,9 +160,12 @@ def evaluate_labels(options: EvaluateOptions) -> int:
 
         save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
         note(f"confusion matrix: {options.picture}", quiet=options.quiet)
-    scale = f"{evaluation.fitted_logit_scale:.4g}"
-    model = shlex.quote(options.run)
-    note(f"next: opsin classify IMAGES --labels LABELS --model {model} --logit-scale {scale}", quiet=options.quiet)
+    scale, model = "", shlex.quote(options.run)
+    if is_fitted(evaluation.fitted_logit_scale):
+        scale = f" --logit-scale {evaluation.fitted_logit_scale:.4g}"
+    else:
+        note("these images do not decide a logit scale: they are all right, or no better than chance", options.quiet)
+    note(f"next: opsin classify IMAGES --labels LABELS --model {model}{scale}", quiet=options.quiet)
     return 0
 
 

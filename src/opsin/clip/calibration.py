@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST_SCALE, LARGEST_SCALE = 1e-2, 1e3
+NEAR_LIMIT = 1.01
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -43,6 +44,11 @@ def fit_logit_scale(cosines: Tensor, labels: Tensor) -> float:
             right = low + GOLDEN * (high - low)
             losses = losses[1], loss(right)
     return math.exp((low + high) / 2)
+
+
+def is_fitted(scale: float) -> bool:
+    """Whether images decide a scale that `fit_logit_scale` found, which they do not at either of its limits."""
+    return SMALLEST_SCALE * NEAR_LIMIT < scale < LARGEST_SCALE / NEAR_LIMIT
 
 
 def cross_fitted_probabilities(cosines: Tensor, labels: Tensor, seed: int = 0) -> Tensor:

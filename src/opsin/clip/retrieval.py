@@ -67,7 +67,7 @@ def _ranks(queries: Tensor, query_groups: Tensor, candidates: Tensor, candidate_
         cosines = queries[rows] @ candidates.T
         is_right = query_groups[rows, None] == candidate_groups
         best = cosines.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append(((cosines >= best) & ~is_right).sum(dim=1) + 1)
+        ranks.append((~(cosines < best) & ~is_right).sum(dim=1) + 1)  # NaN is below nothing
     return torch.cat(ranks).numpy()
 
 

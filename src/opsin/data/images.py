@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
@@ -30,6 +31,7 @@ class Skipped:
     """An image or folder that was left out, and why."""
 
     id: str
+    """Fit to print, as the reason is."""
     reason: str
 
 
@@ -41,7 +43,7 @@ def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
     `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged, truncated,
     no image, or larger than `MAX_PIXELS`.
     """
-    name = name or (str(image) if isinstance(image, str | Path) else "an image")
+    name = name or (printable(str(image)) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
         return _to_rgb(_from_array(image, name))
     try:
@@ -115,7 +117,7 @@ class ImageReader:
     def __iter__(self) -> Iterator[Image.Image]:
         for file, image in zip(self.files, map_rows(self._open, len(self.files)), strict=True):
             if isinstance(image, DataError):
-                self.skipped.append(Skipped(str(file), str(image)))
+                self.skipped.append(Skipped(printable(str(file)), str(image)))
             else:
                 self.read.append(file)
                 yield image

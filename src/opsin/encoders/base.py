@@ -123,17 +123,21 @@ class NetworkEncoder:
         raise NotImplementedError
 
     def _batches(self, images: Iterable[ImageLike]) -> Iterator[Tensor]:
-        """Network input in batches; threads open and prepare the images of the next one while the network works."""
+        """Network input in batches; threads open and prepare the images of the next one while the network works.
+
+        An image is handed to them as soon as it is drawn from `images`, so that large ones need not lie in memory
+        together, decoded, until there is a batch of them.
+        """
 
         def prepared(image: ImageLike) -> Tensor:
             return self._prepare(open_image(image))
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            upcoming = (pool.map(prepared, batch) for batch in batched(images, BATCH_SIZE))
+            upcoming = batched((pool.submit(prepared, image) for image in images), BATCH_SIZE)
             current = next(upcoming, None)
             while current is not None:
                 following = next(upcoming, None)
-                yield torch.stack(list(current)).to(self.device)
+                yield torch.stack([input.result() for input in current]).to(self.device)
                 current = following
 
 

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from opsin.clip.search.collection import list_folder, open_collection
 from opsin.clip.search.embedding import embed, parse_part
-from opsin.clip.search.paths import contained_path, path_to_text, printable, text_to_path
+from opsin.clip.search.paths import contained_path, path_to_text, text_to_path
 from opsin.clip.search.shards import read_manifest, read_rows, read_vectors
+from opsin.data.names import printable
 from opsin.encoders.open_clip import OpenClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from tests.clip.search.colours import ColourEncoder, load_colours, paint, paint_many
@@ -90,6 +91,20 @@ def test_running_again_does_what_is_missing(photos: Path, tmp_path: Path) -> Non
     assert len(content(tmp_path / "out")) == 4
 
 
+def test_a_file_that_cannot_be_read_just_then_is_tried_again(photos: Path, tmp_path: Path) -> None:
+    def load_late() -> ColourEncoder:
+        (photos / "030.png").rename(tmp_path / "away.png")
+        return ColourEncoder()
+
+    first = embed(photos, tmp_path / "out", load_late, rows_per_shard=16)
+    assert (first.rows, first.complete) == (48, True)
+    (tmp_path / "away.png").rename(photos / "030.png")
+    again = embed(photos, tmp_path / "out", load_colours, rows_per_shard=16)
+    assert (again.written, again.kept, again.rows) == (1, 3, 49)
+    embed(photos, tmp_path / "whole", load_colours, rows_per_shard=16)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
 def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
     embed(photos, tmp_path / "out", load_colours)
     before = content(tmp_path / "out")
@@ -150,7 +165,7 @@ def test_a_folder_with_everything_that_can_be_wrong() -> None:
         (root / "closed").chmod(0o755)
     assert {entry.id for entry in listing.entries} == {"good.png", "deep/er/also good.PNG", "inside.png", name}
     assert [row.id for row in listing.skipped] == ["closed", "nowhere.png", "outside.png", "pipe.png", "self.png"]
-    assert (listing.unreadable, listing.other_files) == (["closed"], 1)
+    assert (listing.unreadable, dict(listing.other_files)) == (["closed"], {".txt": 1})
     assert "Permission denied" in listing.skipped[0].reason
     assert "leads out of the folder" in listing.skipped[2].reason
 

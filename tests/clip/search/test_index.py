@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
 
@@ -134,6 +135,15 @@ def test_many_small_updates_are_joined(index: ImageIndex, photos: Path) -> None:
     assert_finds_what_is_there(index, photos)
 
 
+def test_updates_that_delete_little_are_joined_too(index: ImageIndex, photos: Path) -> None:
+    for number in range(compaction.MANY_SHARDS + 2):
+        paint(photos / f"more{number}.png", (number, 5, 9))
+        (photos / f"{number:03d}.png").unlink()
+        index.update()
+    assert len(list(index.path.glob("*.npy"))) < compaction.MANY_SHARDS
+    assert_finds_what_is_there(index, photos)
+
+
 def test_an_open_index_sees_the_updates_of_others(index: ImageIndex, photos: Path) -> None:
     other = ImageIndex.open(index.path, ColourEncoder())
     assert len(other.search("red", k=100)) == 31
@@ -231,6 +241,12 @@ def test_an_image_finds_itself(index: ImageIndex, photos: Path) -> None:
 def test_queries_that_make_no_sense(index: ImageIndex, arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         index.search(**arguments)
+
+
+def test_a_query_that_the_encoder_cannot_encode(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColourEncoder, "encode_text", lambda self, texts: torch.full((1, 4), torch.nan))
+    with pytest.raises(ConfigError, match="colours gave the query no finite vector"):
+        index.search("red")
 
 
 def test_more_hits_than_images_and_words_of_any_language(index: ImageIndex) -> None:

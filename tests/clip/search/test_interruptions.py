@@ -6,12 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from torch import Tensor
 
+from opsin.clip.search.exact import ExactIndex
 from opsin.clip.search.index import ImageIndex
-from tests.clip.search.colours import ColourEncoder, assert_finds_what_is_there, paint_many
+from opsin.data.images import ImageLike, open_image
+from tests.clip.search.colours import ColourEncoder, assert_finds_what_is_there, paint, paint_many
 
 ROOT = Path(__file__).parents[3]
 UPDATE = """
@@ -89,6 +94,44 @@ def test_a_full_disk_leaves_the_index_as_it_was(index: ImageIndex, photos: Path,
     )
     index.update()
     assert_finds_what_is_there(index, photos)
+
+
+def test_what_was_encoded_before_an_interruption_is_kept(index: ImageIndex, photos: Path) -> None:
+    """However few images there are: with the default number of rows that go to disk together."""
+    paint_many(photos / "more", 100, seed=1)
+    paint(photos / "more" / "070.png", (1, 2, 3))
+
+    class Interrupted(ColourEncoder):
+        def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
+            opened = [open_image(image) for image in images]
+            if any(image.getpixel((0, 0)) == (1, 2, 3) for image in opened):
+                raise KeyboardInterrupt
+            return super().encode_image(opened, normalize=normalize)
+
+    with pytest.raises(KeyboardInterrupt):
+        ImageIndex.open(index.path, Interrupted()).update()
+    assert len(index) == 31
+    assert index.update().encoded == 36
+    assert_finds_what_is_there(index, photos)
+
+
+def test_a_search_that_a_compaction_runs_into(index: ImageIndex, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that it found have moved by the time that it looks for their images."""
+    (photos / "000.png").unlink()
+    index.update()
+    before = [(hit.id, hit.cosine) for hit in index.search("red", k=5)]
+    other = ImageIndex.open(index.path, ColourEncoder())
+    search, compactions = ExactIndex.search, []
+
+    def interrupted(self: ExactIndex, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found = search(self, vector, k)
+        if not compactions:
+            compactions.append(other.compact())
+        return found
+
+    monkeypatch.setattr(ExactIndex, "search", interrupted)
+    assert [(hit.id, hit.cosine) for hit in index.search("red", k=5)] == before
+    assert len(compactions) == 1
 
 
 def test_a_damaged_leftover_is_made_again(index: ImageIndex, photos: Path) -> None:

@@ -75,6 +75,8 @@ def test_an_index_is_searched_and_followed(tmp_path: Path) -> None:
     assert list(approximate.search("red", k=30)) == list(exact.search("red", k=30))
     shutil.rmtree(tmp_path / "index" / "lancedb" / "vectors.lance")
     with pytest.raises(CheckpointError, match="LanceDB cannot use"):
+        approximate.search("red")
+    with pytest.raises(CheckpointError, match="LanceDB cannot use"):
         ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red")
     shutil.rmtree(tmp_path / "index" / "lancedb")
     assert len(ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red", k=30)) == 20

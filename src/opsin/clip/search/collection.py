@@ -10,7 +10,8 @@ import gc
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,9 +20,10 @@ from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from opsin.clip.search.paths import contained_path, path_to_text, printable
+from opsin.clip.search.paths import contained_path, path_to_text
 from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.names import printable
 from opsin.data.parquet import find_parquet
 from opsin.data.sources import open_source
 from opsin.errors import DataError
@@ -81,8 +83,8 @@ class FolderCollection:
     skipped: Sequence[Skipped] = ()
     unreadable: Sequence[str] = ()
     """Folders, relative to the root, whose content could not be listed."""
-    other_files: int = 0
-    """Files that are no images by their names."""
+    other_files: Mapping[str, int] = field(default_factory=dict)
+    """Files that are no images by their names: how many there are of each suffix, in small letters."""
 
     @property
     def ref(self) -> str:
@@ -202,7 +204,7 @@ class _Listing:
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    other_files: int = 0
+    other_files: Counter[str] = field(default_factory=Counter)
 
     def walk(self, top: str) -> None:
         pending = [top]
@@ -223,7 +225,8 @@ class _Listing:
         if entry.is_dir(follow_symlinks=False):
             return relative
         if entry.name[entry.name.rfind(".") :].lower() not in IMAGE_SUFFIXES:
-            self.other_files += not entry.is_symlink()
+            if not entry.is_symlink():
+                self.other_files[os.path.splitext(entry.name)[1].lower()] += 1
             return None
         try:
             found = entry.stat()

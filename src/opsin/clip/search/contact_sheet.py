@@ -11,8 +11,8 @@ from jinja2 import Environment
 from PIL import Image
 
 from opsin.checkpoint import atomic_write
-from opsin.clip.search.paths import printable
 from opsin.clip.search.results import Hit, SearchResults
+from opsin.data.names import printable
 from opsin.errors import DataError
 
 THUMBNAIL = 224

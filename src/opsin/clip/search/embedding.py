@@ -2,7 +2,7 @@
 
 The sorted list of images is cut into shards of equal size. A shard depends on its own images and the encoder only, so
 that every way of working gives the same bytes, an interrupted run goes on with the shards that are missing, and a
-finished one has nothing left to do.
+finished one has nothing left to do, unless a file could not be read just then.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _checked_part(part: tuple[int, int]) -> tuple[int, int]:
 
 def _is_done(out: Path, task: Task) -> bool:
     info = read_info(out, task.number)
-    return info is not None and info.key == task.key and is_intact(out, info)
+    return info is not None and info.key == task.key and not info.try_again and is_intact(out, info)
 
 
 def _refuse_other_content(out: Path, info: EncoderInfo, source: str) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -21,13 +22,13 @@ import torch
 from PIL import Image
 
 from opsin.clip.search.collection import Collection, Entry, UnreadableFile
-from opsin.clip.search.paths import printable
 from opsin.data.images import ImageLike, open_image
+from opsin.data.names import printable
 from opsin.encoders.base import BATCH_SIZE
 from opsin.errors import DataError
 
-Encode = Callable[[Sequence[ImageLike]], torch.Tensor]
-"""Vectors of length one, float32 (N, D), of images."""
+Encode = Callable[[Iterable[ImageLike]], torch.Tensor]
+"""Vectors of length one, float32 (N, D), of at least one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +97,35 @@ def _single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 def _encode_batch(collection: Collection, entries: Sequence[Entry], encode: Encode, is_known: IsKnown) -> list[Encoded]:
     results: list[Encoded] = []
-    images: list[Image.Image] = []
     places: list[int] = []
-    for place, entry in enumerate(entries):
-        try:
-            digest, content = collection.content(entry)
-        except DataError as error:
-            results.append(Encoded(entry, problem=str(error), transient=isinstance(error, UnreadableFile)))
-            continue
-        try:
-            if not is_known(digest):
-                images.append(open_image(content, name=printable(entry.id)))
-                places.append(place)
+
+    def images() -> Iterator[Image.Image]:
+        """The images to encode, opened one by one; `results` has all entries after the last."""
+        for entry in entries:
+            try:
+                digest, content = collection.content(entry)
+            except DataError as error:
+                results.append(Encoded(entry, problem=str(error), transient=isinstance(error, UnreadableFile)))
+                continue
             results.append(Encoded(entry, digest))
-        except DataError as error:
-            results.append(Encoded(entry, digest, problem=str(error)))
-    if images:
-        vectors = encode(images).to(torch.float16).numpy()
-        for place, vector in zip(places, vectors, strict=True):
-            entry, digest = results[place].entry, results[place].digest
-            if np.isfinite(vector).all():
-                results[place] = Encoded(entry, digest, vector)
-            else:
-                results[place] = Encoded(entry, digest, problem=f"{printable(entry.id)} got no finite vector")
+            if is_known(digest):
+                continue
+            try:
+                image = open_image(content, name=printable(entry.id))
+            except DataError as error:
+                results[-1] = Encoded(entry, digest, problem=str(error))
+                continue
+            places.append(len(results) - 1)
+            yield image
+
+    opened = images()
+    if (first := next(opened, None)) is None:
+        return results
+    vectors = encode(chain([first], opened)).to(torch.float16).numpy()
+    for place, vector in zip(places, vectors, strict=True):
+        entry, digest = results[place].entry, results[place].digest
+        if np.isfinite(vector).all():
+            results[place] = Encoded(entry, digest, vector)
+        else:
+            results[place] = Encoded(entry, digest, problem=f"{printable(entry.id)} got no finite vector")
     return results

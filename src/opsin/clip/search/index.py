@@ -9,35 +9,40 @@ for hit in index.search("a dog on a beach", k=5):
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.clip.search.database import DATABASE, FOLDER, Database
-from opsin.clip.search.paths import printable, text_to_path
+from opsin.clip.search.lock import locked
+from opsin.clip.search.paths import text_to_path
 from opsin.clip.search.query import Term, encode_query, query_terms
-from opsin.clip.search.results import Hit, SearchResults
+from opsin.clip.search.results import Hit, SearchResults, UpdateReport
 from opsin.clip.search.shards import EncoderInfo
 from opsin.clip.search.snapshot import Backend, Snapshot, read_snapshot
 from opsin.clip.search.tasks import encoder_info
-from opsin.clip.search.update import Update, UpdateReport
+from opsin.clip.search.update import Update
 from opsin.data.images import ImageLike, Skipped
+from opsin.data.names import printable
 from opsin.encoders.base import ImageEncoder, TextEncoder
 from opsin.encoders.features import text_vectors
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.loading import load
 from opsin.errors import CheckpointError, ConfigError, DataError
 
-LOCK = ".lock"
+ATTEMPTS = 3
+"""Of a search that an update runs into."""
+
+
+FEW_DELETED = 0.1
+"""The share of an index that one update may delete for good, vectors and all."""
 
 
 class ImageIndex:
@@ -68,7 +73,7 @@ class ImageIndex:
         if path.is_file() or (path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))):
             raise ConfigError(f"{path} is in use for something else; choose a new directory for the index")
         loaded = load(encoder, device) if isinstance(encoder, str) else encoder
-        with _locked(path):
+        with locked(path):
             if (path / DATABASE).exists():  # another process was faster
                 raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
             database = Database.create(path / DATABASE, encoder_info(loaded))
@@ -122,7 +127,7 @@ class ImageIndex:
         update need not encode again what this one has. Raises ConfigError for another writer or another source,
         DataError for a source that is not there, CheckpointError when the index cannot be written.
         """
-        with _locked(self.path):
+        with locked(self.path):
             collection = self._collection_to_index(source)
             update = Update(self.path, self._database, collection, self._encode_images)
             report = update.run(quiet=quiet)
@@ -130,14 +135,16 @@ class ImageIndex:
                 raise DataError(
                     f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
                 )
-            # What has gone just now stays on disk until a later update: a drive may not have been connected.
-            if not report.deleted and compaction.is_due(self._database):
+            # What has gone just now stays on disk until a later update, when it is much: a drive may not have been
+            # connected.
+            few = len(report.deleted) <= FEW_DELETED * (report.total + len(report.deleted))
+            if few and compaction.is_due(self._database):
                 compaction.compact(self.path, self._database)
         return report
 
     def compact(self) -> None:
         """Drop the vectors of deleted images from disk and join small shards; `update` does so when it pays."""
-        with _locked(self.path):
+        with locked(self.path):
             compaction.compact(self.path, self._database)
 
     def search(
@@ -159,29 +166,34 @@ class ImageIndex:
         if k < 1:
             raise ConfigError(f"the number of hits must be at least 1, not {k}")
         terms = query_terms(text, image, minus, weights)
-        snapshot = self._current()
-        total = snapshot.size
-        if total == 0:
-            return SearchResults((), False, 0.0, 0)
         query = encode_query(self.encoder, terms)
-        positions, cosines = snapshot.vectors.search(query, k)
+        snapshot, cosines, ids = self._nearest(query, k)
+        if snapshot.size == 0:
+            return SearchResults((), False, 0.0, 0)
         strength = self._standout(float(cosines[0]), terms, snapshot)
-        hits, refused = self._hits(positions, cosines, snapshot)
-        return SearchResults(hits, strength >= 1, strength, total, refused)
+        hits, refused = self._hits(ids, cosines, snapshot.size)
+        return SearchResults(hits, strength >= 1, strength, snapshot.size, refused)
 
     def image(self, id: str) -> Image.Image:
         """The decoded RGB image of a hit. Raises DataError when it is gone, damaged, or not inside the folder."""
         return self._source_collection().image(id)
 
-    def _hits(
-        self, positions: np.ndarray, cosines: np.ndarray, snapshot: Snapshot
-    ) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
-        collection, total = self._source_collection(), snapshot.size
-        ids = self._database.paths_at(snapshot.places(positions))
+    def _nearest(self, query: np.ndarray, k: int) -> tuple[Snapshot, np.ndarray, list[str]]:
+        """The vectors that were searched, and cosines and ids of the nearest."""
+        for _ in range(ATTEMPTS):
+            snapshot = self._current()
+            positions, cosines = snapshot.vectors.search(query, k)
+            ids = self._database.paths_at(snapshot.places(positions))
+            known = [id for id in ids if id is not None]
+            if len(known) == len(ids):
+                return snapshot, cosines, known
+            # The index has been updated since its vectors were read, and has these images elsewhere, or no longer.
+        raise self._restless()
+
+    def _hits(self, ids: Sequence[str], cosines: np.ndarray, total: int) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
+        collection = self._source_collection()
         hits, refused = [], []
         for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True)):
-            if id is None:  # the index has been updated since its vectors were read
-                continue
             try:
                 path = collection.path(id)
             except DataError as error:
@@ -200,7 +212,7 @@ class ImageIndex:
 
     def _current(self) -> Snapshot:
         """The vectors as they are now."""
-        for attempt in range(3):
+        for attempt in range(ATTEMPTS):
             revision = self._database.meta()["revision"]
             if self._snapshot is not None and self._snapshot.revision == revision:
                 return self._snapshot
@@ -208,9 +220,12 @@ class ImageIndex:
                 self._snapshot = read_snapshot(self.path, self._database, self._backend)
                 return self._snapshot
             except CheckpointError:  # compaction may have removed a file just now
-                if attempt == 2 or self._database.meta()["revision"] == revision:
+                if attempt == ATTEMPTS - 1 or self._database.meta()["revision"] == revision:
                     raise
-        raise CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
+        raise self._restless()
+
+    def _restless(self) -> CheckpointError:
+        return CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
 
     def _collection_to_index(self, source: str | Path | None) -> Collection:
         old = self.source
@@ -256,7 +271,7 @@ class ImageIndex:
             )
         return encoder
 
-    def _encode_images(self, images: Sequence[ImageLike]) -> torch.Tensor:
+    def _encode_images(self, images: Iterable[ImageLike]) -> torch.Tensor:
         return self.encoder.encode_image(images)
 
     def _background_vectors(self) -> np.ndarray:
@@ -275,20 +290,3 @@ def holds_index(path: Path) -> bool:
 
 def _is_same(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """The only writer of an index. Raises ConfigError when there is another one."""
-    lock = FileLock(path / LOCK)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ConfigError(f"another process is updating the index {path}; wait for it") from error
-    except OSError as error:
-        raise CheckpointError(f"the index {path} cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()

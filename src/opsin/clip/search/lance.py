@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ from opsin.clip.search.exact import ExactIndex
 from opsin.errors import CheckpointError, MissingExtraError
 
 TABLE = "vectors"
+STATE = "shards-2.json"
+"""Numbers of the shards in the table. Its name changes with the table's layout, so that an older one is made anew."""
+KEPT = timedelta(hours=1)
+"""For how long older versions of the table stay on disk: other processes may be searching them."""
 FEWEST_ROWS = 4096
 """Smaller tables get no cells: LanceDB compares with every vector then."""
 ROWS_PER_CELL = 256
@@ -38,8 +44,8 @@ FEWEST_PROBED = 20
 class LanceIndex:
     """See `opsin.clip.search.exact.VectorIndex`; positions are those of the exact index beside it."""
 
-    def __init__(self, table: Any, first: Mapping[int, int], dead: np.ndarray, exact: ExactIndex) -> None:
-        self._table, self._first, self._dead, self._exact = table, first, dead, exact
+    def __init__(self, path: Path, table: Any, first: Mapping[int, int], dead: np.ndarray, exact: ExactIndex) -> None:
+        self._path, self._table, self._first, self._dead, self._exact = path, table, first, dead, exact
         self._probed = max(FEWEST_PROBED, int(PROBED_SHARE * _cells(len(exact))))
 
     @classmethod
@@ -59,12 +65,9 @@ class LanceIndex:
             ) from error
         starts = np.cumsum([0, *shards.values()])
         first = dict(zip(shards, map(int, starts[:-1]), strict=True))
-        try:
-            with FileLock(path.with_name(".lancedb.lock")):  # searches may run at once, and each may find it missing
-                table = _synchronise(lancedb.connect(str(path)), path, dict(zip(shards, arrays, strict=True)), exact)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"LanceDB cannot use {path} ({str(error)[:200]}); remove it, or use exact") from error
-        return cls(table, first, dead, exact)
+        with _explained(path), FileLock(path.with_name(".lancedb.lock")):  # searches may run at once
+            table = _synchronise(lancedb.connect(str(path)), path, dict(zip(shards, arrays, strict=True)), exact)
+        return cls(path, table, first, dead, exact)
 
     def __len__(self) -> int:
         return len(self._exact)
@@ -74,7 +77,8 @@ class LanceIndex:
         k = min(k, len(self))
         wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(self._dead), PROPOSALS * k)
         query = self._table.search(_padded(vector[None])[0]).distance_type("dot").nprobes(self._probed).limit(wanted)
-        proposed = query.select(["shard", "row", "_distance"]).to_arrow()
+        with _explained(self._path):
+            proposed = query.select(["shard", "row", "_distance"]).to_arrow()
         shards, rows = proposed["shard"].to_numpy(), proposed["row"].to_numpy()
         positions = np.array([self._first[int(shard)] for shard in shards], dtype=np.int64) + rows
         positions = np.sort(positions[~np.isin(positions, self._dead)])
@@ -85,9 +89,19 @@ class LanceIndex:
         return positions[best], cosines[best]
 
 
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What LanceDB raises as CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"LanceDB cannot use {path} ({reason}); remove it, or use exact") from error
+
+
 def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
     """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
-    state = path / "shards.json"
+    state = path / STATE
     present = set(json.loads(state.read_text())) if state.is_file() else set()
     if present == set(shards) and present:
         return connection.open_table(TABLE)
@@ -107,6 +121,7 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
 
         config = IvfRq(distance_type="dot", num_partitions=_cells(len(exact)))
         table.create_index("vector", config=config, replace=True)
+    table.optimize(cleanup_older_than=KEPT)
     write_json(state, sorted(shards))
     return table
 

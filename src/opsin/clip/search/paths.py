@@ -1,4 +1,4 @@
-"""Names of files as text: any name that a file system allows can be stored, shown, and turned back into a path.
+"""Names of files as text: any name that a file system allows can be stored, and turned back into a path.
 
 A name may hold newlines, terminal codes, or bytes that are no UTF-8 (in Python: lone surrogates, PEP 383). And a stored
 name may have been changed by someone, so that a path made from it is checked before anything is opened.
@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from opsin.data.names import printable
 from opsin.errors import DataError
 
 
@@ -21,13 +22,6 @@ def path_to_text(path: str) -> str:
 def text_to_path(text: str) -> str:
     """The path of which `path_to_text` made the text."""
     return os.fsdecode(unquote_to_bytes(text))
-
-
-def printable(path: str) -> str:
-    """The path for people and terminals: control characters and undecodable bytes as backslash escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode() if not char.isprintable() and char != " " else char for char in path
-    )
 
 
 def contained_path(root: Path, relative: str) -> Path:

@@ -74,6 +74,8 @@ def encode_query(encoder: ImageEncoder, terms: Sequence[Term]) -> np.ndarray:
         [weight * vector.astype(np.float64) for weight, vector in zip(weights, vectors, strict=True)], axis=0
     )
     length = float(np.linalg.norm(query))
+    if not np.isfinite(length):
+        raise ConfigError(f"{encoder.name} gave the query no finite vector; try --precision 32")
     if length < SHORTEST:
         raise ConfigError("the parts of the query cancel each other out; change the words or their weights")
     return (query / length).astype(np.float32)

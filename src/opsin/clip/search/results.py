@@ -1,8 +1,8 @@
-"""What a search gives back."""
+"""What a search gives back, and what an update tells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,3 +45,23 @@ class SearchResults(Sequence[Hit]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.hits[index]
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an update did; ids of images are paths relative to the folder, or what the source calls them."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    moved: tuple[tuple[str, str], ...]
+    """Old and new path."""
+    deleted: tuple[str, ...]
+    unchanged: int
+    skipped: tuple[Skipped, ...]
+    """What is left out, and why; ids are fit to print."""
+    encoded: int
+    """Images that went through the network."""
+    total: int
+    """Images in the index."""
+    other_files: Mapping[str, int]
+    """Files that are no images by their names: how many there are of each suffix, in small letters."""

@@ -61,6 +61,8 @@ class ShardInfo:
     vectors_sha256: str
     table_sha256: str
     skipped: tuple[Skipped, ...]
+    try_again: bool = False
+    """Some of what was skipped could not be read just then, though nothing is known to be wrong with it."""
 
 
 def shard_file(directory: Path, number: int, suffix: str) -> Path:
@@ -76,6 +78,7 @@ def write_shard(
     *,
     key: str = "",
     skipped: Sequence[Skipped] = (),
+    try_again: bool = False,
 ) -> ShardInfo:
     """Write float16 vectors (n, D) and their rows as a shard, in place of one of the same number.
 
@@ -83,7 +86,7 @@ def write_shard(
     """
     contents = {"npy": _npy_bytes(vectors), "parquet": _parquet_bytes(rows)}
     digests = [hashlib.sha256(content).hexdigest() for content in contents.values()]
-    info = ShardInfo(number, key, len(rows), digests[0], digests[1], tuple(skipped))
+    info = ShardInfo(number, key, len(rows), digests[0], digests[1], tuple(skipped), try_again)
     shard_file(directory, number, "json").unlink(missing_ok=True)  # a reader must never see it beside other content
     for suffix, content in contents.items():
         with atomic_write(shard_file(directory, number, suffix)) as file:
@@ -216,6 +219,7 @@ def _info_to_json(info: ShardInfo) -> dict[str, Any]:
         "vectors_sha256": info.vectors_sha256,
         "table_sha256": info.table_sha256,
         "skipped": [{"id": row.id, "reason": row.reason} for row in info.skipped],
+        "try_again": info.try_again,
     }
 
 

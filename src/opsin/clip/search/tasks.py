@@ -49,16 +49,17 @@ def write_task(
     collection: Collection, out: Path, task: Task, encoder: ImageEncoder, dim: int, *, workers: int | None = None
 ) -> ShardInfo:
     """Encode the images of one shard and write it."""
-    vectors, rows, skipped = [], [], []
+    vectors, rows, skipped, try_again = [], [], [], False
     for batch in encode_entries(collection, task.entries, encoder.encode_image, workers=workers):
         for result in batch:
             if result.vector is None:
                 skipped.append(Skipped(path_to_text(result.entry.id), result.problem))
+                try_again = try_again or result.transient
             else:
                 vectors.append(result.vector)
                 rows.append(ShardRow(result.entry, result.digest))
     array = np.stack(vectors) if vectors else np.zeros((0, dim), dtype=np.float16)
-    return write_shard(out, task.number, array, rows, key=task.key, skipped=skipped)
+    return write_shard(out, task.number, array, rows, key=task.key, skipped=skipped, try_again=try_again)
 
 
 def encoder_info(encoder: ImageEncoder) -> EncoderInfo:

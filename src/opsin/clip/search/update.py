@@ -7,7 +7,9 @@ that failed; and the next update finds the shards of one that was interrupted, a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from tqdm import tqdm
 from opsin.clip.search.collection import Collection, Entry, FolderCollection
 from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place
 from opsin.clip.search.encoding import Encode, Encoded, encode_entries
-from opsin.clip.search.paths import path_to_text, printable
+from opsin.clip.search.paths import path_to_text
+from opsin.clip.search.results import UpdateReport
 from opsin.clip.search.shards import (
     ShardRow,
     is_intact,
@@ -29,29 +32,11 @@ from opsin.clip.search.shards import (
     write_shard,
 )
 from opsin.data.images import Skipped
+from opsin.data.names import printable
+from opsin.errors import OpsinError
 
-STAGED_ROWS = 512
-"""Encoded images that an interruption can cost, at most."""
-
-
-@dataclass(frozen=True)
-class UpdateReport:
-    """What an update did; ids of images are paths relative to the folder, or what the source calls them."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    moved: tuple[tuple[str, str], ...]
-    """Old and new path."""
-    deleted: tuple[str, ...]
-    unchanged: int
-    skipped: tuple[Skipped, ...]
-    """What is left out, and why; ids are fit to print."""
-    encoded: int
-    """Images that went through the network."""
-    total: int
-    """Images in the index."""
-    other_files: int
-    """Files that are no images by their names."""
+STAGED_ROWS, STAGED_SECONDS = 512, 120.0
+"""Encoded images go to disk when there are so many, or after so long: what a crash can cost, at most."""
 
 
 @dataclass
@@ -95,6 +80,7 @@ class Update:
         """Rows that an image may take over, by content; with the path of a deleted file."""
         self._taken: set[Place] = set()
         self._pending: list[tuple[Entry, str, np.ndarray]] = []
+        self._staged_at = time.monotonic()
         self._outcome = _Outcome()
 
     def run(self, *, quiet: bool = True) -> UpdateReport:
@@ -103,14 +89,23 @@ class Update:
         for known in difference.gone:
             self._free.setdefault(known.digest, []).append((known.place, known.entry.id))
         candidates = self._adopt_staged(difference.candidates)
+        try:
+            self._place_all(candidates, quiet)
+        except BaseException:
+            with suppress(OpsinError):  # such as a full disk, which may be why the update ends
+                self._stage()
+            raise
+        self._stage()
+        self._commit(difference)
+        return self._report(difference)
+
+    def _place_all(self, candidates: Sequence[Entry], quiet: bool) -> None:
+        """Read and encode what is new or changed."""
         with tqdm(desc="indexing", total=len(candidates), unit=" images", disable=quiet or not candidates) as bar:
             for batch in encode_entries(self._collection, candidates, self._encode, self._has_vector):
                 for result in batch:
                     self._place(result)
                 bar.update(len(batch))
-        self._stage()
-        self._commit(difference)
-        return self._report(difference)
 
     def _collect_leftovers(self) -> None:
         """Shards of an interrupted update are used, those that compaction has replaced are removed."""
@@ -219,11 +214,12 @@ class Update:
 
     def _append(self, entry: Entry, digest: str, vector: np.ndarray) -> None:
         self._pending.append((entry, digest, vector))
-        if len(self._pending) >= STAGED_ROWS:
+        if len(self._pending) >= STAGED_ROWS or time.monotonic() - self._staged_at > STAGED_SECONDS:
             self._stage()
 
     def _stage(self) -> None:
         """Write what is pending as a shard."""
+        self._staged_at = time.monotonic()
         if not self._pending:
             return
         number = max([self._next_shard - 1, *self._staged]) + 1
@@ -290,5 +286,5 @@ class Update:
             skipped=tuple(sorted([*self._collection.skipped, *skipped], key=lambda row: row.id)),
             encoded=outcome.encoded,
             total=self._database.count(),
-            other_files=getattr(self._collection, "other_files", 0),
+            other_files=getattr(self._collection, "other_files", {}),
         )
