@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize
 
+from opsin.data.images import ImageLike, open_image
 from opsin.data.sources import open_source
 from opsin.encoders.base import BATCH_SIZE
 from opsin.encoders.features import image_features, source_features, source_vectors, text_vectors
@@ -90,7 +91,7 @@ def test_many_batches_stay_in_order(quiet: bool, folder: Path) -> None:
     colours = paint_many(folder / "many", 2 * BATCH_SIZE + 3)
     source = open_source(folder / "many")
     usable, vectors = source_vectors(source, encoder, quiet=quiet)
-    assert (usable.ids, encoder.images_encoded) == (source.ids, len(colours))
+    assert (usable.ids, encoder.images_encoded) == (source.ids, len(colours) + 1)  # and one by which it is known
     expected = encoder.encode_image([Image.new("RGB", (1, 1), colour) for colour in colours])
     torch.testing.assert_close(vectors, expected, rtol=0, atol=0)
 
@@ -122,6 +123,25 @@ def test_vectors_of_a_source_are_encoded_once(folder: Path) -> None:
     assert (encoded(), encoded()) == (5, 0)
     (folder / "3.png").unlink()
     assert (encoded(), encoded()) == (4, 0)
+
+
+class DarkeningEncoder(ColourEncoder):
+    """Another way to prepare images, which its fingerprint does not tell."""
+
+    def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> torch.Tensor:
+        darker = [Image.eval(open_image(image), lambda value: value // 2) for image in images]
+        return super().encode_image(darker, normalize=normalize)
+
+
+def test_encoders_that_are_no_networks_are_known_by_what_they_make_of_an_image(folder: Path) -> None:
+    source = open_source(folder)
+    images = [source.load(row) for row in range(len(source)) if source.ids[row] != "1b.png"]
+    for encoder in (ColourEncoder(), DarkeningEncoder()):
+        vectors = source_vectors(source, encoder, quiet=True)[1]
+        torch.testing.assert_close(vectors, encoder.encode_image(images))
+    again = ColourEncoder()
+    source_vectors(source, again, quiet=True)
+    assert again.images_encoded == 1 and len(cached(folder)) == 2
 
 
 class CountingTexts(ColourEncoder):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from torch import nn
 
+from opsin.classification.config import ClassificationConfig, ViTConfig
+from opsin.classification.train import train_classifier
 from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
+from opsin.encoders import load
+from opsin.errors import DataError
 from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.training.config import TrainingConfig
 
-from .conftest import make_pattern_folder, tiny_config
+from .conftest import Run, make_pattern_folder, tiny_config
 
 
 def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path) -> None:
@@ -49,3 +58,50 @@ def test_a_run_with_test_images_of_its_own_is_judged_on_them(small: SimclrEncode
     source = open_source(str(pattern_folder))
     expected = split_rows(source, 0.25, 0.25, 3)["test"]
     assert judged.split == "test" and list(judged.test.ids) == [source.ids[row] for row in expected]
+
+
+def test_a_run_loaded_as_an_encoder_is_divided_as_in_the_run(pattern_run: Run, parts: JudgedData) -> None:
+    loaded = open_judged(load(str(pattern_run[0]), "cpu"), parts.data, None, 1.0, seed=0)
+    assert list(loaded.test.ids) == list(parts.test.ids) and not loaded.seen
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.0])
+def test_a_classifier_is_judged_on_what_its_run_held_out(fraction: float, pattern_folder: Path, tmp_path: Path) -> None:
+    """Where it held out nothing, what is judged on was perhaps trained on."""
+    training = TrainingConfig(max_steps=1, batch_size=8, validations=1, device="cpu", seed=5)
+    model = ViTConfig(patch_size=8, embed_dim=8, num_layers=1, num_heads=1, dim_feedforward=8)
+    config = ClassificationConfig(
+        data=str(pattern_folder), image_size=16, val_fraction=fraction, model=model, training=training
+    )
+    train_classifier(config, tmp_path / "run", quiet=True)
+    source = open_source(str(pattern_folder))
+    expected = split_rows(source, fraction or 0.2, 0.0, 5)["val"]
+    for data in (str(pattern_folder), os.path.relpath(pattern_folder)):
+        judged = open_judged(load(str(tmp_path / "run"), "cpu"), data, None, 1.0, seed=0)
+        assert list(judged.test.ids) == [source.ids[row] for row in expected]
+        assert judged.seen == (fraction == 0)
+    other = make_pattern_folder(tmp_path / "other", 10)
+    assert not open_judged(load(str(tmp_path / "run"), "cpu"), str(other), None, 1.0, seed=0).seen
+
+
+def test_encoders_of_other_kinds_may_have_seen_all_of_their_source(small: SimclrEncoder, pattern_folder: Path) -> None:
+    encoder = SimclrEncoder("dual", small.model, small.description, "32")
+    assert not open_judged(encoder, None, None, 1.0, seed=0).seen
+    encoder.kind = "clip"  # type: ignore[misc]
+    assert open_judged(encoder, None, None, 1.0, seed=0).seen
+
+
+class NetworkAsEncoder(nn.Module):
+    """Its attribute `training` says whether it is in training."""
+
+    name = "module"
+
+    def encode_image(self, images: object, *, normalize: bool = True) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def test_a_network_of_torch_can_be_an_encoder(pattern_folder: Path) -> None:
+    judged = open_judged(NetworkAsEncoder(), str(pattern_folder), None, 1.0, seed=0)
+    assert not judged.seen and len(judged.test) == 9
+    with pytest.raises(DataError, match="module does not say what it was trained on"):
+        open_judged(NetworkAsEncoder(), None, None, 1.0, seed=0)

@@ -110,9 +110,7 @@ class NetworkEncoder:
 
     def preparation(self) -> str:
         """SHA-256, in hexadecimal, of the network input of a certain image: the same for the same way to prepare."""
-        rows, columns = np.mgrid[:120, :200]
-        image = Image.fromarray(np.stack([rows * columns, rows + columns, rows - columns], axis=2).astype(np.uint8))
-        return hashlib.sha256(self._prepare(image).contiguous().numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self._prepare(sample_image()).contiguous().numpy().tobytes()).hexdigest()
 
     def _prepare(self, image: Image.Image) -> Tensor:
         """Network input float32 (3, H, W) of one RGB image; called by several threads at once."""
@@ -177,6 +175,12 @@ class DenseNetworkEncoder(NetworkEncoder):
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""
         raise NotImplementedError
+
+
+def sample_image() -> Image.Image:
+    """Always the same RGB image, of which encoders that prepare images in different ways make different things."""
+    rows, columns = np.mgrid[:120, :200]
+    return Image.fromarray(np.stack([rows * columns, rows + columns, rows - columns], axis=2).astype(np.uint8))
 
 
 def batched(items: Iterable[ItemT], size: int) -> Iterator[list[ItemT]]:

@@ -22,7 +22,15 @@ from opsin.checkpoint import atomic_write
 from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, pixel_digest
 from opsin.data.threads import map_rows
-from opsin.encoders.base import BATCH_SIZE, DenseEncoder, ImageEncoder, NetworkEncoder, TextEncoder, batched
+from opsin.encoders.base import (
+    BATCH_SIZE,
+    DenseEncoder,
+    ImageEncoder,
+    NetworkEncoder,
+    TextEncoder,
+    batched,
+    sample_image,
+)
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
 from opsin.runtime import cache_dir, resolve_precision
@@ -112,6 +120,8 @@ def _key(encoder: ImageEncoder, kind: str, digests: list[bytes]) -> str:
     parts = [CACHE_VERSION, kind, encoder.name, fingerprint(encoder)]
     if isinstance(encoder, NetworkEncoder):
         parts += [resolve_precision(encoder.precision, encoder.device), encoder.preparation()]
+    else:  # how it prepares images shows only in what it makes of one
+        parts.append(encoder.encode_image([sample_image()]).numpy().tobytes())
     key = hashlib.sha256(repr(parts).encode())
     for digest in digests:
         key.update(digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +29,21 @@ ENCODER_PREFIX = "encoder."
 class LocalEncoder(DenseNetworkEncoder):
     """A Vision Transformer from a classifier's directory; the class token, if it has one, is no patch."""
 
+    kind = KIND
+
     def __init__(
-        self, name: str, network: VisionTransformer, preprocessing: Preprocessing, device: torch.device
+        self,
+        name: str,
+        network: VisionTransformer,
+        preprocessing: Preprocessing,
+        training: Mapping[str, Any],
+        device: torch.device,
     ) -> None:
+        """`training` is the config of the run that made the network, as JSON types."""
         super().__init__(name, network, device)
         self._vit = network
         self._preprocessing = preprocessing
+        self.training = dict(training)
 
     def _prepare(self, image: ImageLike) -> Tensor:
         pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
@@ -50,9 +60,20 @@ class LocalEncoder(DenseNetworkEncoder):
 class LocalVectorEncoder(NetworkEncoder):
     """The encoder of a model of SimCLR, which gives one vector for a whole image."""
 
-    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, device: torch.device) -> None:
+    kind = SIMCLR_KIND
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        training: Mapping[str, Any],
+        device: torch.device,
+    ) -> None:
+        """`training` is the config of the run that made the network, as JSON types."""
         super().__init__(name, network, device)
         self._preprocessing = preprocessing
+        self.training = dict(training)
 
     def _prepare(self, image: ImageLike) -> Tensor:
         pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
@@ -85,7 +106,7 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)
     without_head = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     checkpoint.load_state_dict(network, without_head, ref)
-    return LocalEncoder(ref, network, settings.preprocessing, device)
+    return LocalEncoder(ref, network, settings.preprocessing, settings.training, device)
 
 
 def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
@@ -96,7 +117,7 @@ def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
         name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)
     }
     checkpoint.load_state_dict(network, encoder, ref)
-    return LocalVectorEncoder(ref, network, settings.preprocessing, device)
+    return LocalVectorEncoder(ref, network, settings.preprocessing, settings.training, device)
 
 
 @dataclass(frozen=True, kw_only=True)

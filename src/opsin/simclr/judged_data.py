@@ -19,6 +19,9 @@ from opsin.simclr.linear_probe import labelled_rows
 HELD_OUT = 0.2
 """Share of a source without splits that is held out to judge on, and share of the labelled images that a linear probe
 chooses its regularisation on."""
+DIVIDED_ALIKE = ("simclr", "vit-classifier")
+"""Kinds of models whose runs divide all images of their source by `split_rows`, as it is done here. Others leave some
+out before, or train on all."""
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,25 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     Judged on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
     split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
     some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
-    decides; with `val` the test split is not among them. Raises DataError when the source has no labels or no such
-    split, ConfigError for a share or split that cannot be.
+    decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
+    judged on, unless it is of a kind whose runs certainly held that out. Raises DataError when the source has no labels
+    or no such split, ConfigError for a share or split that cannot be.
     """
     if split not in (None, "test", "val"):
         raise ConfigError(
             f"an encoder is judged on the split test or val, not on {split!r}: labels are taken from the rest"
         )
-    training: Mapping[str, Any] = getattr(encoder, "training", {})
+    training = getattr(encoder, "training", None)
+    if not isinstance(training, Mapping):  # a network of torch says by this name whether it is in training
+        training = {}
     own = str(training.get("data", ""))
     ref = data or own
     if not ref:
         raise DataError(f"{encoder.name} does not say what it was trained on; name a labelled source with --data")
     source = open_labelled(ref)
-    rows, seen = _rows(source, training if is_same_source(ref, own) else {})
+    is_own = is_same_source(ref, own)
+    rows, held_out_by_run = _rows(source, training if is_own else {})
+    seen = is_own and not (held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE)
     split = split or ("test" if len(rows["test"]) else "val")
     if len(rows[split]) == 0:
         raise DataError(f"{ref!r} has no split {split!r} to judge on")
@@ -74,11 +82,11 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
 
 
 def _rows(source: ImageSource, training: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
-    """As the run divided the source, also when it then trained on a part only; and whether it held out nothing, so that
-    what is judged on may have been trained on."""
+    """As the run divided the source, also when it then trained on a part only; and whether it or the source held
+    anything out."""
     val_fraction, test_fraction = (float(training.get(f"{name}_fraction", 0.0)) for name in ("val", "test"))
     seed = int(training.get("training", {}).get("seed", 0))
     rows = split_rows(source, val_fraction, test_fraction, seed)
     if len(rows["test"]) + len(rows["val"]) > 0:
-        return rows, False
-    return split_rows(source, HELD_OUT, 0.0, seed), bool(training)
+        return rows, True
+    return split_rows(source, HELD_OUT, 0.0, seed), False
