@@ -87,15 +87,22 @@ def test_crop_against_torchvision(size: int, tolerance: float) -> None:
         torch.testing.assert_close(result[:, inner, inner], expected[:, inner, inner], atol=tolerance, rtol=0.0)
 
 
+def drawn_boxes(count: int, H: int, W: int, scale: tuple[float, float]) -> Tensor:
+    """Top, left, height and width in pixels of the parts that are cut out, (N, 4), as an image of places shows them."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, H), torch.linspace(0, 1, W), indexing="ij")
+    places = torch.stack([rows, columns, torch.zeros(H, W)])[None].expand(count, -1, -1, -1)
+    crops = geometry.random_resized_crop(places, 2, seeded(), scale=scale)
+    assert crops.shape == (count, 3, 2, 2)
+    sides = torch.tensor([H, W]) - 1
+    first, second = crops[:, [0, 1], 0, 0] * sides, crops[:, [0, 1], 1, 1] * sides  # a quarter from each border
+    extent = 2 * (second - first)
+    return torch.cat([first + 0.5 - extent / 4, extent], dim=1)
+
+
 def test_boxes_are_drawn_as_torchvision_draws_them() -> None:
     """The mean area and the mean logarithm of the ratio agree with those of torchvision's own draws."""
     N, side = 4000, 64
-    rows = torch.linspace(0, 1, side)[:, None].expand(side, side)
-    columns = torch.linspace(0, 1, side)[None, :].expand(side, side)
-    coordinates = torch.stack([rows, columns, torch.zeros(side, side)])[None].expand(N, -1, -1, -1)
-    crops = geometry.random_resized_crop(coordinates, 2, seeded(), scale=(0.2, 1.0))
-    height = (crops[:, 0, 1, 0] - crops[:, 0, 0, 0]) * 2 * (side - 1)
-    width = (crops[:, 1, 0, 1] - crops[:, 1, 0, 0]) * 2 * (side - 1)
+    _, _, height, width = drawn_boxes(N, side, side, (0.2, 1.0)).unbind(dim=1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image = torch.empty(3, side, side)
@@ -107,7 +114,19 @@ def test_boxes_are_drawn_as_torchvision_draws_them() -> None:
         float((drawn[:, 3] / drawn[:, 2]).log().std()), rel=0.05
     )
     assert (height * width).min() >= 0.19 * side**2
-    assert crops.shape == (N, 3, 2, 2)
+
+
+@pytest.mark.parametrize(("H", "W"), [(64, 64), (40, 50), (50, 40), (40, 90), (90, 40)])
+def test_where_no_box_fits_it_is_torchvisions(H: int, W: int) -> None:
+    """Of the whole area: the whole image, or its middle where it is wider or taller than the ratio allows. torchvision
+    rounds to whole pixels, and so may find a box that fits."""
+    boxes = drawn_boxes(20, H, W, (1.0, 1.0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = [RandomResizedCrop.get_params(torch.empty(3, H, W), [1.0, 1.0], [3 / 4, 4 / 3]) for _ in range(20)]
+    torch.testing.assert_close(boxes, torch.tensor(drawn).float(), atol=1.0, rtol=0.0)
+    ratio = min(max(W / H, 3 / 4), 4 / 3)
+    torch.testing.assert_close(boxes[:, 3] / boxes[:, 2], torch.full((20,), ratio), atol=1e-3, rtol=0.0)
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,10 @@ def test_scikit_learn_gives_the_same_shares() -> None:
     np.testing.assert_allclose(knn_predict(features, bank, labels, 5, k=50).numpy(), expected, atol=1e-5)
 
 
-def test_low_temperatures_do_not_overflow() -> None:
+@pytest.mark.parametrize("temperature", [0.001, 1e-40, 5e-324])
+def test_low_temperatures_do_not_overflow(temperature: float) -> None:
     features = unit(5, 8, 0)
-    scores = knn_predict(features, features, torch.arange(5), 5, k=5, temperature=0.001)
+    scores = knn_predict(features, features, torch.arange(5), 5, k=5, temperature=temperature)
     assert torch.equal(scores, torch.eye(5))
 
 

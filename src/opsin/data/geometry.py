@@ -67,19 +67,19 @@ def random_resized_crop(
     """A random part of each image, resized to (N, 3, size, size), as torchvision's RandomResizedCrop draws it.
 
     The part has a share of the area within `scale` and a width-to-height ratio within `ratio`, evenly on a logarithmic
-    scale; one that does not fit is drawn again, up to ten times, and then cut to the image's side. Deviation: its place
-    and size are not rounded to whole pixels.
+    scale; one that does not fit is drawn again, up to ten times. Where none fits, the part is the middle of the image,
+    as large as the ratio allows. Deviation: its place and size are not rounded to whole pixels.
     """
     count, _, H, W = images.shape
     area = H * W * uniform(count * TRIES, *scale, generator)
     proportion = uniform(count * TRIES, math.log(ratio[0]), math.log(ratio[1]), generator).exp()
     widths, heights = (area * proportion).sqrt().view(count, TRIES), (area / proportion).sqrt().view(count, TRIES)
     fits = (widths <= W) & (heights <= H)
-    first = fits.int().argmax(dim=1, keepdim=True)  # the first of the largest: 0 where none fits
-    width = widths.gather(1, first)[:, 0].clamp(max=W)
-    height = heights.gather(1, first)[:, 0].clamp(max=H)
-    left = uniform(count, 0, 1, generator) * (W - width)
-    top = uniform(count, 0, 1, generator) * (H - height)
+    some, first = fits.max(dim=1)  # of equal ones max gives the first
+    width = widths.gather(1, first[:, None])[:, 0].where(some, min(W, H * ratio[1]))
+    height = heights.gather(1, first[:, None])[:, 0].where(some, min(H, W / ratio[0]))
+    left = uniform(count, 0, 1, generator).where(some, 0.5) * (W - width)
+    top = uniform(count, 0, 1, generator).where(some, 0.5) * (H - height)
     return resized_crop(images, torch.stack([top, left, height, width], dim=1).to(images.device), size)
 
 

@@ -39,9 +39,10 @@ def knn_predict(
     if not temperature > 0:
         raise ConfigError(f"the temperature of nearest neighbours must be above zero, not {temperature}")
     scores = torch.zeros(len(features), num_classes, device=features.device)
+    temperature = max(temperature, torch.finfo(torch.float32).tiny)  # what is smaller would be zero in float32
     start = 0
     for similarities, neighbours in _nearest(features, bank, k, chunk_size):
-        votes = torch.softmax(similarities / temperature, dim=1)
+        votes = torch.softmax((similarities - similarities[:, :1]) / temperature, dim=1)
         scores[start : start + len(votes)].scatter_add_(1, bank_labels[neighbours], votes)
         start += len(votes)
     return scores
