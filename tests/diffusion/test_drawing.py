@@ -165,6 +165,29 @@ def test_variations_of_an_image(model: TextToImage) -> None:
     assert np.abs(np.asarray(changed).astype(int)[:, 4:] - pixels[:, 4:]).max() > 20
 
 
+def test_strength_holds_with_few_steps(model: TextToImage) -> None:
+    image = Image.new("RGB", (8, 8), COLOURS["green"])
+    for steps in (1, 2, 5):
+        little, much = (
+            model.vary(image, "red", strength=strength, sampling=Sampling(steps=steps)).images[0]
+            for strength in (0.1, 1.0)
+        )
+        assert (colour_of(little), colour_of(much)) == ("green", "red")
+
+
+def test_a_mask_without_white(model: TextToImage) -> None:
+    image = Image.new("RGB", (64, 64), COLOURS["green"])
+    spot, ones, edge = (np.zeros((64, 64), dtype=np.uint8) for _ in range(3))
+    spot[30:33, 30:33] = 255
+    ones[:] = 1
+    for mask in (spot, ones, edge):
+        with pytest.raises(ConfigError, match=r"nothing in the mask is white .* 8 x 8 pixels.*make the white part"):
+            model.vary(image, "red", mask=mask)
+    spot[24:40, 24:40] = 255
+    (changed,) = model.vary(image, "red", mask=spot).images
+    assert (np.asarray(changed) != np.array(COLOURS["green"])).any(axis=2).sum() == 4
+
+
 def test_a_mask_of_another_shape_than_the_image(model: TextToImage) -> None:
     image = Image.new("RGB", (40, 30), COLOURS["green"])
     for size in ((40, 30), (20, 15), (13, 10), (400, 299)):
@@ -174,12 +197,16 @@ def test_a_mask_of_another_shape_than_the_image(model: TextToImage) -> None:
             model.vary(image, "red", mask=Image.new("L", size, 255))
 
 
-def test_interpolation(model: TextToImage) -> None:
-    drawn = model.interpolate("red", "blue", num_images=5).images
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_interpolation(model: TextToImage, sampler: str) -> None:
+    sampling = Sampling(sampler=sampler)  # type: ignore[arg-type]
+    drawn = model.interpolate("red", "blue", num_images=5, sampling=sampling).images
     assert (colour_of(drawn[0]), colour_of(drawn[-1])) == ("red", "blue")
     assert len({image.tobytes() for image in drawn}) == 5
-    same = [np.asarray(image).astype(int) for image in model.interpolate("red", "red", num_images=3).images]
-    assert max(np.abs(pixels - same[0]).max() for pixels in same) <= 1, "all begin at the same noise"
+    vectors = model.encode_prompts(["red"] * 3)
+    for batch_size in (3, 2):
+        same = model.draw(vectors, sampling, same_noise=True, batch_size=batch_size)[:, -1]
+        assert (same - same[0]).abs().max() < 1e-3, "all noise is the same"
 
 
 def test_save_and_load(model: TextToImage, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from opsin.diffusion.samplers import (
     ddpm,
     dpm_solver,
     get_sampler,
+    noise_from,
     spaced_timesteps,
     unipc,
 )
@@ -55,7 +56,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def ours(sampler: Sampler, steps: list[int], **options: Any) -> list[Tensor]:
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, steps)
-    return list(sampler(denoiser, torch.randn(SHAPE, generator=seeded()), path, seeded(1), **options))
+    return list(sampler(denoiser, torch.randn(SHAPE, generator=seeded()), path, noise_from(seeded(1)), **options))
 
 
 def theirs(scheduler: Any, steps: list[int], **options: Any) -> list[Tensor]:
@@ -91,6 +92,18 @@ def test_spacing_takes_each_step_once() -> None:
                 assert chosen == sorted(chosen, reverse=True)
                 assert 0 <= chosen[-1] <= chosen[0] < total
             assert spaced_timesteps(total, steps)[0] == spaced_timesteps(total, steps, "linspace")[0] == total - 1
+
+
+def test_a_share_of_the_steps_is_the_end_of_all_of_them() -> None:
+    assert spaced_timesteps(100, 20, share=0.6) == spaced_timesteps(100, 20)[8:]
+    assert spaced_timesteps(100, 20, "leading", 0.6) == spaced_timesteps(100, 20, "leading")[8:]
+    assert spaced_timesteps(100, 1, share=0.2) == [19], "no noisier than asked, however few the steps"
+    for total in range(1, 20):
+        for steps in range(1, total + 1):
+            for share in (0.01, 0.2, 0.5, 0.9, 0.99):
+                chosen = spaced_timesteps(total, steps, share=share)
+                assert chosen[0] == math.ceil(share * total) - 1
+                assert len(set(chosen)) == math.ceil(share * steps)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 101])
@@ -150,7 +163,7 @@ def test_dynamic_thresholding_is_that_of_diffusers() -> None:
     scheduler.set_timesteps(timesteps=timesteps)
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, timesteps)
     noise = torch.randn(SHAPE, generator=seeded())
-    states = list(dpm_solver(lambda x, t: dynamic_threshold(denoiser(x, t)), noise, path, seeded()))
+    states = list(dpm_solver(lambda x, t: dynamic_threshold(denoiser(x, t)), noise, path, noise_from(seeded())))
     assert_same(states, theirs(scheduler, timesteps))
 
 
@@ -171,7 +184,7 @@ def exact_denoiser(x: Tensor, timestep: int) -> Tensor:
 
 def solved(sampler: Sampler, steps: int, noise: Tensor) -> Tensor:
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, spaced_timesteps(100, steps))
-    return list(sampler(exact_denoiser, noise, path, seeded()))[-1]
+    return list(sampler(exact_denoiser, noise, path, noise_from(seeded())))[-1]
 
 
 def test_multistep_solvers_are_better_at_ten_steps() -> None:
@@ -207,7 +220,7 @@ def test_full_ddpm_is_p_sample() -> None:
     x = torch.randn(SHAPE, generator=seeded())
     clipped = lambda x, t: denoiser(x, t).clamp(-1, 1)  # noqa: E731
     torch.manual_seed(1)
-    states = list(ddpm(clipped, x, path, seeded(1)))
+    states = list(ddpm(clipped, x, path, noise_from(seeded(1))))
     for timestep, state in zip(reversed(range(100)), states, strict=True):
         x = diffusion.p_sample(x, timestep)
         torch.testing.assert_close(x, state, rtol=1e-3, atol=1e-3)
@@ -218,9 +231,20 @@ def test_generator_decides_what_is_drawn() -> None:
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, timesteps)
     x = torch.randn(SHAPE, generator=seeded())
     for name, sampler in SAMPLERS.items():
-        first, same, other = (list(sampler(denoiser, x, path, seeded(seed)))[-1] for seed in (1, 1, 2))
+        first, same, other = (list(sampler(denoiser, x, path, noise_from(seeded(seed))))[-1] for seed in (1, 1, 2))
         assert torch.equal(first, same)
         assert torch.equal(first, other) == (name != "ddpm")
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_shared_noise_keeps_equal_images_equal(eta: float) -> None:
+    path = NoisePath.from_schedule(PROCESS.alphas_cumprod, spaced_timesteps(100, 5))
+    x = torch.randn(SHAPE, generator=seeded())[:1].expand(SHAPE)
+    shared, own = (
+        list(ddim(denoiser, x, path, noise_from(seeded(1), shared=shared), eta=eta))[-1] for shared in (True, False)
+    )
+    torch.testing.assert_close(shared[0], shared[1])
+    assert torch.allclose(own[0], own[1]) == (eta == 0)
 
 
 def test_thresholds_of_a_denoiser() -> None:
@@ -241,7 +265,7 @@ def test_known_part_stays() -> None:
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, spaced_timesteps(100, 10))
     for sampler in SAMPLERS.values():
         denoise = keep_known(lambda x, t: denoiser(x, t).clamp(-1, 1), known, mask)
-        final = list(sampler(denoise, torch.randn(SHAPE), path, seeded()))[-1]
+        final = list(sampler(denoise, torch.randn(SHAPE), path, noise_from(seeded())))[-1]
         torch.testing.assert_close(final[..., :2], known[..., :2])
         assert (final[..., 2:] - known[..., 2:]).abs().max() > 0.1
 
@@ -260,9 +284,9 @@ def test_slerp() -> None:
 def test_wrong_settings() -> None:
     path = NoisePath.from_schedule(PROCESS.alphas_cumprod, [50, 0])
     with pytest.raises(ConfigError, match="eta must be"):
-        ddim(denoiser, torch.zeros(SHAPE), path, seeded(), eta=1.5)
+        ddim(denoiser, torch.zeros(SHAPE), path, noise_from(seeded()), eta=1.5)
     with pytest.raises(ConfigError, match="order of UniPC"):
-        unipc(denoiser, torch.zeros(SHAPE), path, seeded(), order=0)
+        unipc(denoiser, torch.zeros(SHAPE), path, noise_from(seeded()), order=0)
     with pytest.raises(ConfigError, match="use one of ddpm"):
         get_sampler("euler")
     with pytest.raises(ConfigError, match="use one of trailing"):

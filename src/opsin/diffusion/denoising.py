@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
+from opsin.diffusion.masks import WHITE
 from opsin.diffusion.samplers import Denoiser
 
 Threshold = Literal["static", "dynamic"]
@@ -47,7 +48,7 @@ def keep_known(denoise: Denoiser, known: Tensor, mask: Tensor) -> Denoiser:
     """
 
     def constrained(x: Tensor, timestep: int) -> Tensor:
-        return torch.where(mask > 0.5, denoise(x, timestep), known)
+        return torch.where(mask > WHITE, denoise(x, timestep), known)
 
     return constrained
 

@@ -5,7 +5,6 @@ Dimensions: N images, S steps, C channels, H and W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
 from opsin.diffusion.directory import KIND, DiffusionContent, read_model, write_model
 from opsin.diffusion.drawings import Generation, Sampling, images_of
+from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
-from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, draw_noise, get_sampler, spaced_timesteps
+from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
 from opsin.encoders.base import TextEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -57,8 +57,7 @@ class TextToImage:
         self._loaded_encoder = loaded_encoder
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
-        self.precision = precision
-        resolve_precision(precision, self.device)  # refuses here what drawing would refuse later
+        self.precision = resolve_precision(precision, self.device)  # refuses here what drawing would refuse later
 
     @property
     def device(self) -> torch.device:
@@ -170,10 +169,10 @@ class TextToImage:
     ) -> Generation:
         """Drawings of the prompt that begin at a noised image, or that replace a part of it.
 
-        `strength` in (0, 1] is the share of the noise schedule that is gone through: little keeps the image, 1 only
-        what `mask` protects; by default it is 1 with a mask and 0.6 without. `mask` is white where the image may
-        change, and of the image's size or that size scaled. Raises DataError for a broken image, ConfigError for
-        settings that make no sense and a mask of another shape than the image.
+        `strength` in (0, 1] is the share of the noise schedule that is gone through, in that share of the steps: little
+        keeps the image, 1 only what `mask` protects; by default it is 1 with a mask and 0.6 without. `mask` is white
+        where the image may change, and of the image's size or that size scaled. Raises DataError for a broken image,
+        ConfigError for settings that make no sense, a mask of another shape than the image, and one without white.
         """
         if num_images < 1:
             raise ConfigError(f"num_images must be at least 1, not {num_images}")
@@ -183,12 +182,7 @@ class TextToImage:
         picture = open_image(image)
         pixels = torch.from_numpy(fit_image(picture, self.image_size)).float() / 127.5 - 1
         known = pixels[None].expand(num_images, -1, -1, -1).to(self.device)
-        region = None
-        if mask is not None:
-            covering = open_image(mask)
-            _refuse_other_shape(picture.size, covering.size)
-            white = fit_image(covering, self.image_size).mean(axis=0) / 255
-            region = torch.from_numpy(white).float()[None, None].to(self.device)
+        region = None if mask is None else read_mask(mask, picture.size, self.image_size).to(self.device)
         vectors = self.encode_prompts([prompt]).expand(num_images, -1)
         states = self.draw(
             vectors, sampling or Sampling(), generator=generator, known=known, strength=strength, mask=region
@@ -256,24 +250,27 @@ class TextToImage:
     ) -> Tensor:
         """Images (N, 1, C, H, W) in [-1, 1] on the CPU for vectors (N, E) of `encode_prompts`.
 
-        With `trajectory` (N, S + 1, C, H, W), the noise first. `known` (N, C, H, W) is where to begin, `mask`
-        (1, 1, H, W) the part of it that may change.
+        With `trajectory` (N, S + 1, C, H, W), the noise first. With `same_noise` all images get the same, at the
+        beginning and at each step. `known` (N, C, H, W) is where to begin, `mask` (1, 1, H, W) the part of it that may
+        change.
         """
         diffusion = self.model.diffusion
+        total = diffusion.num_timesteps
         path = NoisePath.from_schedule(
-            diffusion.alphas_cumprod,
-            spaced_timesteps(diffusion.num_timesteps, sampling.steps_of(diffusion.num_timesteps), sampling.spacing),
+            diffusion.alphas_cumprod, spaced_timesteps(total, sampling.steps_of(total), sampling.spacing, strength)
         )
-        path = path.after(len(path) - math.ceil(strength * len(path)))
         generator = generator or torch.Generator().manual_seed(0)
-        count = 1 if same_noise else len(vectors)
-        shape = (count, diffusion.channels, diffusion.image_size, diffusion.image_size)
-        noise = draw_noise(vectors.new_empty(shape), generator).expand(len(vectors), -1, -1, -1)
+        fresh = noise_from(generator, shared=same_noise)
+        shape = (len(vectors), diffusion.channels, diffusion.image_size, diffusion.image_size)
+        noise = fresh(vectors.new_empty(shape))
+        after_beginning = generator.get_state()
         if known is not None and strength < 1:
             noise = path.alphas[0] * known + path.sigmas[0] * noise
         results = []
         for start in range(0, len(vectors), batch_size):
             chosen = slice(start, start + batch_size)
+            if same_noise:
+                generator.set_state(after_beginning)
             denoise = make_denoiser(
                 diffusion,
                 {"text_emb": vectors[chosen], "cfg_scale": sampling.guidance_scale},
@@ -283,20 +280,10 @@ class TextToImage:
                 denoise = keep_known(denoise, known[chosen], mask)
             states = [noise[chosen]]
             with autocast(self.device, self.precision):
-                for x in get_sampler(sampling.sampler)(denoise, noise[chosen], path, generator):
+                for x in get_sampler(sampling.sampler)(denoise, noise[chosen], path, fresh):
                     states = [*states, x] if trajectory else [x]
             results.append(torch.stack(states, dim=1).float().cpu())
         images = torch.cat(results)
         if not images.isfinite().all():
             raise CheckpointError("the network gave values that are no numbers; its weights are damaged")
         return images
-
-
-def _refuse_other_shape(image: tuple[int, int], mask: tuple[int, int]) -> None:
-    """Both are cropped to their centre: of different shapes, they would no longer lie on each other."""
-    # Scaled to whole pixels, each side is off by half a pixel at most.
-    if 2 * abs(image[0] * mask[1] - image[1] * mask[0]) > max(sum(image), sum(mask)):
-        raise ConfigError(
-            f"a mask of {mask[0]} x {mask[1]} pixels does not lie on an image of {image[0]} x {image[1]}: make it as "
-            "large as the image, or of the same proportions"
-        )

@@ -26,12 +26,15 @@ from opsin.errors import ConfigError
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """(images (N, C, H, W) in [-1, 1] with noise, time step) to the clean images that are in them."""
+NoiseSource = Callable[[Tensor], Tensor]
+"""Fresh noise of the shape of these images, on their device."""
 Spacing = Literal["trailing", "leading", "linspace"]
 SamplerName = Literal["ddpm", "ddim", "dpm-solver", "unipc"]
 
 
-def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") -> list[int]:
-    """Which `steps` of the `num_timesteps` time steps to take, from the noisiest down.
+def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing", share: float = 1.0) -> list[int]:
+    """Which `steps` of the `num_timesteps` time steps to take, from the noisiest down; with a `share` in (0, 1) that
+    share of the steps, at least one, over that share of the time steps with least noise.
 
     After table 2 of "Common Diffusion Noise Schedules and Sample Steps are Flawed" (Lin et al. 2024): `trailing` begins
     at the last one, `linspace` begins there and, with more than one step, ends at the first one, and `leading` ends at
@@ -43,6 +46,7 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing") 
         raise ConfigError(
             f"steps must be at least 1 and at most {num_timesteps}, the steps of the model's schedule, not {steps}"
         )
+    num_timesteps, steps = math.ceil(share * num_timesteps), math.ceil(share * steps)
     if spacing == "trailing":
         return [round((steps - index) * num_timesteps / steps) - 1 for index in range(steps)]
     if spacing == "leading":
@@ -67,16 +71,12 @@ class NoisePath:
     @classmethod
     def from_schedule(cls, alphas_cumprod: Tensor, timesteps: list[int]) -> NoisePath:
         """`alphas_cumprod` (T,) is that of the model's schedule."""
-        kept = alphas_cumprod.double().cpu()[timesteps].tolist()
+        kept = alphas_cumprod.cpu().double()[timesteps].tolist()  # not every device knows float64
         alphas = (*(math.sqrt(value) for value in kept), 1.0)
         return cls(tuple(timesteps), alphas, (*(math.sqrt(1 - value) for value in kept), 0.0))
 
     def __len__(self) -> int:
         return len(self.timesteps)
-
-    def after(self, start: int) -> NoisePath:
-        """The path from its step number `start` on."""
-        return NoisePath(self.timesteps[start:], self.alphas[start:], self.sigmas[start:])
 
     def half_log_snr(self, index: int) -> float:
         """log(alpha / sigma), infinite after the last step."""
@@ -84,41 +84,37 @@ class NoisePath:
 
 
 class Sampler(Protocol):
-    """Yields the images after each of the S steps; `generator` makes all noise that it adds."""
+    """Yields the images after each of the S steps; `noise` makes all noise that it adds."""
 
-    def __call__(
-        self, denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator
-    ) -> Iterator[Tensor]: ...
+    def __call__(self, denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource) -> Iterator[Tensor]: ...
 
 
-def ddpm(denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator) -> Iterator[Tensor]:
+def ddpm(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource) -> Iterator[Tensor]:
     """Ancestral sampling: fresh noise of the posterior's variance at each step but the last."""
-    return ddim(denoise, x, path, generator, eta=1.0)
+    return ddim(denoise, x, path, noise, eta=1.0)
 
 
-def ddim(
-    denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator, *, eta: float = 0.0
-) -> Iterator[Tensor]:
+def ddim(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource, *, eta: float = 0.0) -> Iterator[Tensor]:
     """The noise that was there is kept with `eta` 0, and redrawn as in ancestral sampling with `eta` 1."""
     if not 0 <= eta <= 1:
         raise ConfigError(f"eta must be in [0, 1], not {eta}")
-    return _ddim(denoise, x, path, generator, eta)
+    return _ddim(denoise, x, path, noise, eta)
 
 
-def _ddim(denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator, eta: float) -> Iterator[Tensor]:
+def _ddim(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource, eta: float) -> Iterator[Tensor]:
     for index, timestep in enumerate(path.timesteps):
         alpha, sigma = path.alphas[index], path.sigmas[index]
         next_alpha, next_sigma = path.alphas[index + 1], path.sigmas[index + 1]
         x_start = denoise(x, timestep)
-        noise = (x - alpha * x_start) / sigma
+        kept = (x - alpha * x_start) / sigma
         fresh = eta * next_sigma / sigma * math.sqrt(max(1 - (alpha / next_alpha) ** 2, 0.0))
-        x = next_alpha * x_start + math.sqrt(max(next_sigma**2 - fresh**2, 0.0)) * noise
+        x = next_alpha * x_start + math.sqrt(max(next_sigma**2 - fresh**2, 0.0)) * kept
         if fresh > 0:
-            x = x + fresh * draw_noise(x, generator)
+            x = x + fresh * noise(x)
         yield x
 
 
-def dpm_solver(denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator) -> Iterator[Tensor]:
+def dpm_solver(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource) -> Iterator[Tensor]:
     """Second order, from the last two predictions; first and last step are of first order. No noise is added."""
     previous: Tensor | None = None
     for index, timestep in enumerate(path.timesteps):
@@ -134,9 +130,7 @@ def dpm_solver(denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.G
         yield x
 
 
-def unipc(
-    denoise: Denoiser, x: Tensor, path: NoisePath, generator: torch.Generator, *, order: int = 3
-) -> Iterator[Tensor]:
+def unipc(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource, *, order: int = 3) -> Iterator[Tensor]:
     """A predictor and a corrector of this order, which share their evaluations: one a step. No noise is added."""
     if not 1 <= order <= 4:
         raise ConfigError(f"the order of UniPC must be 1 to 4, not {order}")
@@ -197,6 +191,11 @@ def get_sampler(name: str) -> Sampler:
     return SAMPLERS[name]
 
 
-def draw_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise of the shape and on the device of `like`; the generator's own device decides the numbers."""
-    return torch.randn(like.shape, generator=generator, device=generator.device).to(like.device)
+def noise_from(generator: torch.Generator, *, shared: bool = False) -> NoiseSource:
+    """Noise whose numbers the generator's own device decides; with `shared` all images get the same."""
+
+    def noise(like: Tensor) -> Tensor:
+        shape = like[:1].shape if shared else like.shape
+        return torch.randn(shape, generator=generator, device=generator.device).to(like.device).expand_as(like)
+
+    return noise
