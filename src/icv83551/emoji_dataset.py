@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from opsin import encoders
 from opsin.data.course_emoji import CourseEmoji, load_course_emoji
 from opsin.data.emoji import emoji_source
 from opsin.data.pixels import fit_image
@@ -174,11 +173,7 @@ def _embedded_emoji() -> list[CourseEmoji]:
 
 def _encoded_table(texts: Sequence[str], encoder: TextEncoder | None) -> TextTable:
     """Embeddings of the texts, and their principal components by decreasing variance."""
-    if encoder is None:
-        loaded: object = encoders.load(DEFAULT_ENCODER)
-        if not isinstance(loaded, TextEncoder):
-            raise ConfigError(f"{DEFAULT_ENCODER} has no text encoder")
-        encoder = loaded
+    encoder = encoder or load_text_encoder(DEFAULT_ENCODER)
     embs = text_features(encoder, texts)
     mean = embs.mean(dim=0)
     centred = (embs - mean).double()

@@ -69,7 +69,9 @@ class Painter:
     def __init__(self, paint: dict[str, list[Image.Image]], name: str = "painter") -> None:
         self.paint = paint
         self.fingerprint = name
+        self.precision = "32"
         self.asked: list[tuple[float, int, str]] = []
+        self.settings: list[tuple[str, str]] = []
         self.stop_at = 10**9
 
     def generate(
@@ -81,8 +83,11 @@ class Painter:
         steps: int = 20,
         sampler: str = "dpm-solver",
         generator: torch.Generator | None = None,
+        spacing: str = "trailing",
+        threshold: str = "static",
     ) -> list[Generation]:
         self.asked.append((guidance_scale, steps, sampler))
+        self.settings.append((spacing, threshold))
         if len(self.asked) > self.stop_at:
             raise KeyboardInterrupt
         results = []
@@ -156,6 +161,12 @@ def test_held_out_prompts_are_no_captions_of_training_images(config: DiffusionCo
     assert [row.id for row in exam.skipped] == ["broken.png"]
 
 
+def test_what_held_out_means_is_said(config: DiffusionConfig, exam: Exam) -> None:
+    caveat = "(held out from this network; its text encoder and the judge may have seen them)"
+    assert caveat in exam.protocol
+    assert caveat not in open_exam(config, PatchJudge(), SIZE, split="train").protocol
+
+
 def test_an_exam_without_held_out_images_says_so(config: DiffusionConfig) -> None:
     everything = open_exam(dataclasses.replace(config, train_on="all"), PatchJudge(), SIZE, num_prompts=5)
     assert list(everything.parts) == ["train"] and len(everything.prompts["train"]) == 5
@@ -182,8 +193,9 @@ def test_a_split_and_another_source(config: DiffusionConfig, exam: Exam, prompte
         open_exam(None, PatchJudge(), SIZE)
     with pytest.raises(DataError, match="no split 'tset'; it has train, val, test, all"):
         open_exam(config, PatchJudge(), SIZE, split="tset")
-    with pytest.raises(DataError, match="split 'test'"):
-        open_exam(config, PatchJudge(), SIZE, split="test")
+    for settings, split in ((config, "test"), (dataclasses.replace(config, train_on="all"), "val")):
+        with pytest.raises(DataError, match=f"held out no images of the split '{split}'"):
+            open_exam(settings, PatchJudge(), SIZE, split=split)
     with pytest.raises(ConfigError, match="prompts"):
         open_exam(config, PatchJudge(), SIZE, num_prompts=0)
 
@@ -324,6 +336,30 @@ def test_scores_name_their_number_of_steps(exam: Exam, judge: DrawingJudge) -> N
         judge.measure(Painter(real_images(exam)), Sampling())
 
 
+def test_every_setting_of_drawing_is_passed_on_and_told_apart(exam: Exam, judge: DrawingJudge, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    ways = [DEFAULT, Sampling(steps=20, spacing="leading"), Sampling(steps=20, threshold="dynamic")]
+    painter = Painter(real_images(exam))
+    cells = last(evaluate_drawing(judge, painter, ways, report)).cells
+    expected = [("trailing", "static"), ("leading", "static"), ("trailing", "dynamic")]
+    assert painter.settings == [way for way in expected for _ in exam.parts]
+    assert [(cell.spacing, cell.threshold) for cell in cells] == expected
+    again = Painter(real_images(exam))
+    assert last(evaluate_drawing(judge, again, ways, report)).cells == cells and again.asked == []
+
+
+def test_a_report_of_before_these_settings_were_written_is_continued(
+    exam: Exam, judge: DrawingJudge, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    cells = last(evaluate_drawing(judge, Painter(real_images(exam)), [DEFAULT], report)).cells
+    document = json.loads(report.read_text())
+    del document["subject"]["precision"], document["cells"][0]["spacing"], document["cells"][0]["threshold"]
+    report.write_text(json.dumps(document))
+    again = Painter(real_images(exam))
+    assert last(evaluate_drawing(judge, again, [DEFAULT], report)).cells == cells and again.asked == []
+
+
 def test_a_report_about_something_else_is_not_replaced(
     exam: Exam, judge: DrawingJudge, config: DiffusionConfig, tmp_path: Path
 ) -> None:
@@ -332,6 +368,10 @@ def test_a_report_about_something_else_is_not_replaced(
     before = report.read_bytes()
     with pytest.raises(DataError, match=r"something else \(model changed"):
         last(evaluate_drawing(judge, Painter(real_images(exam), "another"), WAYS[:1], report))
+    coarser = Painter(real_images(exam))
+    coarser.precision = "bf16"
+    with pytest.raises(DataError, match=r"something else \(precision changed"):
+        last(evaluate_drawing(judge, coarser, WAYS[:1], report))
     other = DrawingJudge(open_exam(config, PatchJudge(), SIZE, num_prompts=2), PatchJudge())
     with pytest.raises(DataError, match="protocol"):
         last(evaluate_drawing(other, Painter(real_images(exam)), WAYS[:1], report))

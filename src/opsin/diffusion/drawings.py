@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -51,6 +53,26 @@ class Generation:
     prompt: str
     images: tuple[Image.Image, ...]
     trajectory: tuple[tuple[Image.Image, ...], ...] = ()
+
+
+class DrawingModel(Protocol):
+    """What draws and can be judged; `opsin.diffusion.inference.TextToImage` is one."""
+
+    precision: str
+    """That of drawing, never auto."""
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = ...,
+        guidance_scale: float = ...,
+        steps: int | None = ...,
+        sampler: SamplerName = ...,
+        generator: torch.Generator | None = ...,
+        spacing: Spacing = ...,
+        threshold: Threshold = ...,
+    ) -> list[Generation]: ...
 
 
 def images_of(images: Tensor) -> list[Image.Image]:

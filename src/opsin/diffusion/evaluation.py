@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from opsin.checkpoint import write_json
 from opsin.config import differences, from_dict, load_json, to_dict
-from opsin.diffusion.drawings import Generation, Sampling
+from opsin.diffusion.drawings import DrawingModel, Sampling
 from opsin.diffusion.exam import Exam, Part, Pictures, as_images, encode
 from opsin.diffusion.metrics import (
     Neighbours,
@@ -28,28 +27,12 @@ from opsin.diffusion.metrics import (
     prompt_fidelity,
     prompt_ranks,
 )
-from opsin.diffusion.samplers import SamplerName
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import make_generator
 
 IMAGES_AT_A_TIME = 64
-
-
-class DrawingModel(Protocol):
-    """What is judged; `opsin.diffusion.inference.TextToImage` is one."""
-
-    def generate(
-        self,
-        prompts: str | Sequence[str],
-        *,
-        num_images: int = ...,
-        guidance_scale: float = ...,
-        steps: int | None = ...,
-        sampler: SamplerName = ...,
-        generator: torch.Generator | None = ...,
-    ) -> list[Generation]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +69,13 @@ class Cell:
     guidance_scale: float
     steps: int
     sampler: str
+    spacing: str = Sampling.spacing
+    threshold: str = Sampling.threshold
     scores: dict[str, PartScores]
 
     def is_of(self, sampling: Sampling) -> bool:
         """Whether the drawings were made in this way."""
-        way = (sampling.guidance_scale, sampling.steps, sampling.sampler)
-        return (self.guidance_scale, self.steps, self.sampler) == way
+        return all(getattr(self, name) == value for name, value in vars(sampling).items())
 
 
 @dataclass(frozen=True)
@@ -158,17 +142,16 @@ class DrawingJudge:
         """
         if sampling.steps is None:
             raise ConfigError("drawings that are to be judged need a number of steps")
-        scores, drawings = {}, []
+        scores: dict[str, PartScores] = {}
+        drawings: list[CloseCall] = []
         for name, part in self._parts:
             drawn = self._draw(model, sampling, name, part)
             by_features, by_pixels = self._neighbours(drawn)
             scores[name] = self._scores(part, drawn, by_features, by_pixels)
             if by_features is not None and by_pixels is not None:
                 drawings += self._close_calls(drawn, by_features, by_pixels)
-        cell = Cell(
-            guidance_scale=sampling.guidance_scale, steps=sampling.steps, sampler=sampling.sampler, scores=scores
-        )
-        return Measurement(cell, tuple(sorted(drawings, key=lambda call: call.nearness)))
+        drawings.sort(key=lambda call: call.nearness)
+        return Measurement(Cell(**vars(sampling), scores=scores), tuple(drawings))
 
     @property
     def _parts(self) -> list[tuple[str, Part]]:
@@ -185,10 +168,8 @@ class DrawingJudge:
                 generations = model.generate(
                     [exam.names[number] for number in asked],
                     num_images=exam.num_samples,
-                    guidance_scale=sampling.guidance_scale,
-                    steps=sampling.steps,
-                    sampler=sampling.sampler,
                     generator=make_generator(exam.seed, "evaluation", name, start),
+                    **vars(sampling),
                 )
                 images += [image for generation in generations for image in generation.images]
                 bar.update(len(asked) * exam.num_samples)
@@ -259,6 +240,7 @@ def evaluate_drawing(
     exam = judge.exam
     subject = {
         "model": fingerprint(model),
+        "precision": model.precision,
         "judge": fingerprint(judge.encoder),
         "protocol": exam.protocol,
         "images": exam.digest,
@@ -291,7 +273,8 @@ def _read_cells(report: Path, subject: dict[str, str]) -> list[Cell]:
     try:
         content = load_json(report)
         cells = [from_dict(Cell, cell, where=str(report)) for cell in content["cells"]]
-        known = dict(content["subject"])
+        # Reports without a precision are from before it was written down.
+        known = {"precision": subject["precision"], **content["subject"]}
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{report} is there and is no report of this kind; give the report another name") from error
     if changed := differences(known, subject):

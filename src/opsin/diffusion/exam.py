@@ -83,7 +83,9 @@ class Exam:
         counts = " and ".join(f"{len(part.prompts)} {SPOKEN[name]}" for name, part in self.parts.items())
         nothing_held_out = self.split is None and list(self.parts) == [TRAIN]
         missing = " (no prompt is held out from training, so nothing here is new to it)" if nothing_held_out else ""
-        return f"{counts} prompts of {self.data!r}{missing}, {self.num_samples} drawings each, seed {self.seed}"
+        elsewhere = " (held out from this network; its text encoder and the judge may have seen them)"
+        caveat = elsewhere if HELD_OUT in self.parts else missing
+        return f"{counts} prompts of {self.data!r}{caveat}, {self.num_samples} drawings each, seed {self.seed}"
 
 
 def open_exam(
@@ -165,6 +167,8 @@ def choose_parts(
     parts = {TRAIN: rows_of["train"]} if split in (None, "all", "train") else {}
     if held_out:
         parts[HELD_OUT] = np.array(held_out)
+    if not parts and not any(len(rows_of[name]) for name in wanted):
+        raise DataError(f"the run that made the model held out no images of the split {split!r} of {ref!r}")
     if not parts:
         raise DataError(f"the split {split!r} of {ref!r} has no prompt that is not a caption of a training image too")
     return parts, rows_of["train"]

@@ -55,7 +55,8 @@ def emoji_zoo() -> DiffusionConfig:
 
 
 def emoji() -> DiffusionConfig:
-    """What `emoji_zoo` trains, with the val and test emoji held out: for prompts that no training image had."""
+    """What `emoji_zoo` trains, with the val and test emoji held out: for prompts that no training image had, though the
+    text encoder `emoji-clip` has seen them."""
     whole = emoji_zoo()
     return replace(whole, train_on="train", training=replace(whole.training, max_minutes=60))
 

@@ -132,7 +132,7 @@ def _rows(
     seconds: float,
 ) -> list[tuple[str, str, str]]:
     names, first_name = _emoji_names()
-    encoder = load_image_text(JUDGE)
+    encoder = load_image_text(JUDGE, precision="32")  # as `opsin evaluate` does
     rows = []
     for maker, judged in (("after the short training", drawings), (f"by {SHIPPED}", better)):
         known = [own for own in judged if own.prompt in first_name]
@@ -153,11 +153,12 @@ def _rows(
 
 
 def _emoji_names() -> tuple[list[str], dict[str, str]]:
-    """The first names of all emoji, and the first name of each name."""
+    """The first names of all emoji, and the first name that stands for each name, a first name for itself."""
     source = open_source("emoji")
     assert source.captions is not None
-    first_name = {name: own[0] for own in source.captions for name in reversed(own)}
-    return list(dict.fromkeys(own[0] for own in source.captions)), first_name
+    names = list(dict.fromkeys(own[0] for own in source.captions))
+    others = {name: own[0] for own in source.captions for name in own}
+    return names, others | {name: name for name in names}
 
 
 def _stages_figure(task: _WatchedTask, splits: DiffusionSplits) -> Figure:
