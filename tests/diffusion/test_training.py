@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opsin.checkpoint import load_pretrained
+from opsin.checkpoint import load_pretrained, load_training_state, save_training_state
 from opsin.config import from_dict, to_dict
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_prompted, open_splits, pick_texts
@@ -66,6 +66,24 @@ def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_pat
     train_diffusion(config, tmp_path / "stopped", resume=True, quiet=True, text_encoder=BagOfWords())
     straight, stopped = (load_pretrained(tmp_path / name, kind="text-diffusion")[1] for name in ("straight", "stopped"))
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_a_run_is_not_continued_with_another_text_encoder(prompted_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(prompted_folder, max_steps=2, validations=1)
+    train_diffusion(config, tmp_path, quiet=True, text_encoder=BagOfWords())
+    other = BagOfWords()
+    other.fingerprint = "another bag"
+    with pytest.raises(
+        CheckpointError, match="the text encoder is not the one that .* another bag and was bag of word"
+    ):
+        train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=other)
+    assert train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=BagOfWords()).steps == 2
+
+    state = load_training_state(tmp_path / "checkpoints" / "last.pt")
+    assert state.pop("foundations") == {"text encoder": "bag of words"}
+    save_training_state(tmp_path / "checkpoints" / "last.pt", state)  # as versions before wrote it
+    assert train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=BagOfWords()).steps == 2
+    assert "foundations" in load_training_state(tmp_path / "checkpoints" / "last.pt")
 
 
 def test_every_parameter_gets_a_gradient(prompted_folder: Path) -> None:

@@ -78,6 +78,9 @@ class DiffusionTask(Task):
         metrics = {f"{name}_t{step}": float(torch.cat(parts).mean()) for step, parts in losses.items()}
         return {name: sum(metrics.values()) / len(metrics), **metrics}
 
+    def foundations(self) -> dict[str, str]:
+        return {} if self.splits.encoder is None else {"text encoder": self.splits.encoder.fingerprint}
+
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.text_to_image(metrics).save_pretrained(directory)
 

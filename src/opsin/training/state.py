@@ -61,6 +61,7 @@ class TrainingState:
     def save(self) -> None:
         """Write the state; CheckpointError when that fails, and then the previous one is still there."""
         state = {
+            "foundations": self.task.foundations(),
             "model": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
@@ -75,6 +76,7 @@ class TrainingState:
         content = load_training_state(self.paths.last)
         if missing := {"model", "optimizer", "ema", "precision", "counters"} - content.keys():
             raise CheckpointError(f"{where} is not the training state of a run: it has no {sorted(missing)[0]!r}")
+        _refuse_other_foundations(self.task.foundations(), content.get("foundations", {}), where)
         load_state_dict(self.task, content["model"], where)
         if (self.ema is None) != (not content["ema"]):
             was, now = ("without", "with") if self.ema is not None else ("with", "without")
@@ -132,3 +134,13 @@ class TrainingState:
                 load_state_dict(self.task.model, content.get("model", {}), str(self.paths.best))
                 metrics = self.counters.best_metrics
             self.task.save_model(self.paths.model, metrics)
+
+
+def _refuse_other_foundations(now: Mapping[str, str], before: Mapping[str, str], where: str) -> None:
+    """CheckpointError unless those that a state names are the same now; earlier versions of opsin named none."""
+    for name in sorted(now.keys() & before.keys()):
+        if now[name] != before[name]:
+            raise CheckpointError(
+                f"the {name} is not the one that the run in {where} began with: its fingerprint is {now[name][:12]} "
+                f"and was {before[name][:12]}. Put the earlier one back, or begin another run with this one"
+            )

@@ -59,6 +59,11 @@ class Task(nn.Module, ABC):
     def evaluate(self) -> dict[str, float]:
         """Metrics on the validation data, with the model as it is; empty when there is no validation data."""
 
+    def foundations(self) -> dict[str, str]:
+        """What the run builds on and does not train, such as a text encoder: names, and fingerprints that tell each
+        from others. A training state is not taken up with another one. Nothing by default."""
+        return {}
+
     @abstractmethod
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         """Write the model as a pretrained directory, with its metrics inside."""
