@@ -13,11 +13,14 @@ from torch import nn
 
 from opsin.config import to_dict
 from opsin.data.preprocessing import Preprocessing
+from opsin.data.sources import open_source
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
+from opsin.simclr.data import open_data
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, open_judged
 from opsin.simclr.model import SimclrModel, build_encoder
-from opsin.simclr.train import train_simclr
+from opsin.simclr.task import SimclrTask
+from opsin.simclr.train import build_task, train_simclr
 from opsin.training.config import TrainingConfig
 from opsin.training.report import TrainReport
 
@@ -57,6 +60,10 @@ def tiny_config(data: Path | str, **options: object) -> SimclrConfig:
         **{name: value for name, value in options.items() if name not in names},
     }
     return SimclrConfig(training=TrainingConfig(**training), **settings)  # type: ignore[arg-type]
+
+
+def task_of(config: SimclrConfig) -> SimclrTask:
+    return build_task(config, open_data(open_source(config.data), config))
 
 
 @pytest.fixture(scope="session")

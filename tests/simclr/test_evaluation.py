@@ -16,6 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from opsin.config import to_dict
+from opsin.data.datasets import PixelDataset
 from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError, DataError
@@ -25,13 +26,14 @@ from opsin.simclr.config import AugmentConfig
 from opsin.simclr.data import open_data
 from opsin.simclr.evaluation import Protocol, encode, evaluate_encoder, untrained_encoder
 from opsin.simclr.evaluation_picture import evaluation_figure
-from opsin.simclr.finetune import _batch_size
+from opsin.simclr.finetune import FinetuneTask, finetune
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import JudgedData
 from opsin.simclr.linear_probe import accuracy, train_seed_probe
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
+from opsin.training.task import Batch, StepOutput
 
 from .conftest import PERIODS, tiny_config
 
@@ -71,7 +73,10 @@ def test_the_linear_probe_is_scikit_learns(encoder: SimclrEncoder, parts: Judged
     peer = LogisticRegression(C=1 / (strength * len(features)), tol=1e-8, max_iter=10_000)
     expected = peer.fit(scaler.transform(features), labels).score(scaler.transform(queries), truths)
     assert evaluation.trained.metrics.accuracy == pytest.approx(expected)
-    assert "logistic regression on frozen features of 36 labelled images (100 % of the labels)" in evaluation.protocol
+    words = (
+        "logistic regression on frozen features of 36 labelled images (100 % of the labels), its strength chosen on 6 "
+    )
+    assert words + "of them" in evaluation.protocol and evaluation.trained.held_out == 6
 
 
 def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
@@ -199,9 +204,29 @@ def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern
     assert "trained on" not in evaluate_encoder(small, Protocol()).protocol
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, 2), (3, 3), (128, 128), (129, 127), (256, 128), (128 * 127 + 1, 126)])
-def test_no_last_batch_of_fine_tuning_is_a_single_image(count: int, size: int) -> None:
-    assert _batch_size(count) == size and count % size != 1
+def test_no_last_batch_of_fine_tuning_is_a_single_image(small: SimclrEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    real = FinetuneTask.training_step
+
+    def counted(self: FinetuneTask, batch: Batch, generator: torch.Generator) -> StepOutput:
+        sizes.append(len(batch["image"]))
+        return real(self, batch, generator)
+
+    monkeypatch.setattr(FinetuneTask, "training_step", counted)
+    pixels = np.zeros((129, 3, 16, 16), dtype=np.uint8)
+    finetune(small, PixelDataset(pixels, np.arange(129) % 2), 2, epochs=2, quiet=True)
+    assert sizes == [128, 128]
+
+
+@pytest.mark.parametrize("name", ["linear-seed", "finetune"])
+def test_broken_files_are_not_counted_as_labelled(
+    name: str, small: SimclrEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are found only as they are read."""
+    monkeypatch.setattr("opsin.data.datasets.MEMORY_LIMIT", 0)
+    evaluation = evaluate_encoder(small, Protocol(name, labels_fraction=1.0, epochs=1))  # type: ignore[arg-type]
+    assert evaluation.trained.labelled == 36 and "36 labelled images" in evaluation.protocol
+    assert [row.id for row in evaluation.trained.skipped] == ["fine/broken.png"]
 
 
 class MeanColour:

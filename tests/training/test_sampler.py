@@ -58,6 +58,21 @@ def test_starting_later_continues_the_same(num_samples: int, batch_size: int, st
     assert list(islice(resumed, 6)) == list(islice(straight, 6))
 
 
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 5), st.integers(0, 100))
+def test_a_last_batch_that_is_too_small_is_left_out(num_samples: int, size: int, seed: int, start: int) -> None:
+    whole = StepSampler(num_samples, size, seed)
+    sampler = StepSampler(num_samples, size, seed, smallest_batch=2)
+    per_epoch = sampler.steps_per_epoch
+    steps = list(islice(sampler, 2 * per_epoch))
+    assert min(len(batch) for batch in steps) >= 2
+    assert sum(len(batch) for batch in steps[:per_epoch]) >= num_samples - 1
+    both = list(islice(whole, 2 * whole.steps_per_epoch))
+    assert steps == [batch for batch in both if len(batch) >= 2]
+    late = StepSampler(num_samples, size, seed, smallest_batch=2, start_step=start % per_epoch)
+    assert list(islice(late, 2 * per_epoch - start % per_epoch)) == steps[start % per_epoch :]
+    assert [sampler.share_of(step, 0) for step in range(2 * per_epoch)] == [1.0] * 2 * per_epoch
+
+
 def test_seeds_differ() -> None:
     first, second = (next(iter(StepSampler(100, 10, seed))) for seed in (0, 1))
     assert first != second

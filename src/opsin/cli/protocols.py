@@ -82,7 +82,7 @@ def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
 
 def _scores(judged: Judged) -> dict[str, Any]:
     scores: dict[str, Any] = {"accuracy": judged.metrics.accuracy, "top5_accuracy": judged.metrics.top5_accuracy}
-    details = {"k": judged.k, "strength": judged.strength, "curve": judged.curve or None}
+    details = {"k": judged.k, "strength": judged.strength, "held_out": judged.held_out, "curve": judged.curve or None}
     return {**scores, "labelled": judged.labelled, **{key: value for key, value in details.items() if value}}
 
 

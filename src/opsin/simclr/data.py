@@ -11,6 +11,7 @@ from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.splits import split_rows
+from opsin.errors import DataError
 from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig
 
@@ -52,10 +53,17 @@ class SomeImages:
 
 
 def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
-    """The images of a source that a run uses. Neighbours need labels of at least two classes."""
+    """The images of a source that a run uses. Neighbours need labels of at least two classes.
+
+    Raises DataError for a single training image.
+    """
     rows = rows_of_run(source, config)
     seed = config.training.seed
     train = image_dataset(source.select(rows["train"]), config.image_size)
+    if len(train) == 1:
+        raise DataError(
+            f"there is one image only to train on, of {source.name!r}; learning to tell images apart takes at least two"
+        )
     validated = _some(rows["val"], MOST_VALIDATED, derive_seed(seed, "validated"))
     val = image_dataset(source.select(validated), config.image_size) if len(validated) else None
     bank = None

@@ -2,7 +2,8 @@
 
 Features of whole images come from the cache of `opsin.encoders.features`, about a thousand images at a time, so that an
 evaluation that was stopped goes on where it was, and another one finds there what whole blocks it has in common with
-this one: the labelled images of a small share are the first ones of a larger share.
+this one: with the same seed the labelled images of a share are the first ones of a larger share. All of them, however,
+are in the order of seed 0, whatever the seed is.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Judged:
     """Scores of one encoder on the test images; `metrics.loss` means nothing for the votes of neighbours.
 
     `labelled` images had labels. `k` neighbours voted, fewer than asked for where there are fewer. `strength` is the
-    regularisation that `linear` chose; `curve` has the accuracy after each epoch of `linear-seed`.
+    regularisation that `linear` chose on `held_out` of the labelled images; `curve` has the accuracy after each epoch
+    of `linear-seed`.
     """
 
     metrics: ClassificationMetrics
@@ -78,6 +80,7 @@ class Judged:
     skipped: tuple[Skipped, ...]
     k: int | None = None
     strength: float | None = None
+    held_out: int | None = None
     curve: tuple[float, ...] = ()
 
 
@@ -137,7 +140,7 @@ def _words(protocol: Protocol, judged: Judged) -> str:
     if protocol.name == "linear":
         return (
             f"L2-regularised logistic regression on frozen features of {share}, its strength chosen on "
-            f"{100 * HELD_OUT:g} % of them"
+            f"{judged.held_out} of them"
         )
     if protocol.name == "linear-seed":
         return f"linear layer on the frozen encoder, {share}, augmented, Adam, {SEED_EPOCHS} epochs, batches of 128"
@@ -164,7 +167,7 @@ def _judge_linear(encoder: ImageEncoder, parts: JudgedData, protocol: Protocol, 
     held_out[torch.from_numpy(split_rows(alone, HELD_OUT, 0.0, protocol.seed)["val"])] = True
     chosen = choose_logistic_regression(scale(fitted.features), fitted.labels, parts.num_classes, held_out)
     scores = chosen.probe.scores(scale(test.features))
-    return _judged(scores, test.labels, fitted, test, strength=chosen.strength)
+    return _judged(scores, test.labels, fitted, test, strength=chosen.strength, held_out=int(held_out.sum()))
 
 
 def _judge_linear_seed(encoder: ImageEncoder, parts: JudgedData, protocol: Protocol, quiet: bool) -> Judged:
@@ -172,6 +175,7 @@ def _judge_linear_seed(encoder: ImageEncoder, parts: JudgedData, protocol: Proto
     assert isinstance(encoder, SimclrEncoder)
     test = encode(parts.test, encoder, unit=False, quiet=quiet)
     dataset = image_dataset(parts.labelled, encoder.preprocessing.image_size)
+    labelled = _count_readable(dataset)
     generator = make_generator(protocol.seed, "views", device=encoder.device)
     views = (_view_features(encoder, dataset, generator) for _ in range(SEED_EPOCHS))
     order = make_generator(protocol.seed, "linear-seed")
@@ -180,17 +184,23 @@ def _judge_linear_seed(encoder: ImageEncoder, parts: JudgedData, protocol: Proto
         scores = probe.scores(test.features)
         curve.append(accuracy(scores, test.labels))
     skipped = tuple(dict.fromkeys((*dataset.skipped, *test.source.skipped)))
-    return Judged(classification_metrics(scores, test.labels), len(dataset), skipped, curve=tuple(curve))
+    return Judged(classification_metrics(scores, test.labels), labelled, skipped, curve=tuple(curve))
 
 
 def _judge_finetune(encoder: ImageEncoder, parts: JudgedData, protocol: Protocol, quiet: bool) -> Judged:
     assert isinstance(encoder, SimclrEncoder)
     size = encoder.preprocessing.image_size
     labelled, test = image_dataset(parts.labelled, size), image_dataset(parts.test, size)
+    count = _count_readable(labelled)
     classifier = finetune(encoder, labelled, parts.num_classes, epochs=protocol.epochs, seed=protocol.seed, quiet=quiet)
     scores, labels = predict(classifier, test, encoder)
     skipped = tuple(dict.fromkeys((*labelled.skipped, *test.skipped)))
-    return Judged(classification_metrics(scores, labels), len(labelled), skipped)
+    return Judged(classification_metrics(scores, labels), count, skipped)
+
+
+def _count_readable(dataset: ImageDataset) -> int:
+    """Images that can be read: a data set that reads its files as needed has not found the broken ones yet."""
+    return sum(len(batch["image"]) for batch in batches_of(dataset, 256))
 
 
 _JUDGES: dict[str, Callable[[ImageEncoder, JudgedData, Protocol, bool], Judged]] = {

@@ -38,6 +38,10 @@ LEARNING_RATE = 1e-3
 class FinetuneTask(Task):
     """Cross-entropy of a classifier on crops of labelled images."""
 
+    smallest_batch = 2
+    """Of a tiny image a network makes a map of 1 x 1, and a single value has no deviation for a BatchNorm to divide
+    by."""
+
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, augment: AugmentConfig) -> None:
         super().__init__(model)
         self.preprocessing = preprocessing
@@ -75,7 +79,7 @@ def finetune(
         model = nn.Sequential(network, nn.Linear(network.feature_dim, num_classes))
     config = TrainingConfig(
         epochs=epochs,
-        batch_size=_batch_size(len(labelled)),
+        batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
         weight_decay=1e-4,
         validations=0,
@@ -93,15 +97,6 @@ def finetune(
                 "fine-tuning was stopped, and nothing of it is kept; run the command again", error.exit_code - 128
             ) from error
     return model.to(encoder.device).eval()
-
-
-def _batch_size(count: int) -> int:
-    """The largest up to `BATCH_SIZE` with which no last batch of several has one image: of a tiny image a network makes
-    a map of 1 x 1, and a single value has no deviation for a BatchNorm to divide by."""
-    size = min(BATCH_SIZE, count)
-    while size > 2 and count % size == 1:
-        size -= 1
-    return size
 
 
 @torch.inference_mode()

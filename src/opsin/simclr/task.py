@@ -29,9 +29,11 @@ class SimclrTask(Task):
     """NT-Xent over the projections of two views of each image (Chen et al. 2020, algorithm 1).
 
     Both views go through the network in one batch, so that a BatchNorm sees them together, in each process of a run
-    those of its own images. A batch of one image, as the last one of an epoch may be, therefore works as well; its loss
-    is zero, for there is nothing to tell it from.
+    those of its own images. The loss of a single image is zero, for there is nothing to tell it from: an epoch leaves a
+    last batch of one image out.
     """
+
+    smallest_batch = 2
 
     def __init__(
         self, model: SimclrModel, config: SimclrConfig, preprocessing: Preprocessing, data: SimclrData
@@ -59,8 +61,9 @@ class SimclrTask(Task):
         try:
             with torch.no_grad():
                 metrics = {}
-                if len(self.data.val) > 1:  # a single image has nothing to be told from
-                    metrics["val_loss"] = self._validation_loss(self.data.val)
+                loss = self._validation_loss(self.data.val)
+                if loss is not None:
+                    metrics["val_loss"] = loss
                 if self.data.bank is not None:
                     metrics["val_knn_accuracy"] = self._knn_accuracy(self.data.val, self.data.bank)
                 return metrics
@@ -77,17 +80,19 @@ class SimclrTask(Task):
         left, right = projections.chunk(2)
         return left, right
 
-    def _validation_loss(self, dataset: ImageDataset) -> float:
-        """The mean loss of whole batches as they are trained on, always with the same views."""
+    def _validation_loss(self, dataset: ImageDataset) -> float | None:
+        """The mean over images of the loss in batches as they are trained on, always with the same views; None where no
+        batch has two images."""
         generator = make_generator(self.config.training.seed, "validation", device=self._model_device)
-        size = min(self.config.training.batch_size, len(dataset))
-        losses = []
-        for batch in batches_of(dataset, size):
-            if len(batch["image"]) == size:
+        total, count = 0.0, 0
+        for batch in batches_of(dataset, self.config.training.batch_size):
+            size = len(batch["image"])
+            if size >= self.smallest_batch:
                 with autocast(self._model_device, self.config.training.precision):
                     left, right = self._projections(batch["image"].to(self._model_device), generator)
-                losses.append(nt_xent_loss(left, right, self.config.temperature, gather=False))
-        return float(torch.stack(losses).mean())
+                total += size * float(nt_xent_loss(left, right, self.config.temperature, gather=False))
+                count += size
+        return total / count if count else None
 
     def _knn_accuracy(self, dataset: ImageDataset, bank: ImageDataset) -> float:
         features, labels = self._features(dataset)

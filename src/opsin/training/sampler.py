@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +12,8 @@ from opsin.runtime import make_generator
 
 
 class StepSampler(Sampler[list[int]]):
-    """Endless batches of indices from `start_step` on; each epoch is a new permutation of all samples.
+    """Endless batches of indices from `start_step` on; each epoch is a new permutation of all samples, but for a last
+    batch of fewer than `smallest_batch`, which is left out.
 
     A joint batch is dealt out to the processes, and to the parts of an accumulated step, one sample at a time, so that
     together they see exactly the batch that a single process would see. When it does not divide, as at the end of an
@@ -28,6 +28,7 @@ class StepSampler(Sampler[list[int]]):
         *,
         start_step: int = 0,
         accumulate: int = 1,
+        smallest_batch: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -42,7 +43,8 @@ class StepSampler(Sampler[list[int]]):
         self.accumulate = accumulate
         self.rank = rank
         self.world_size = world_size
-        self.steps_per_epoch = math.ceil(num_samples / self.batch_size)
+        whole, rest = divmod(num_samples, self.batch_size)
+        self.steps_per_epoch = whole + int(rest >= smallest_batch)
 
     def share_of(self, step: int, part: int) -> float:
         """Share that this process's `part` has in the samples of the joint batch of `step`; 0 when it has none."""
@@ -59,7 +61,7 @@ class StepSampler(Sampler[list[int]]):
         while True:
             epoch, position = divmod(step, self.steps_per_epoch)
             order = torch.randperm(self.num_samples, generator=make_generator(self.seed, "epoch", epoch))
-            for batch in order.split(self.batch_size)[position:]:
+            for batch in order.split(self.batch_size)[position : self.steps_per_epoch]:
                 for part in range(self.accumulate):
                     # A process without a sample takes part all the same, with one that counts nothing: the others
                     # wait for its gradients.

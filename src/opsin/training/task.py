@@ -40,6 +40,8 @@ class Task(nn.Module, ABC):
     monitor: str = "val_loss"
     """The metric of `evaluate` that decides which weights are best; among equals the lower `val_loss` does."""
     higher_is_better: bool = False
+    smallest_batch: int = 1
+    """An epoch leaves its last batch out when that has fewer samples."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -127,6 +127,7 @@ class _Run:
             self.config.seed,
             start_step=self.counters.step,
             accumulate=self.config.accumulate,
+            smallest_batch=task.smallest_batch,
             rank=processes.rank,
             world_size=processes.count,
         )
