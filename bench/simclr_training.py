@@ -4,7 +4,8 @@ opsin runs the step as `opsin train simclr` does: `SimclrTask` with the trainer'
 Lightning Fabric, channels last, bf16 where the hardware has it, from uint8 pixels: it makes the views, too. The peer is
 torchvision's ResNet with the same stem for small images and the same projection, lightly's NTXentLoss and Adam, in
 float32 and torch's usual memory format, as a first script has it; it gets ready-made views, which spares it work.
-"opsin, float32" shows what opsin gives without lower precision.
+"opsin, float32" shows what opsin gives without lower precision. Before anything is timed, both have to give the same
+loss in float32 for the same weights and views.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from opsin.data.preprocessing import Preprocessing
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.data import SimclrData
+from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import build_model
 from opsin.simclr.task import SimclrTask
 from opsin.simclr.views import two_views
@@ -54,9 +56,9 @@ def opsin_step(config: SimclrConfig, pixels: Tensor) -> Callable[[], float]:
     return step
 
 
-def plain_step(config: SimclrConfig, views: Tensor) -> Callable[[], float]:
-    """A step as a first script would take it, in float32."""
-    network = getattr(torchvision.models, config.encoder.name)()
+def plain_network(config: SimclrConfig) -> nn.Module:
+    """Encoder and projection as a first script would make them."""
+    network: nn.Module = getattr(torchvision.models, config.encoder.name)()
     network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     width, hidden = network.fc.in_features, config.projection_hidden
     network.fc = nn.Sequential(
@@ -65,7 +67,22 @@ def plain_step(config: SimclrConfig, views: Tensor) -> Callable[[], float]:
         nn.ReLU(),
         nn.Linear(hidden, config.projection_dim),
     )
-    network.to(views.device).train()
+    return network
+
+
+def assert_same_loss(config: SimclrConfig, views: Tensor) -> None:
+    """Of the two networks, with the same weights, and the two losses."""
+    ours, plain = build_model(config).to(views.device), plain_network(config).to(views.device)
+    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
+    with torch.no_grad():
+        left, right = ours(views)[1].chunk(2)
+        loss = nt_xent_loss(left, right, config.temperature)
+        torch.testing.assert_close(loss, NTXentLoss(config.temperature)(*plain(views).chunk(2)), rtol=1e-4, atol=0.0)
+
+
+def plain_step(config: SimclrConfig, views: Tensor) -> Callable[[], float]:
+    """A step as a first script would take it, in float32."""
+    network = plain_network(config).to(views.device).train()
     criterion = NTXentLoss(config.temperature)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
 
@@ -98,6 +115,7 @@ def main() -> None:
         }
         generator = torch.Generator(device).manual_seed(0)
         views = PREPROCESSING.normalize(two_views(pixels.float() / 255, SIZE, configs["32"].augment, generator))
+        assert_same_loss(configs["32"], views)
         ways = {
             "opsin": opsin_step(configs[precision], pixels),
             "torchvision, lightly": plain_step(configs["32"], views),

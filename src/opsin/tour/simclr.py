@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.data import rows_of_run
-from opsin.simclr.evaluation import untrained_encoder
+from opsin.simclr.evaluation import Evaluation, Protocol, encode, evaluate_encoder
 from opsin.simclr.inference import SimclrEncoder
-from opsin.simclr.knn import knn_predict, nearest_neighbours
+from opsin.simclr.judged_data import open_judged
+from opsin.simclr.knn import nearest_neighbours
 from opsin.simclr.pictures import neighbours_figure
 from opsin.simclr.recipes import emoji_simclr
-from opsin.simclr.task import KNN_TEMPERATURE, NEIGHBOURS
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
 from opsin.tour.curves import learning_curves
@@ -32,18 +29,6 @@ from opsin.training.report import TrainReport
 
 SHOWN = 8
 NEAREST = 7
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Rows of the source that are test and training images, the nearest of these for each test image with their
-    cosines, (N, NEAREST), and the share of test images whose group the neighbours tell."""
-
-    queries: np.ndarray
-    bank: np.ndarray
-    cosines: Tensor
-    nearest: Tensor
-    accuracy: float
 
 
 def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
@@ -55,16 +40,16 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
     source = open_source(config.data)
     report = train_simclr(config, directory, quiet=quiet)
     encoder = SimclrEncoder.from_pretrained(report.model)
-    judged = _judge(encoder, source, config)
-    untrained = _judge(untrained_encoder(encoder), source, config)
+    protocol = Protocol()
+    evaluation = evaluate_encoder(encoder, protocol, quiet=quiet)
     return Section(
         title="Learning without labels",
         introduction=(
             "A ResNet-18 looked at two views of every emoji, cut out, mirrored and recoloured at random, and learned "
             "to give alike features to views of the same picture. No group and no name was shown to it. The features "
-            "are judged afterwards: the training pictures that are nearest to a test picture vote for its group."
+            "are judged afterwards: the other pictures that are nearest to a test picture vote for its group."
         ),
-        measured=Table(("what", "result", "how"), _rows(report, encoder, judged, untrained, source)),
+        measured=Table(("what", "result", "how"), _rows(report, encoder, evaluation)),
         pictures=[
             Picture(
                 _views_figure(source, config), "What the network is shown: pictures above, two views of each below."
@@ -74,8 +59,8 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 "The contrastive loss, and how often the nearest training pictures tell the group of a held-out one.",
             ),
             Picture(
-                _neighbours_figure(source, judged),
-                "Test emoji on the left, each with the training pictures of the nearest features, and their cosines.",
+                _neighbours_figure(encoder, protocol),
+                "Test emoji on the left, each with the other pictures of the nearest features, and their cosines.",
             ),
         ],
         repeat=[
@@ -90,31 +75,15 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
     )
 
 
-def _judge(encoder: SimclrEncoder, source: ImageSource, config: SimclrConfig) -> _Judged:
-    assert source.labels is not None and source.class_names is not None
-    rows = rows_of_run(source, config)
-    queries, bank = (encoder.encode_image(source.load(row) for row in rows[split]) for split in ("test", "train"))
-    labels = torch.from_numpy(source.labels)
-    classes = len(source.class_names)
-    scores = knn_predict(queries, bank, labels[rows["train"]], classes, k=NEIGHBOURS, temperature=KNN_TEMPERATURE)
-    accuracy = float((scores.argmax(dim=1) == labels[rows["test"]]).float().mean())
-    return _Judged(rows["test"], rows["train"], *nearest_neighbours(queries, bank, NEAREST), accuracy)
-
-
-def _rows(
-    report: TrainReport, encoder: SimclrEncoder, judged: _Judged, untrained: _Judged, source: ImageSource
-) -> list[tuple[str, str, str]]:
-    assert source.labels is not None
-    largest = np.bincount(source.labels[judged.queries]).max() / len(judged.queries)
-    protocol = (
-        f"vote of the {NEIGHBOURS} nearest of {len(judged.bank)} training pictures (temperature {KNN_TEMPERATURE:g}), "
-        f"{len(judged.queries)} pictures of emoji never trained on"
-    )
+def _rows(report: TrainReport, encoder: SimclrEncoder, evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    metrics, untrained = evaluation.trained.metrics, evaluation.untrained
+    assert untrained is not None
+    largest = metrics.confusion.sum(axis=1).max() / metrics.count
     parameters = sum(parameter.numel() for parameter in encoder.model.parameters())
     size = encoder.preprocessing.image_size
     return [
-        ("group of test emoji", f"{judged.accuracy:.1%}", protocol),
-        ("the same network untrained", f"{untrained.accuracy:.1%}", "the same vote"),
+        ("group of test emoji", f"{metrics.accuracy:.1%}", evaluation.protocol),
+        ("the same network untrained", f"{untrained.metrics.accuracy:.1%}", "the same vote"),
         ("always guessing the largest group", f"{largest:.1%}", "the score to beat"),
         ("training", f"{report.seconds / 60:.1f} minutes", f"{report.steps} steps, {report.num_train} pictures"),
         ("network", f"{parameters / 1e6:.2f} M parameters", f"{size} x {size} pixels, recipe emoji-simclr"),
@@ -134,9 +103,13 @@ def _views_figure(source: ImageSource, config: SimclrConfig) -> Figure:
     return figure
 
 
-def _neighbours_figure(source: ImageSource, judged: _Judged) -> Figure:
-    """Test pictures evenly spread: nothing is picked by hand."""
-    shown = np.linspace(0, len(judged.queries) - 1, SHOWN).astype(int)
-    queries = [source.load(judged.queries[row]) for row in shown]
-    nearest = [[source.load(judged.bank[place]) for place in judged.nearest[row].tolist()] for row in shown]
-    return neighbours_figure(queries, nearest, judged.cosines[shown].numpy())
+def _neighbours_figure(encoder: SimclrEncoder, protocol: Protocol) -> Figure:
+    """Test pictures evenly spread: nothing is picked by hand. Features are those that the evaluation left in the
+    cache."""
+    parts = open_judged(encoder, None, None, protocol.fraction, protocol.seed)
+    test, bank = encode(parts.test, encoder), encode(parts.labelled, encoder)
+    shown = np.linspace(0, len(test.labels) - 1, SHOWN).astype(int)
+    cosines, nearest = nearest_neighbours(test.features[shown], bank.features, NEAREST)
+    queries = [test.source.load(int(row)) for row in shown]
+    neighbours = [[bank.source.load(place) for place in places] for places in nearest.tolist()]
+    return neighbours_figure(queries, neighbours, cosines.numpy())
