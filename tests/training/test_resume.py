@@ -145,9 +145,11 @@ def test_asked_to_stop(name: str, variant: str, straight: dict[str, Path], tmp_p
     run = tmp_path / "run"
     stopped = run_toy(run, **VARIANTS[variant], accident={"step": 7, "kind": name})
     assert stopped.exit_code == 128 + getattr(signal, name)
-    assert stopped.stderr.splitlines() == [
+    assert "Traceback" not in stopped.stderr
+    # The last line: on a single core torch warns of the number of workers before it.
+    assert stopped.stderr.splitlines()[-1] == (
         f"TrainingInterrupted: stopped by {name} after step 7; the state is saved in {run}, continue with --resume"
-    ]
+    )
     assert load_training_state(run / "checkpoints" / "last.pt")["counters"]["step"] == 7
     assert run_toy(run, **VARIANTS[variant], resume=True).exit_code == 0
     assert_same_run(run, straight[variant])
