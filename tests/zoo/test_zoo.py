@@ -45,7 +45,7 @@ ALIASES = 0.9
 OTHER_ORDER = 0.95
 PARTIAL = 0.85
 GREY = 0.7
-DRAWN = 0.55
+DRAWN = 0.65
 """Of drawings, those whose prompt is among the five names nearest to them, at least; by chance it is 5 of 1,898."""
 SAME_IMAGE = 0.25
 """Of emoji, those whose two views are nearest to each other, at least; by chance it is one of 380."""
