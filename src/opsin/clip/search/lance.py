@@ -35,7 +35,7 @@ ROWS_PER_CELL = 256
 """At least: LanceDB makes fewer cells otherwise."""
 PROPOSALS = 20
 """Vectors that are compared again, for each hit that is asked for, and at least `FEWEST_PROPOSALS`."""
-FEWEST_PROPOSALS = 200
+FEWEST_PROPOSALS = 500
 PROBED_SHARE = 0.05
 """Of the cells that a search reads, and at least `FEWEST_PROBED`."""
 FEWEST_PROBED = 20
@@ -116,12 +116,13 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
     for number, array in shards.items():
         if number not in present:
             table.add(_rows(number, array))
+    # Before the index is made anew: hits were lost from one that existed when the rows were moved.
+    table.optimize(cleanup_older_than=KEPT)
     if len(exact) >= FEWEST_ROWS:
         from lancedb.index import IvfRq
 
         config = IvfRq(distance_type="dot", num_partitions=_cells(len(exact)))
         table.create_index("vector", config=config, replace=True)
-    table.optimize(cleanup_older_than=KEPT)
     write_json(state, sorted(shards))
     return table
 
