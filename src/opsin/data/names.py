@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+JOINERS = "\u200c\u200d"
+"""Invisible, and part of the writing of many languages and of emoji."""
+
 
 def printable(name: str) -> str:
     """The name for people and terminals: control characters and undecodable bytes as backslash escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode() if not char.isprintable() and char != " " else char for char in name
-    )
+    return "".join(char if _is_shown(char) else char.encode("unicode_escape").decode() for char in name)
+
+
+def _is_shown(char: str) -> bool:
+    return char.isprintable() or char in JOINERS or unicodedata.category(char) == "Zs"

@@ -75,7 +75,7 @@ def encode_query(encoder: ImageEncoder, terms: Sequence[Term]) -> np.ndarray:
     )
     length = float(np.linalg.norm(query))
     if not np.isfinite(length):
-        raise ConfigError(f"{encoder.name} gave the query no finite vector; try --precision 32")
+        raise ConfigError(f"{encoder.name} gave the query no finite vector")
     if length < SHORTEST:
         raise ConfigError("the parts of the query cancel each other out; change the words or their weights")
     return (query / length).astype(np.float32)

@@ -1,0 +1,28 @@
+"""Names of files are shown as they are, but for what a terminal would act on."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from opsin.data.names import printable
+
+
+@pytest.mark.parametrize("name", ["photo 1.png", "Brötchen.png", "👩‍💻.png", "می‌خواهم", "a\u00a0b", "写真"])
+def test_writing_of_any_language_stays(name: str) -> None:
+    assert printable(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("two\nlines\t", r"two\nlines\t"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        (os.fsdecode(b"\xff.png"), r"\udcff.png"),
+        ("gpj.\u202egnp", r"gpj.\u202egnp"),
+        ("a\u2028b", r"a\u2028b"),
+    ],
+)
+def test_what_a_terminal_would_act_on_is_escaped(name: str, shown: str) -> None:
+    assert printable(name) == shown
