@@ -1,4 +1,4 @@
-"""A linear classifier on a frozen ResNet-18 for 500 labelled images, judged on 1,000 others, from pixels to accuracy.
+"""A linear classifier on a frozen ResNet-18 for 200 labelled images, judged on 300 others, from pixels to accuracy.
 
 The peer is the course's loop: in each of ten epochs all labelled images are augmented and go through the network again,
 one layer is trained on top by Adam in batches of 128, and all test images go through the network to be judged.
@@ -25,7 +25,7 @@ from opsin.simclr.config import AugmentConfig
 from opsin.simclr.linear_probe import accuracy, choose_logistic_regression, standardisation, train_seed_probe
 from opsin.simclr.views import random_view
 
-LABELLED, TESTED, SIZE, EPOCHS, BATCH = 500, 1000, 32, 10, 128
+LABELLED, TESTED, SIZE, EPOCHS, BATCH = 200, 300, 32, 10, 128
 QUICK_LABELLED, QUICK_TESTED = 24, 12
 LEAST = 0.9
 PREPROCESSING = Preprocessing(image_size=SIZE)
