@@ -58,7 +58,7 @@ def emoji() -> DiffusionConfig:
     """What `emoji_zoo` trains, with the val and test emoji held out: for prompts that no training image had, though the
     text encoder `emoji-clip` has seen them.
 
-    After its 60 minutes on one core of an AMD EPYC, partly shared with other work, seed 0, 2026-11-25, `opsin evaluate
+    After its 60 minutes on one core of an AMD EPYC, mostly shared with other work, seed 0, 2026-11-25, `opsin evaluate
     RUN --prompts 200 --samples 2 --steps 20` gave a top-5 prompt fidelity of 0.450 for training prompts and of 0.375
     for held-out ones, by `emoji-clip` among 1,898 names.
     """
