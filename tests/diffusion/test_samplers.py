@@ -94,6 +94,13 @@ def test_spacing_takes_each_step_once() -> None:
             assert spaced_timesteps(total, steps)[0] == spaced_timesteps(total, steps, "linspace")[0] == total - 1
 
 
+def test_a_share_in_percent_is_exact() -> None:
+    for percent in range(1, 101):
+        assert len(spaced_timesteps(100, 100, share=percent / 100)) == percent
+        assert spaced_timesteps(1000, 1, share=percent / 100) == [10 * percent - 1]
+    assert spaced_timesteps(100, 20, share=1e-15) == [0]
+
+
 def test_a_share_of_the_steps_is_the_end_of_all_of_them() -> None:
     assert spaced_timesteps(100, 20, share=0.6) == spaced_timesteps(100, 20)[8:]
     assert spaced_timesteps(100, 20, "leading", 0.6) == spaced_timesteps(100, 20, "leading")[8:]

@@ -46,7 +46,7 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing", 
         raise ConfigError(
             f"steps must be at least 1 and at most {num_timesteps}, the steps of the model's schedule, not {steps}"
         )
-    num_timesteps, steps = math.ceil(share * num_timesteps), math.ceil(share * steps)
+    num_timesteps, steps = _share_of(num_timesteps, share), _share_of(steps, share)
     if spacing == "trailing":
         return [round((steps - index) * num_timesteps / steps) - 1 for index in range(steps)]
     if spacing == "leading":
@@ -55,6 +55,11 @@ def spaced_timesteps(num_timesteps: int, steps: int, spacing: str = "trailing", 
         lowest = 0 if steps > 1 else num_timesteps - 1
         return [int(step) for step in np.linspace(lowest, num_timesteps - 1, steps).round()[::-1]]
     raise ConfigError(f"unknown spacing {spacing!r}: use one of {', '.join(get_args(Spacing))}")
+
+
+def _share_of(count: int, share: float) -> int:
+    """At least one. In floating point 0.55 of 100 is a little more than 55, which would be rounded up to 56."""
+    return max(1, math.ceil(round(share * count, 9)))
 
 
 @dataclass(frozen=True)
