@@ -157,3 +157,15 @@ def test_csv_in_another_encoding(folder: Path) -> None:
     (folder / "captions.csv").write_bytes("file,caption\na.png,Käfer\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"captions\.csv is not UTF-8 text"):
         folder_source(folder, "folder")
+
+
+def test_a_caption_file_ends_its_lines_at_newlines_only(folder: Path) -> None:
+    (folder / "a.txt").write_bytes("one\u2028line\r\ntwo\x0c\x85words\n\n".encode())
+    assert captions_of(folder)["a.png"] == ("one\u2028line", "two\x0c\x85words")
+
+
+def test_caption_files_in_another_encoding_are_named_as_the_reason(folder: Path) -> None:
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.txt").write_bytes("Käfer".encode("latin-1"))
+    with pytest.raises(DataError, match=r"none of the 3 images .*; left out: a\.txt \(is not UTF-8 text\)"):
+        with_captions(folder_source(folder, "folder"), str.strip)

@@ -139,7 +139,8 @@ def _read_sidecars(images: Sequence[Path], root: Path) -> tuple[list[tuple[str, 
     skipped = []
     for path in sorted(present & {image.with_suffix(".txt") for image in images}):
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            # Not `splitlines`, which also ends lines at characters that a caption may hold, such as U+2028.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError:
             lines = []
             skipped.append(Skipped(path.relative_to(root).as_posix(), "is not UTF-8 text"))

@@ -27,7 +27,9 @@ def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> Im
     usable = [tuple(text for text in texts if is_usable(text)) for texts in source.captions]
     has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
     if not has_caption.any():
-        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it")
+        first = next(iter(source.skipped), None)
+        reason = f"; left out: {first.id} ({first.reason})" if first else ""
+        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it{reason}")
     without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
     skipped = [Skipped(name, "has no caption") for name in without]
     return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)
