@@ -30,6 +30,7 @@ from opsin.checkpoint import (
     save_training_state,
     write_json,
 )
+from opsin.config import load_json
 from opsin.errors import CheckpointError, OfflineError
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3)}
@@ -63,6 +64,17 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert path.read_bytes() == b"one"
     assert path.read_bytes() == b"two"
     assert names_in(path.parent) == ["file"]
+
+
+def test_paths_that_are_no_text_come_back(tmp_path: Path) -> None:
+    content = {"data": os.fsdecode(b"/pictures/\xff\xc3"), "name": "Käfer 🐞 \\udcff"}
+    write_json(tmp_path / "config.json", content)
+    assert load_json(tmp_path / "config.json") == content
+    assert "Käfer 🐞" in (tmp_path / "config.json").read_text(encoding="utf-8")
+    card = f"# Trained on {content['data']}"
+    model = save_pretrained(tmp_path / "model", kind="toy", config=content, tensors=TENSORS, card=card)
+    assert load_pretrained(model, kind="toy")[0] == content
+    assert (model / "README.md").read_text(encoding="utf-8") == r"# Trained on /pictures/\udcff\udcc3"
 
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:

@@ -56,8 +56,10 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
 
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+        # Paths may hold bytes that are no text, as lone surrogates (PEP 383); their escapes are also those of JSON.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 # ---------------------------------------------------------------------------------------- training states
@@ -129,7 +131,7 @@ def save_pretrained(
             file.write(save(copies, metadata={"format": "pt"}))
         write_json(staging / "config.json", content)
         with atomic_write(staging / "README.md") as file:
-            file.write(card.encode("utf-8"))
+            file.write(card.encode("utf-8", "backslashreplace"))
         _swap_directory(staging, target)
     except OSError as error:
         raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
