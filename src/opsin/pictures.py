@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from opsin.checkpoint import atomic_write
+from opsin.data.names import printable
 
 HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
 RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion of the Okabe-Ito palette
@@ -87,8 +88,12 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def cut(text: str, length: int) -> str:
-    """The text, or its beginning and an ellipsis, in at most `length` characters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
+    """The text, or its beginning and an ellipsis, in one line of at most `length` characters that any font takes.
+
+    White space becomes single spaces; see `printable` for what else is not shown as it is.
+    """
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
 def centre_square(image: Image.Image) -> Image.Image:

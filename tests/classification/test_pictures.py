@@ -16,7 +16,7 @@ from opsin.classification.pictures import (
 )
 from opsin.pictures import confusion_figure, save_figure
 
-NAMES = [r"$\frac$", "日本", "a name of so many words that no picture has room for all of them", "[b]"]
+NAMES = [r"$\frac$", "日本", "a name of so many words that no picture has room for all of them", "[b]\udcff"]
 
 
 def result(label: str) -> Classification:
