@@ -126,12 +126,7 @@ class Unet(nn.Module):
         Raises ValueError for an odd `dim`, for no `dim_mults` and for a `patch_size` below one.
         """
         super().__init__()
-        if dim < 2 or dim % 2 != 0:
-            raise ValueError(f"dim must be an even number above zero, not {dim}")
-        if not dim_mults:
-            raise ValueError("dim_mults must name at least one level")
-        if patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, not {patch_size}")
+        _refuse_senseless_sizes(dim, dim_mults, patch_size)
         self.channels = channels
         self.patch_size = patch_size
         self.condition_dim = condition_dim
@@ -156,15 +151,9 @@ class Unet(nn.Module):
         self.mid_block2 = ResnetBlock(widths[-1], widths[-1], context_dim)
         self.ups = nn.ModuleList()
         for narrow, wide in reversed(levels):
-            self.ups.append(
-                nn.ModuleList(
-                    [
-                        Upsample(wide, narrow),
-                        ResnetBlock(2 * narrow, narrow, context_dim),
-                        ResnetBlock(2 * narrow, narrow, context_dim),
-                    ]
-                )
-            )
+            upsample = Upsample(wide, narrow)  # made first: the order decides what a seed gives as weights
+            blocks = (ResnetBlock(2 * narrow, narrow, context_dim), ResnetBlock(2 * narrow, narrow, context_dim))
+            self.ups.append(nn.ModuleList([upsample, *blocks]))
         self.final_conv = nn.Conv2d(dim, patch_channels, kernel_size=1)
 
     def forward(self, x: Tensor, time: Tensor, model_kwargs: Mapping[str, Any] | None = None) -> Tensor:
@@ -243,6 +232,15 @@ class Unet(nn.Module):
             raise ValueError(
                 f"text embeddings of shape {tuple(text_emb.shape)}; this U-Net takes ({len(x)}, {self.condition_dim})"
             )
+
+
+def _refuse_senseless_sizes(dim: int, dim_mults: Sequence[int], patch_size: int) -> None:
+    if dim < 2 or dim % 2 != 0:
+        raise ValueError(f"dim must be an even number above zero, not {dim}")
+    if not dim_mults:
+        raise ValueError("dim_mults must name at least one level")
+    if patch_size < 1:
+        raise ValueError(f"patch_size must be at least 1, not {patch_size}")
 
 
 def _parts(level: nn.Module) -> list[nn.Module]:
