@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,8 @@ def test_trajectory_and_pictures(model: TextToImage) -> None:
     assert len(drawings_in(alone)) == 9
     assert not any(axes.axison for axes in alone.axes)
     assert drawings_shown(generations) == drawings_shown(generations, in_a_row=1) == 4
+    odd = generations_figure([replace(generations[0], prompt=text) for text in ("bad \udcff cap", "two\nlines")])
+    assert {text.get_text() for axes in odd.axes for text in axes.texts} >= {"bad \\udcff cap", "two lines"}
     many = [generations[0]] * (MOST_ROWS + 5)
     assert drawings_shown(many) == 2 * MOST_ROWS
     assert drawings_shown(many, in_a_row=1) == MOST_ROWS
@@ -186,6 +189,23 @@ def test_a_mask_without_white(model: TextToImage) -> None:
     spot[24:40, 24:40] = 255
     (changed,) = model.vary(image, "red", mask=spot).images
     assert (np.asarray(changed) != np.array(COLOURS["green"])).any(axis=2).sum() == 4
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_can_be_seen_through_is_not_white(model: TextToImage, mode: str, tmp_path: Path) -> None:
+    strokes = Image.new("LA", (32, 32), (255, 0))
+    strokes.paste((255, 255), (16, 0, 32, 32))
+    if mode == "P":
+        mask = Image.new("P", (32, 32), 0)
+        mask.putpalette([255, 255, 255, 255, 255, 255])
+        mask.paste(1, (16, 0, 32, 32))
+        mask.save(tmp_path / "mask.png", transparency=0)
+    else:
+        strokes.convert(mode).save(tmp_path / "mask.png")
+    image = Image.new("RGB", (32, 32), COLOURS["green"])
+    (changed,) = model.vary(image, "red", mask=tmp_path / "mask.png").images
+    is_kept = (np.asarray(changed) == np.array(COLOURS["green"])).all(axis=2)
+    assert is_kept[:, :4].all() and not is_kept[:, 4:].all(axis=1).any()
 
 
 def test_a_mask_of_another_shape_than_the_image(model: TextToImage) -> None:

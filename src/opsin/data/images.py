@@ -35,24 +35,24 @@ class Skipped:
     reason: str
 
 
-def open_image(image: ImageLike, name: str | None = None) -> Image.Image:
+def open_image(image: ImageLike, name: str | None = None, *, background: str = "white") -> Image.Image:
     """A decoded RGB image from a path, encoded bytes, a PIL image or an array.
 
-    EXIF orientation is applied, transparency is laid over white, 16-bit and float greys are scaled to 8 bits, of an
-    animation the first frame is taken. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
-    `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged, truncated,
-    no image, or larger than `MAX_PIXELS`.
+    EXIF orientation is applied, transparency is laid over `background`, 16-bit and float greys are scaled to 8 bits, of
+    an animation the first frame is taken. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in
+    [0, 1]. `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged,
+    truncated, no image, or larger than `MAX_PIXELS`.
     """
     name = name or (printable(str(image)) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
-        return _to_rgb(_from_array(image, name))
+        return _to_rgb(_from_array(image, name), background)
     try:
         if isinstance(image, Image.Image):
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image), background)
         if isinstance(image, bytes):
-            return _decode(io.BytesIO(image), name)
+            return _decode(io.BytesIO(image), name, background)
         with open(image, "rb") as file:
-            return _decode(file, name)
+            return _decode(file, name, background)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {name}") from error
     except (IsADirectoryError, PermissionError) as error:
@@ -129,7 +129,7 @@ class ImageReader:
             return error
 
 
-def _decode(file: BinaryIO, name: str) -> Image.Image:
+def _decode(file: BinaryIO, name: str, background: str) -> Image.Image:
     image = Image.open(file)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
@@ -137,18 +137,17 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
             "make it smaller"
         )
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return _to_rgb(ImageOps.exif_transpose(image), background)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_eight_bits(image)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
     return image.convert("RGB")
 
 

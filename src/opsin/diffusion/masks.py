@@ -16,9 +16,10 @@ WHITE = 0.5
 def read_mask(mask: ImageLike, image: tuple[int, int], image_size: int) -> Tensor:
     """float32 (1, 1, S, S), from 0 for black to 1 for white, cut and reduced as the image of that width and height is.
 
+    What can be seen through is not white: transparency is laid over black.
     Raises DataError for a broken mask, ConfigError for one of another shape than the image and one without white.
     """
-    covering = open_image(mask)
+    covering = open_image(mask, background="black")
     _refuse_other_shape(image, covering.size)
     brightness = fit_image(covering, image_size).mean(axis=0) / 255
     if not (brightness > WHITE).any():
