@@ -114,3 +114,10 @@ def test_impossible_sizes_are_refused() -> None:
         BpeTokenizer.train(TEXTS, 257)
     with pytest.raises(ConfigError, match="max_length"):
         BpeTokenizer.train(TEXTS, 300, max_length=1)
+
+
+def test_what_training_texts_never_had_is_not_known() -> None:
+    tokenizer = BpeTokenizer.train(["жук 🐞"] * 9, 300, max_length=5)
+    assert [tokenizer.knows(text) for text in ("🐞", "жук", "x 日", "7")] == [True] * 4
+    assert not any(tokenizer.knows(text) for text in ("日本", "🍎", "?!", "\u200b", ""))
+    assert [tokenizer.is_cut(text) for text in ("abc", "abcd", "жук " * 5)] == [False, True, True]

@@ -10,6 +10,7 @@ Dimensions: N texts, T tokens of the longest one.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,19 @@ class BpeTokenizer:
         encodings = self._tokenizer.encode_batch([_encodable(text) for text in texts])
         return self.pad([encoding.ids for encoding in encodings])
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text has more tokens than `max_length` leaves room for."""
+        return len(self._tokens_of(text)) + 1 > self.max_length
+
+    def knows(self, text: str) -> bool:
+        """Whether any token of a text is, or ends a part of it with, a letter, a digit or a pictograph.
+
+        What was never in the training texts is spelt in bytes that are no character each.
+        """
+        parts = [self._tokenizer.decode([token]) for token in self._tokens_of(text)]
+        chars = "".join(parts).replace("\ufffd", "")
+        return any(unicodedata.category(char)[0] in "LN" or unicodedata.category(char) == "So" for char in chars)
+
     def pad(self, pieces: Sequence[Sequence[int]]) -> Tensor:
         """int64 (N, T) of the tokens of each text: `<start>` put before, cut at `max_length`, padded with 0."""
         longest = min(max((len(tokens) for tokens in pieces), default=0) + 1, self.max_length)
@@ -119,6 +133,9 @@ class BpeTokenizer:
             raise
         except Exception as error:  # the library raises a bare Exception for merges of tokens that are not there
             raise CheckpointError(f"the tokenizer of the model is damaged: {error}") from error
+
+    def _tokens_of(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(_encodable(text)).ids)
 
     def _pieces_of(self, word: str, *, continues: bool = False) -> list[int]:
         key = word if continues else " " + word

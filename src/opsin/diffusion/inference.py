@@ -21,6 +21,7 @@ from opsin.diffusion.directory import KIND, DiffusionContent, read_model, write_
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
+from opsin.diffusion.prompts import is_blank, warn_of_unread
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
 from opsin.encoders.base import TextEncoder
@@ -221,11 +222,16 @@ class TextToImage:
         return self._loaded_encoder
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """float32 (N, E) on the model's device, as the network takes them; zeros for a prompt of blanks only."""
-        texts = [prompt.strip() for prompt in prompts]
+        """float32 (N, E) on the model's device, as the network takes them; zeros for a prompt with nothing to read.
+
+        A warning is logged about prompts that the text encoder cannot read as a whole, where that can be told.
+        """
+        texts = ["" if is_blank(prompt) else prompt.strip() for prompt in prompts]
         vectors = torch.zeros(len(texts), len(self.model.text_mean), device=self.device)
         if written := [index for index, text in enumerate(texts) if text]:
-            features = text_features(self.load_text_encoder(), [texts[index] for index in written]).to(self.device)
+            encoder, asked = self.load_text_encoder(), [texts[index] for index in written]
+            warn_of_unread(encoder, asked)
+            features = text_features(encoder, asked).to(self.device)
             if features.shape[1] != vectors.shape[1]:
                 raise DataError(
                     f"the text encoder {self.text_encoder} gives vectors of width {features.shape[1]}; this model was "

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from opsin import encoders
 from opsin.config import nearest_name
+from opsin.diffusion.prompts import spoken
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -149,8 +150,8 @@ def refuse_other_encoder(encoder: TextEncoder, expected: str | None) -> None:
 
 
 def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """float32 (N, E) of at least one text, on the CPU, of length one each."""
-    features = encoder.encode_text(list(texts), normalize=True).float().cpu()
+    """float32 (N, E) of at least one text, on the CPU, of length one each; see `spoken` for emoji in them."""
+    features = encoder.encode_text(spoken(encoder, texts), normalize=True).float().cpu()
     if features.ndim != 2 or len(features) != len(texts) or not features.isfinite().all():
         raise DataError(
             f"the text encoder {encoder.name} gave {tuple(features.shape)} for {len(texts)} texts, or not only numbers"
