@@ -5,6 +5,7 @@ Dimensions: N images, S steps, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -277,17 +278,13 @@ class TextToImage:
             chosen = slice(start, start + batch_size)
             if same_noise:
                 generator.set_state(after_beginning)
-            denoise = make_denoiser(
-                diffusion,
-                {"text_emb": vectors[chosen], "cfg_scale": sampling.guidance_scale},
-                sampling.threshold,
-            )
+            conditions = {"text_emb": vectors[chosen], "cfg_scale": sampling.guidance_scale}
+            denoise = make_denoiser(diffusion, conditions, sampling.threshold)
             if known is not None and mask is not None:
                 denoise = keep_known(denoise, known[chosen], mask)
-            states = [noise[chosen]]
             with autocast(self.device, self.precision):
-                for x in get_sampler(sampling.sampler)(denoise, noise[chosen], path, fresh):
-                    states = [*states, x] if trajectory else [x]
+                after_steps = get_sampler(sampling.sampler)(denoise, noise[chosen], path, fresh)
+                states = [noise[chosen], *after_steps] if trajectory else list(deque(after_steps, maxlen=1))
             results.append(torch.stack(states, dim=1).float().cpu())
         images = torch.cat(results)
         if not images.isfinite().all():
