@@ -25,6 +25,7 @@ from opsin.diffusion.exam import Exam, as_images, open_exam
 from opsin.diffusion.pictures import close_calls_figure, fidelity_figure
 from opsin.encoders.loading import load_image_text
 from opsin.errors import ConfigError, DataError
+from opsin.pictures import save_figure
 
 from .conftest import tiny_config
 
@@ -381,6 +382,22 @@ def test_a_report_about_something_else_is_not_replaced(
         with pytest.raises(DataError, match="no report of this kind"):
             last(evaluate_drawing(judge, Painter(real_images(exam)), WAYS[:1], report))
         assert report.read_text() == content
+
+
+def test_few_names_and_a_single_training_image_have_no_scores_of_them(tmp_path: Path) -> None:
+    for number in (4, 5, 6):
+        Image.fromarray(drawing_of(number, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"thing {number}", encoding="utf-8")
+    exam = open_exam(tiny_config(tmp_path, image_size=SIZE, val_fraction=0.4, max_train=1), PatchJudge(), SIZE)
+    judge, painter = DrawingJudge(exam, PatchJudge()), Painter(real_images(exam))
+    report = tmp_path / "report.json"
+    *_, result = evaluate_drawing(judge, painter, [DEFAULT], report)
+    scores = result.cells[0].scores["train"]
+    assert scores.top1 == 1
+    assert (scores.top5, scores.top5_error, scores.copies_by_pixels, scores.copies_by_both) == (None,) * 4
+    *_, again = evaluate_drawing(judge, painter, [DEFAULT], report)
+    assert again == result and len(painter.asked) == len(exam.parts)
+    save_figure(fidelity_figure(result), tmp_path / "fidelity.png")
 
 
 def test_document_and_pictures(exam: Exam, judge: DrawingJudge) -> None:

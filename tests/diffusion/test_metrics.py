@@ -47,12 +47,20 @@ def test_rank_counts_the_names_that_are_as_near(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_prompt_counts_the_same() -> None:
     ranks = np.array([1, 1, 1, 9, 3])
-    fidelity = prompt_fidelity(ranks, np.array([4, 4, 4, 4, 7]))
+    fidelity = prompt_fidelity(ranks, np.array([4, 4, 4, 4, 7]), 9)
     assert fidelity.top1 == pytest.approx((0.75 + 0) / 2)
     assert fidelity.top5 == pytest.approx((0.75 + 1) / 2)
     assert fidelity.top5_error == pytest.approx(np.std([0.75, 1], ddof=1) / np.sqrt(2))
-    single = prompt_fidelity(ranks[:4], np.zeros(4, dtype=np.int64))
+    single = prompt_fidelity(ranks[:4], np.zeros(4, dtype=np.int64), 9)
     assert (single.top1, single.top1_error) == (0.75, None)
+
+
+def test_being_among_all_names_is_no_score() -> None:
+    ranks, prompts = np.array([1, 1, 2, 5]), np.array([0, 0, 1, 2])
+    assert prompt_fidelity(ranks, prompts, 6).top5 == 1
+    few = prompt_fidelity(ranks, prompts, 5)
+    assert (few.top5, few.top5_error) == (None, None) and few.top1 == pytest.approx(1 / 3)
+    assert prompt_fidelity(ranks[:2], prompts[:2], 1).top1 is None
 
 
 def test_diversity_is_the_mean_over_pairs() -> None:

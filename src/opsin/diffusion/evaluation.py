@@ -41,14 +41,15 @@ class PartScores:
 
     `copies_…` is the share of images that are copies by features, by pixels, and by both, `nearest_…` the mean distance
     to the nearest training image: the cosine distance of features, the root mean square difference of pixels in [0, 1].
-    They are None where the training images are not known. Also a new image may count as a copy: how many do is what the
-    real held-out images are there for. `frechet_distance` is to the `reference_images` real images of the part.
+    They are None where the training images are not known, or are only one. Also a new image may count as a copy: how
+    many do is what the real held-out images are there for. `frechet_distance` is to the `reference_images` real images
+    of the part.
     """
 
     prompts: int
     images: int
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     top1_error: float | None
     top5_error: float | None
     same_prompt: float | None
@@ -190,7 +191,7 @@ class DrawingJudge:
         self, part: Part, pictures: Pictures, by_features: Neighbours | None, by_pixels: Neighbours | None
     ) -> PartScores:
         ranks = prompt_ranks(pictures.features, self.exam.name_features, pictures.names)
-        fidelity = prompt_fidelity(ranks, pictures.names)
+        fidelity = prompt_fidelity(ranks, pictures.names, len(self.exam.names))
         diversity = feature_diversity(pictures.features, pictures.names)
         enough = min(len(pictures), len(part.reference)) > 1
         largest = 255 * float(np.sqrt(pictures.pixels[0].size))  # the distance from black to white

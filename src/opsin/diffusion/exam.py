@@ -6,7 +6,7 @@ Dimensions: N images, M names, D width of the features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,7 +57,8 @@ class Exam:
 
     `parts` are `train` and `held_out` on the source that the model was trained on, where a held-out prompt is no
     caption of any training image; another source has `other` only. `training` has every training image once, also where
-    two of them are alike in every pixel; it is None on another source.
+    two of them are alike in every pixel; it is None on another source, and of a single image, which has no distance to
+    its nearest other one to measure copies by.
     """
 
     data: str
@@ -109,19 +110,14 @@ def open_exam(
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    if own is None and data is None:
-        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
-    ref = data if data is not None else own.data if own is not None else ""
+    ref = _source_ref(own, data)
     source = open_prompted(ref, own.captions if own is not None else "all")
-    assert source.captions is not None
     rows, training_rows = choose_parts(source, ref, split, own)
-    names = tuple(dict.fromkeys(texts[0] for texts in source.captions))
+    names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
     readable, pixels = load_pixels(_numbered(source).select(used), image_size)
-    assert readable.captions is not None
-    numbers = {name: number for number, name in enumerate(names)}
-    own_names = np.array([numbers[texts[0]] for texts in readable.captions])
-    pictures = Pictures(pixels, encode(encoder, as_images(pixels), "encoding real images", quiet), own_names)
+    features = encode(encoder, as_images(pixels), "encoding real images", quiet)
+    pictures = Pictures(pixels, features, _numbers_of_names(readable, names))
     places = readable.metadata["place"]
     parts = {
         name: _choose_prompts(pictures.select(np.isin(places, own_rows)), num_prompts, derive_seed(seed, name))
@@ -130,20 +126,18 @@ def open_exam(
     }
     if not parts:
         raise DataError(f"none of the images of {ref!r} that the model is to be judged on can be read")
-    training = pictures.select(np.isin(places, training_rows)) if len(training_rows) else None
-    asked = {name: part.prompts.tolist() for name, part in parts.items()}
-    subject = repr((names, list(readable.ids), pixels.shape, asked)).encode()
+    training = _without_repeats(pictures.select(np.isin(places, training_rows)))
     return Exam(
         data=ref,
         split=split,
         names=names,
         name_features=encoder.encode_text(list(names)).double().numpy(),
         parts=parts,
-        training=_without_repeats(training) if training else None,
+        training=training if len(training) > 1 else None,
         num_samples=num_samples,
         seed=seed,
         skipped=tuple(readable.skipped),
-        digest=hashlib.sha256(subject + pixels.tobytes()).hexdigest(),
+        digest=_digest(names, readable, pixels, parts),
     )
 
 
@@ -196,6 +190,31 @@ def _numbered(source: ImageSource) -> ImageSource:
     return replace(source, metadata={"place": np.arange(len(source))})
 
 
+def _source_ref(own: DiffusionConfig | None, data: str | None) -> str:
+    if data is not None:
+        return data
+    if own is None:
+        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
+    return own.data
+
+
+def _first_captions(source: ImageSource) -> list[str]:
+    assert source.captions is not None
+    return [texts[0] for texts in source.captions]
+
+
+def _numbers_of_names(source: ImageSource, names: Sequence[str]) -> np.ndarray:
+    """int64 (N,): the number of each image's first caption."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[name] for name in _first_captions(source)])
+
+
+def _digest(names: Sequence[str], source: ImageSource, pixels: np.ndarray, parts: Mapping[str, Part]) -> str:
+    asked = {name: part.prompts.tolist() for name, part in parts.items()}
+    subject = repr((tuple(names), list(source.ids), pixels.shape, asked)).encode()
+    return hashlib.sha256(subject + pixels.tobytes()).hexdigest()
+
+
 def _choose_prompts(pictures: Pictures, most: int, seed: int) -> Part:
     order = np.random.default_rng(seed).permutation(np.unique(pictures.names))
     prompts = np.sort(order[:most])
@@ -204,4 +223,4 @@ def _choose_prompts(pictures: Pictures, most: int, seed: int) -> Part:
 
 def _without_repeats(pictures: Pictures) -> Pictures:
     first = {picture.tobytes(): row for row, picture in reversed(list(enumerate(pictures.pixels)))}
-    return pictures.select(np.array(sorted(first.values())))
+    return pictures.select(np.array(sorted(first.values()), dtype=np.int64))

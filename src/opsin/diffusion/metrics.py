@@ -14,13 +14,14 @@ ROWS_AT_A_TIME = 2048
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Shares of images whose prompt is the nearest of all names, or among the nearest five.
+    """Shares of images whose prompt is the nearest of all names, or among the nearest five; None where there are no
+    more names than that, and every one is among them.
 
     The errors are standard errors over prompts, the noise of having asked for these ones; None for a single prompt.
     """
 
-    top1: float
-    top5: float
+    top1: float | None
+    top5: float | None
     top1_error: float | None
     top5_error: float | None
 
@@ -73,13 +74,16 @@ def prompt_ranks(image_features: np.ndarray, name_features: np.ndarray, prompts:
     return np.concatenate(ranks)
 
 
-def prompt_fidelity(ranks: np.ndarray, prompts: np.ndarray) -> Fidelity:
-    """Of the ranks (N,) of images of the prompts int64 (N,).
+def prompt_fidelity(ranks: np.ndarray, prompts: np.ndarray, num_names: int) -> Fidelity:
+    """Of the ranks (N,), among `num_names` names, of images of the prompts int64 (N,).
 
     Every prompt counts the same, however many images it has.
     """
-    scores = {}
+    scores: dict[int, tuple[float | None, float | None]] = {}
     for k in (1, 5):
+        if num_names <= k:
+            scores[k] = (None, None)
+            continue
         shares = np.array([(ranks[prompts == prompt] <= k).mean() for prompt in np.unique(prompts)])
         error = float(shares.std(ddof=1) / np.sqrt(len(shares))) if len(shares) > 1 else None
         scores[k] = (float(shares.mean()), error)

@@ -39,7 +39,7 @@ def generations_figure(generations: Sequence[Generation]) -> Figure:
         for generation in generations
         for start in range(0, len(generation.images), MOST_IN_A_ROW)
     ]
-    figure = _rows_figure(rows, [])
+    figure = rows_figure(rows, [])
     if alone:
         width = LABEL_WIDTH * max(2, min(MOST_IN_A_ROW, len(generations[0].images)))
         title = textwrap.fill(cut(_label(generations[0].prompt), 3 * width), width)
@@ -71,7 +71,7 @@ def filmstrip_figure(generations: Sequence[Generation]) -> Figure:
             shown = sorted({round(place) for place in np.linspace(0, last, min(FRAMES, last + 1))})
             titles = [f"step {place}" for place in shown]
             rows.append((_label(generation.prompt), [states[place] for place in shown]))
-    return _rows_figure(rows, titles)
+    return rows_figure(rows, titles)
 
 
 def close_calls_figure(calls: Sequence[CloseCall]) -> Figure:
@@ -83,7 +83,7 @@ def close_calls_figure(calls: Sequence[CloseCall]) -> Figure:
         )
         for call in calls[:CLOSE_CALLS]
     ]
-    return _rows_figure(rows, ["drawing", "nearest by\nfeatures", "nearest by\npixels"])
+    return rows_figure(rows, ["drawing", "nearest by\nfeatures", "nearest by\npixels"])
 
 
 def fidelity_figure(evaluation: Evaluation) -> Figure:
@@ -95,7 +95,8 @@ def fidelity_figure(evaluation: Evaluation) -> Figure:
         line[0].set_ylabel(f"top-5, {SPOKEN[part]} prompts")
         for axes, scale in zip(line, scales, strict=True):
             cells = sorted((cell for cell in evaluation.cells if cell.guidance_scale == scale), key=lambda c: c.steps)
-            axes.axhline(real.top5, color="black", linestyle="--", label="real images")
+            if real.top5 is not None:  # else the drawings have none either
+                axes.axhline(real.top5, color="black", linestyle="--", label="real images")
             for name, colour, marker in zip(SAMPLERS, COLOURS, "osD^", strict=True):
                 if own := [cell for cell in cells if cell.sampler == name]:
                     places, shares = [cell.steps for cell in own], [cell.scores[part].top5 for cell in own]
@@ -108,12 +109,11 @@ def fidelity_figure(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def _label(prompt: str) -> str:
-    return prompt if prompt.strip() else "(no prompt)"
+def rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
+    """A label and images in each of the first `MOST_ROWS` rows; without any label, no room is kept for them.
 
-
-def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) -> Figure:
-    """A label and images in each row; without any label, no room is kept for them."""
+    `titles` stand above the images of the first row.
+    """
     rows = rows[:MOST_ROWS]
     columns = max((len(images) for _, images in rows), default=1)
     label_inches = LABEL_INCHES if any(label for label, _ in rows) else 0.0
@@ -132,3 +132,7 @@ def _rows_figure(rows: Sequence[tuple[str, Sequence]], titles: Sequence[str]) ->
     for axes, title in zip(grid[0][1:], titles, strict=False):
         axes.set_title(title, fontsize=TITLE_SIZE)
     return figure
+
+
+def _label(prompt: str) -> str:
+    return prompt if prompt.strip() else "(no prompt)"

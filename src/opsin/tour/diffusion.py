@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +19,12 @@ from opsin.diffusion.data import DiffusionSplits, open_splits
 from opsin.diffusion.inference import Generation, TextToImage
 from opsin.diffusion.metrics import prompt_ranks
 from opsin.diffusion.model import TextDiffusion
-from opsin.diffusion.pictures import filmstrip_figure, generations_figure
+from opsin.diffusion.pictures import filmstrip_figure, generations_figure, rows_figure
 from opsin.diffusion.recipes import emoji_small
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import load_text_encoder
 from opsin.diffusion.train import build_task
 from opsin.encoders.loading import load_image_text
-from opsin.pictures import TITLE_SIZE
 from opsin.tour.report import Picture, Section, Table
 from opsin.training.trainer import Trainer, TrainingResult
 
@@ -164,20 +162,11 @@ def _emoji_names() -> tuple[list[str], dict[str, str]]:
 def _stages_figure(task: _WatchedTask, splits: DiffusionSplits) -> Figure:
     """A row for each watched prompt: its drawings through training, and one that was learned from."""
     learned = [_learned(splits, splits.texts.index(text)) for text in task.watched]
-    columns = [*task.stages.items(), ("learned from", learned)]
-    figure = Figure(figsize=(2 + 1.5 * len(columns), 0.5 + 1.5 * len(task.watched)), layout="constrained", dpi=110)
-    grid = figure.subplots(len(task.watched), len(columns) + 1, squeeze=False, width_ratios=[1.3] + [1] * len(columns))
-    for row, text in enumerate(task.watched):
-        grid[row][0].text(
-            1, 0.5, textwrap.fill(text, 16), fontsize=TITLE_SIZE, ha="right", va="center", parse_math=False
-        )
-        for axes in grid[row]:
-            axes.axis("off")
-        for axes, (_, images) in zip(grid[row][1:], columns, strict=True):
-            axes.imshow(images[row])
-    for axes, (stage, _) in zip(grid[0][1:], columns, strict=True):
-        axes.set_title(stage if isinstance(stage, str) else f"step {stage}", fontsize=TITLE_SIZE)
-    return figure
+    rows = [
+        (text, [*(images[place] for images in task.stages.values()), learned[place]])
+        for place, text in enumerate(task.watched)
+    ]
+    return rows_figure(rows, [*(f"step {step}" for step in task.stages), "learned from"])
 
 
 def _learned(splits: DiffusionSplits, text: int) -> Image.Image:
