@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,61 @@ def test_a_model_of_few_time_steps_draws_by_default(command: Command, table: Pat
     model.save_pretrained(tmp_path / "model")
     result = command("generate", "red", "--model", tmp_path / "model", "--out", tmp_path / "x.png")
     assert result.returncode == 0, result.stderr
+
+
+def test_drawings_outlive_a_figure_that_fails(
+    command: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no room for the figure")
+
+    monkeypatch.setattr("opsin.pictures.save_figure", fail)
+    result = command("generate", "red", "--model", run, "--out", tmp_path / "x.png", "--steps", 1, "-n", 2)
+    assert result.returncode == 1 and "no room for the figure" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.png", "x-2.png"]
+
+
+def test_places_that_cannot_be_written_are_refused_before_drawing(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name in ("a.png", "b-2.png", "c-filmstrip.png"):
+        (tmp_path / name).mkdir()
+    ask = ("generate", "red", "--model", "no-such-model", "-n", 2, "--filmstrip")
+    for name, place in (("a.png", "a.png"), ("b.png", "b-2.png"), ("c.png", "c-filmstrip.png")):
+        assert_one_clear_line(command(*ask, "--out", tmp_path / name), f"{tmp_path / place} is a directory", code=2)
+    below = command(*ask, "--out", tmp_path / "file" / "deeper" / "x.png")
+    assert_one_clear_line(below, f"because {tmp_path / 'file'} is a file", code=2)
+    assert_one_clear_line(command(*ask, "--out", tmp_path / "new" / "x.png"), "there is no model 'no-such-model'")
+
+
+def test_a_text_encoder_that_was_moved(command: Command, run: Path, table: Path, tmp_path: Path) -> None:
+    model = TextToImage.from_pretrained(run, device="cpu")
+    model.text_encoder = str(tmp_path / "gone" / "text_embeddings.pt")
+    model.save_pretrained(tmp_path / "model")
+    ask = ("generate", "red", "--model", tmp_path / "model", "--out", tmp_path / "x.png", "--steps", 1)
+    assert_one_clear_line(command(*ask), "gone", "say where it is now with --text-encoder")
+    assert command(*ask, "--text-encoder", table).returncode == 0
+    other = command(*ask, "--text-encoder", "emoji-clip")
+    assert_one_clear_line(other, "emoji-clip is not the one that the model was trained with", "with --text-encoder")
+
+
+def test_names_and_captions_that_are_no_text(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"pictures \xff")
+    folder.mkdir()
+    rows = []
+    for number in range(6):
+        name = os.fsdecode(b"\xe9%d.png" % number)
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(folder / name)
+        rows.append(json.dumps({"file_name": name, "text": f"bad \udcff cap {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    out = tmp_path / os.fsdecode(b"run \xff")
+    for options in ((), ("--resume", "--max-steps", 3)):
+        trained = train(command, folder, "emoji-clip", out, *options)
+        assert trained.returncode == 0, trained.stderr
+    assert json.loads((out / "model" / "config.json").read_text(encoding="utf-8"))["training"]["data"] == str(folder)
+    drawn = command("generate", "caf\udce9", "--model", out, "--out", tmp_path / "x.png", "--steps", 1)
+    assert drawn.returncode == 0, drawn.stderr
+    judged = command("evaluate", out, "--prompts", 1, "--samples", 1, "--steps", 1, "--report", tmp_path / "r.json")
+    assert judged.returncode == 0, judged.stderr
 
 
 def test_wrong_usage(command: Command, run: Path, tmp_path: Path) -> None:

@@ -148,6 +148,11 @@ def test_options_of_drawings_are_for_models_that_draw(command: Command) -> None:
     assert_one_clear_line(command("evaluate", "emoji-clip", "--seed", "3"), "--seed is for", code=2)
 
 
+def test_a_text_encoder_that_is_not_there(command: Command, run: Path) -> None:
+    result = command("evaluate", run, "--text-encoder", "no-such-model", "--prompts", 1)
+    assert_one_clear_line(result, "say where it is now with --text-encoder", "there is no model 'no-such-model'")
+
+
 def test_a_report_in_a_place_that_cannot_be(command: Command, run: Path) -> None:
     result = command("evaluate", run, "--quiet", "--steps", "2", "--report", run / "config.json" / "x.json")
     assert_one_clear_line(result, "could not be written")

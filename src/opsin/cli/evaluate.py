@@ -225,7 +225,7 @@ def _evaluate_text_to_image(options: EvaluateOptions) -> int:
     return evaluate_drawings(options)
 
 
-OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report")
+OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report", "text_encoder")
 OF_PROTOCOLS = ("labels_fraction", "k", "temperature")
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,

@@ -66,6 +66,8 @@ class EvaluateOptions(ModelOptions):
     what else is left to chance; 0 by default."""
     judge: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Of a text-to-image model: the model of images and texts that looks at the drawings; emoji-clip by default."""
+    text_encoder: Annotated[str | None, tyro.conf.arg(metavar="REF")] = None
+    """Of a text-to-image model: where the text encoder is that it was trained with, if it has been moved since."""
     report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
     """Of a text-to-image model: write the scores into this file as soon as they are known, one way of drawing after the
     other. What it has already is not measured again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -36,6 +37,8 @@ class GenerateOptions(ModelOptions):
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-diffusion"
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME. The one that ships,
     emoji-diffusion, knows emoji and nothing else."""
+    text_encoder: Annotated[str | None, tyro.conf.arg(metavar="REF")] = None
+    """Where the text encoder is that the model was trained with, if it has been moved since."""
     num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
     """Drawings of each prompt."""
     guidance: float = 2.0
@@ -53,12 +56,12 @@ class GenerateOptions(ModelOptions):
     filmstrip: Flag = False
     """Also draw how the pictures came about, into OUT-filmstrip.png."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Begin at this image instead of at noise; see --strength."""
+    """Begin at this image instead of at noise, cut to the square in its middle and reduced; see --strength."""
     strength: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1,
     which leaves nothing of it but what --mask keeps; by default 0.6, and 1 with --mask."""
     mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """With --image: only what is white here may change."""
+    """With --image: only what is white here may change; cut and reduced as the image is."""
     interpolate: Flag = False
     """Draw the way from the first of two prompts to the second."""
 
@@ -67,21 +70,23 @@ def main(argv: list[str]) -> int:
     """Run `opsin generate`; returns the exit code."""
     options = parse(GenerateOptions, argv, "opsin generate", DESCRIPTION)
     _refuse_senseless(options)
-    drawings = _drawing_paths(options)
+    drawings, strip = _drawing_paths(options), options.out.with_name(f"{options.out.stem}-filmstrip.png")
     _refuse_own_input(options, [options.out, *drawings])
+    _refuse_impossible_places([options.out, *drawings, *([strip] if options.filmstrip else [])])
 
     from opsin.diffusion.inference import TextToImage
     from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
     from opsin.pictures import cut, save_figure
 
     generator = seeded_generator(options.seed)
-    model = TextToImage.from_pretrained(options.model, device=options.device, precision=options.precision)
+    model = TextToImage.from_pretrained(
+        options.model, device=options.device, precision=options.precision, text_encoder=options.text_encoder
+    )
     generations = _drawn(model, options, generator)
+    files = _write_images(generations, drawings)  # before the figures: what fails there does not cost the drawings
     save_figure(generations_figure(generations), options.out)
     shown = {options.out: drawings_shown(generations)}
-    files = _write_images(generations, drawings)
     if options.filmstrip:
-        strip = options.out.with_name(f"{options.out.stem}-filmstrip.png")
         save_figure(filmstrip_figure(generations), strip)
         shown[strip] = drawings_shown(generations, in_a_row=1)
     written = [str(path) for path in shown]
@@ -134,6 +139,16 @@ def _refuse_own_input(options: GenerateOptions, targets: list[Path]) -> None:
         given = getattr(options, name)
         if given is not None and given.resolve() in places:
             raise UsageError(f"--{name} {given} is a file that the drawings would replace; give --out another name")
+
+
+def _refuse_impossible_places(targets: list[Path]) -> None:
+    """Before anything is drawn, which would be lost."""
+    for path in targets:
+        if os.path.isdir(path):
+            raise UsageError(f"{path} is a directory, and a picture is to be written there; give --out another name")
+        above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
+        if not above.is_dir():
+            raise UsageError(f"{path} cannot be written, because {above} is a file; give --out another name")
 
 
 def _write_images(generations: list[Generation], paths: list[Path]) -> list[list[str]]:

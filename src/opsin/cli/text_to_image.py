@@ -27,7 +27,9 @@ def evaluate_drawings(options: EvaluateOptions) -> int:
     from opsin.diffusion.inference import TextToImage
     from opsin.encoders.loading import load_image_text
 
-    model = TextToImage.from_pretrained(options.run, device=options.device, precision=options.precision)
+    model = TextToImage.from_pretrained(
+        options.run, device=options.device, precision=options.precision, text_encoder=options.text_encoder
+    )
     samplings = _samplings(options, model)
     # In full precision the judge's word is the same on every machine.
     encoder = load_image_text(options.judge or DEFAULT_JUDGE, options.device, "32")

@@ -77,12 +77,12 @@ class TextToImage:
         device: str = "auto",
         precision: str = "auto",
         *,
-        text_encoder: TextEncoder | None = None,
+        text_encoder: TextEncoder | str | None = None,
     ) -> TextToImage:
         """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
 
-        `text_encoder` takes the place of the one that the model was trained with; it must give the same vectors, which
-        is not checked.
+        `text_encoder` takes the place of the one that the model was trained with: a reference says where that one is
+        now, and another one is refused; an encoder must give the same vectors, which is not checked.
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """
         content, model = read_model(ref)
@@ -90,9 +90,9 @@ class TextToImage:
             model.to(resolve_device(device)),
             content.model,
             content.process,
-            content.text_encoder,
+            text_encoder if isinstance(text_encoder, str) else content.text_encoder,
             text_fingerprint=content.text_fingerprint,
-            loaded_encoder=text_encoder,
+            loaded_encoder=None if isinstance(text_encoder, str) else text_encoder,
             metrics=content.metrics,
             training=content.training,
             precision=precision,
@@ -217,7 +217,13 @@ class TextToImage:
         `opsin.diffusion.text.load_text_encoder` raises.
         """
         if self._loaded_encoder is None:
-            encoder = load_text_encoder(self.text_encoder, str(self.device))
+            try:
+                encoder = load_text_encoder(self.text_encoder, str(self.device))
+            except (CheckpointError, DataError) as error:
+                raise type(error)(
+                    "the text encoder of the model cannot be used; if it was moved, say where it is now with "
+                    f"--text-encoder, in Python with from_pretrained(text_encoder=…): {error}"
+                ) from error
             refuse_other_encoder(encoder, self.text_fingerprint)
             self._loaded_encoder = encoder
         return self._loaded_encoder

@@ -145,7 +145,8 @@ def refuse_other_encoder(encoder: TextEncoder, expected: str | None) -> None:
     if expected is not None and (found := fingerprint(encoder)) != expected:
         raise CheckpointError(
             f"the text encoder {encoder.name} is not the one that the model was trained with: its fingerprint is "
-            f"{found[:12]} and was {expected[:12]}. Put the earlier one back, or train the model again with this one"
+            f"{found[:12]} and was {expected[:12]}. Put the earlier one back, name where it is now with "
+            "--text-encoder, or train the model again with this one"
         )
 
 
