@@ -204,7 +204,7 @@ def test_names_and_captions_that_are_no_text(command: Command, tmp_path: Path) -
         Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(folder / name)
         rows.append(json.dumps({"file_name": name, "text": f"bad \udcff cap {number}"}))
     (folder / "metadata.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    out = tmp_path / os.fsdecode(b"run \xff")
+    out = tmp_path / "run"
     for options in ((), ("--resume", "--max-steps", 3)):
         trained = train(command, folder, "emoji-clip", out, *options)
         assert trained.returncode == 0, trained.stderr

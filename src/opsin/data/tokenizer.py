@@ -80,9 +80,9 @@ class BpeTokenizer:
         return len(self._tokens_of(text)) + 1 > self.max_length
 
     def knows(self, text: str) -> bool:
-        """Whether any token of a text is, or ends a part of it with, a letter, a digit or a pictograph.
+        """Whether any token of a text has a letter, a digit or a pictograph in it.
 
-        What was never in the training texts is spelt in bytes that are no character each.
+        A character that the training texts never had is spelt in several tokens, none of which is a character.
         """
         parts = [self._tokenizer.decode([token]) for token in self._tokens_of(text)]
         chars = "".join(parts).replace("\ufffd", "")
