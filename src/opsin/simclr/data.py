@@ -61,8 +61,13 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
     seed = config.training.seed
     train = image_dataset(source.select(rows["train"]), config.image_size)
     if len(train) == 1:
+        own_val = source.splits is not None and "val" in source.splits
+        beside = ""
+        if len(rows["val"]) and not own_val and config.max_train != 1:
+            beside = f" beside {len(rows['val'])} held out to validate on (--val-fraction 0 trains on all)"
         raise DataError(
-            f"there is one image only to train on, of {source.name!r}; learning to tell images apart takes at least two"
+            f"there is one image only to train on, of {source.name!r}{beside}; learning to tell images apart takes at "
+            "least two"
         )
     validated = _some(rows["val"], MOST_VALIDATED, derive_seed(seed, "validated"))
     val = image_dataset(source.select(validated), config.image_size) if len(validated) else None
