@@ -28,7 +28,7 @@ from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import HELD_OUT, JudgedData, open_judged
-from opsin.simclr.knn import knn_predict
+from opsin.simclr.knn import NEIGHBOURS, TEMPERATURE, knn_predict
 from opsin.simclr.linear_probe import (
     SEED_EPOCHS,
     accuracy,
@@ -53,8 +53,8 @@ class Protocol:
 
     name: ProtocolName = "knn"
     labels_fraction: float | None = None
-    k: int = 200
-    temperature: float = 0.5
+    k: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
     epochs: int = EPOCHS
     seed: int = 0
 
