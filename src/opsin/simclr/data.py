@@ -10,7 +10,7 @@ from torch import Tensor
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig
@@ -30,6 +30,8 @@ class SimclrData:
     val: ImageDataset | None
     bank: ImageDataset | None
     num_classes: int
+    digest: str | None = None
+    """Of the whole source; see `division_digest`."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -74,7 +76,7 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
     bank = None
     if source.labels is not None and len(np.unique(source.labels[rows["train"]])) > 1:
         bank = SomeImages(train, _some(np.arange(len(train)), MOST_NEIGHBOURS, derive_seed(seed, "neighbours")))
-    return SimclrData(train, val, bank, len(source.class_names or ()))
+    return SimclrData(train, val, bank, len(source.class_names or ()), division_digest(source))
 
 
 def rows_of_run(source: ImageSource, config: SimclrConfig) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ class SimclrTask(Task):
             self.model.train(training)
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        write_model(directory, self._network, self.config, self.preprocessing, metrics)
+        write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.digest)
 
     def _projections(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Projections (N, E) of a view each of uint8 images (N, 3, S, S), and of another one."""
