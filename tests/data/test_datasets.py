@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,13 @@ from opsin.data.image_source import ImageSource
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import open_source
 from opsin.errors import DataError
+from opsin.training.loader import load_batches
+from opsin.training.sampler import StepSampler
 
 from .conftest import MakeImage
 
 SIZE = 4
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 CLASSES = ("a", "b", "c")
 
 
@@ -49,6 +54,27 @@ def both(source: ImageSource) -> tuple[ImageDataset, ImageDataset]:
     in_memory = image_dataset(source, SIZE)
     assert isinstance(in_memory, PixelDataset)
     return in_memory, FileDataset(source, SIZE)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_a_run_gets_the_same_batches_on_any_device(source: ImageSource, device: str) -> None:
+    """On a GPU they come from pixels that are there."""
+    dataset = image_dataset(source, SIZE)
+    expected = map(dataset.__getitems__, StepSampler(len(dataset), 3, seed=0))
+    with contextlib.closing(load_batches(dataset, StepSampler(7, 3, seed=0), torch.device(device), 0)) as batches:
+        for batch, other in islice(zip(batches, expected, strict=False), 5):
+            assert batch["image"].device.type == batch["label"].device.type == device
+            assert numbers(batch) == numbers(other)
+            assert_aligned(batch)
+
+
+def test_images_moved_to_a_device_are_the_same(source: ImageSource) -> None:
+    dataset = image_dataset(source, SIZE)
+    assert isinstance(dataset, PixelDataset)
+    moved = dataset.to(torch.device("cpu"))
+    assert moved is not dataset and len(moved) == 7
+    assert numbers(moved.__getitems__([3, 1])) == numbers(dataset.__getitems__([3, 1]))
+    assert_aligned(moved.__getitems__([3, 1]))
 
 
 def test_memory_and_files_give_the_same(source: ImageSource) -> None:

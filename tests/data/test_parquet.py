@@ -51,6 +51,9 @@ def test_hugging_face_columns(make_parquet: MakeParquet) -> None:
     ("labels", "names", "expected"),
     [
         ([1, 0], None, ["1", "0"]),
+        ([7, 10**12, 7], None, ["7", "1000000000000", "7"]),
+        ([2.0, 0.0], None, ["2", "0"]),
+        ([1.0, 0.0], ["no", "yes"], ["yes", "no"]),
         (["dog", "cat"], None, ["dog", "cat"]),
         (pa.array(["dog", "cat"]).dictionary_encode(), None, ["dog", "cat"]),
         ([True, False], ["no", "yes"], ["yes", "no"]),
@@ -58,8 +61,10 @@ def test_hugging_face_columns(make_parquet: MakeParquet) -> None:
 )
 def test_kinds_of_labels(make_parquet: MakeParquet, labels: Any, names: list[str] | None, expected: list[str]) -> None:
     metadata = None if names is None else schema_metadata(names)
-    file = make_parquet("a.parquet", {"image": [image_cell()] * 2, "label": labels}, metadata)
-    assert labels_of(open_source(file)) == expected
+    file = make_parquet("a.parquet", {"image": [image_cell()] * len(labels), "label": labels}, metadata)
+    source = open_source(file)
+    assert labels_of(source) == expected
+    assert source.class_names is not None and len(source.class_names) == 2
 
 
 @pytest.mark.parametrize("metadata", [{"huggingface": "no json"}, {"huggingface": "[]"}, {"other": "x"}])
@@ -118,8 +123,9 @@ def test_broken_rows_are_named_and_dropped(make_parquet: MakeParquet) -> None:
     assert [row.id for row in usable.skipped] == ["a/000001", "a/000002", "a/000003"]
 
 
-def test_rows_without_label_are_left_out(make_parquet: MakeParquet) -> None:
-    columns = {"image": [image_cell((row, 0, 0)) for row in range(4)], "label": [None, 1, -1, 0], "text": list("abcd")}
+@pytest.mark.parametrize("labels", [[None, 1, -1, 0], [np.nan, 1.0, -1.0, 0.0]], ids=["integers", "pandas"])
+def test_rows_without_label_are_left_out(make_parquet: MakeParquet, labels: list[float | None]) -> None:
+    columns = {"image": [image_cell((row, 0, 0)) for row in range(4)], "label": labels, "text": list("abcd")}
     source = open_source(make_parquet("a.parquet", columns))
     assert labels_of(source) == ["1", "0"]
     assert source.captions == [("b",), ("d",)]
@@ -130,8 +136,8 @@ def test_rows_without_label_are_left_out(make_parquet: MakeParquet) -> None:
     ]
 
 
-@pytest.mark.parametrize("labels", [[None, None], [-1, -1]])
-def test_no_label_at_all_is_an_unlabelled_source(make_parquet: MakeParquet, labels: list[int | None]) -> None:
+@pytest.mark.parametrize("labels", [[None, None], [-1, -1], [np.nan, np.nan], [0.5, 1.0]])
+def test_no_label_at_all_is_an_unlabelled_source(make_parquet: MakeParquet, labels: list[float | None]) -> None:
     source = open_source(make_parquet("a.parquet", {"image": [image_cell()] * 2, "label": labels}))
     assert len(source) == 2
     assert source.labels is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +66,15 @@ def test_train_says_what_it_found_and_what_comes_next(opsin: Opsin, folder: Path
     assert json.loads(again.stdout)["steps"] == 9
     changed = opsin("train", "simclr", "--out", out, "--resume", "--temperature", 0.1)
     assert_one_clear_line(changed, "another temperature", code=2)
+
+
+def test_after_images_without_labels_comes_what_takes_none(command: Opsin, folder: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(folder / "coarse", flat)
+    out = tmp_path / "run"
+    trained = command("train", "simclr", "--data", flat, "--out", out, "--max-steps", 1, *TINY)
+    assert f"next: opsin index {flat} --out {out}.index --model {out}" in trained.stderr
+    assert command(*shlex.split(trained.stderr.split("next: opsin ")[1].splitlines()[0])).returncode == 0
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(opsin: Opsin, folder: Path, tmp_path: Path) -> None:

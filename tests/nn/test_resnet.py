@@ -8,6 +8,7 @@ from torchvision import models
 
 from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.resnet import NAMES, ResNet
+from opsin.nn.stems import LARGEST_SMALL_IMAGE, least_trained_side
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.profile import profile_model
 
@@ -39,6 +40,28 @@ def test_the_small_stem_keeps_every_pixel() -> None:
     assert sizes == {False: (1, 512, 1, 1), True: (1, 512, 4, 4)}
     stem = ResNet("resnet18", small_images=True)[0]
     assert (stem.kernel_size, stem.stride, stem.padding, stem.bias) == ((3, 3), (1, 1), (1, 1), None)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_bfloat16_gradients_are_sound_from_the_least_size_on(small: bool) -> None:
+    """Below it the last stage would halve a single place, whose gradients in bfloat16 are garbage on a CPU."""
+    torch.manual_seed(0)
+    network = ResNet("resnet18", small_images=small).to(memory_format=torch.channels_last)
+    halving = network[-3][0].conv1
+    assert halving.stride == (2, 2) and halving.kernel_size == (3, 3)
+    sides: list[int] = []
+    halving.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1]))
+    least = least_trained_side(LARGEST_SMALL_IMAGE if small else LARGEST_SMALL_IMAGE + 1)
+    with torch.no_grad():
+        network(torch.randn(2, 3, least - 1, least - 1))
+    images = torch.randn(8, 3, least, least).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=rounded):
+            features = network(images)
+        gradients.append(torch.autograd.grad(features.float().square().mean(), halving.weight)[0])
+    assert sides == [1, 2, 2]
+    assert (gradients[1] - gradients[0]).norm() < 0.5 * gradients[0].norm()
 
 
 def test_keys_are_the_courses_numbers() -> None:

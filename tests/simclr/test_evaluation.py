@@ -35,7 +35,7 @@ from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
 from opsin.training.task import Batch, StepOutput
 
-from .conftest import PERIODS, tiny_config
+from .conftest import PERIODS, make_pattern_folder, tiny_config
 
 
 def arrays(parts: JudgedData, encoder: SimclrEncoder) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -61,7 +61,9 @@ def test_neighbours_are_scikit_learns_and_all_vote_where_there_are_few(
         assert evaluation.trained.k == used
     assert evaluation.trained.labelled == 36 and evaluation.trained.metrics.count == 12
     assert [row.id for row in evaluation.trained.skipped] == ["fine/broken.png"]
-    assert evaluation.protocol.startswith(f"12 images of {parts.data!r}, split 'val': vote of the 36 nearest of 36")
+    assert evaluation.protocol.startswith(
+        f"12 images of {parts.data!r}, split 'val': vote of the 36 nearest among 36 of 37 labelled "
+    )
 
 
 def test_the_linear_probe_is_scikit_learns(encoder: SimclrEncoder, parts: JudgedData) -> None:
@@ -73,9 +75,7 @@ def test_the_linear_probe_is_scikit_learns(encoder: SimclrEncoder, parts: Judged
     peer = LogisticRegression(C=1 / (strength * len(features)), tol=1e-8, max_iter=10_000)
     expected = peer.fit(scaler.transform(features), labels).score(scaler.transform(queries), truths)
     assert evaluation.trained.metrics.accuracy == pytest.approx(expected)
-    words = (
-        "logistic regression on frozen features of 36 labelled images (100 % of the labels), its strength chosen on 6 "
-    )
+    words = "logistic regression on frozen features of 36 of 37 labelled images, its strength chosen on 6 "
     assert words + "of them" in evaluation.protocol and evaluation.trained.held_out == 6
 
 
@@ -119,7 +119,7 @@ def test_fine_tuning_learns_what_the_encoder_has_not(small: SimclrEncoder, tmp_p
     protocol = Protocol("finetune", labels_fraction=1.0, epochs=30)
     evaluation = evaluate_encoder(small, protocol, str(tmp_path))
     assert evaluation.trained.metrics.accuracy == 1 and evaluation.trained.metrics.count == 4
-    assert "all weights fine-tuned on 16 labelled images (100 % of the labels), 30 epochs" in evaluation.protocol
+    assert "all weights fine-tuned on 16 of 16 labelled images, 30 epochs" in evaluation.protocol
 
 
 def test_an_interrupted_evaluation_goes_on(
@@ -225,7 +225,7 @@ def test_broken_files_are_not_counted_as_labelled(
     """Also where they are found only as they are read."""
     monkeypatch.setattr("opsin.data.datasets.MEMORY_LIMIT", 0)
     evaluation = evaluate_encoder(small, Protocol(name, labels_fraction=1.0, epochs=1))  # type: ignore[arg-type]
-    assert evaluation.trained.labelled == 36 and "36 labelled images" in evaluation.protocol
+    assert evaluation.trained.labelled == 36 and "36 of 37 labelled images" in evaluation.protocol
     assert [row.id for row in evaluation.trained.skipped] == ["fine/broken.png"]
 
 
@@ -250,7 +250,9 @@ def test_any_encoder_of_images_is_judged_and_has_no_untrained_twin(pattern_folde
         evaluate_encoder(MeanColour(), Protocol())
 
 
-def test_what_cannot_be_judged_says_why(encoder: SimclrEncoder, pattern_folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_says_why(
+    encoder: SimclrEncoder, pattern_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flat, single = tmp_path / "flat", tmp_path / "single"
     flat.mkdir()
     shutil.copy(pattern_folder / "fine" / "00.png", flat / "a.png")
@@ -265,5 +267,19 @@ def test_what_cannot_be_judged_says_why(encoder: SimclrEncoder, pattern_folder: 
         evaluate_encoder(encoder, Protocol(), split="train")
     with pytest.raises(ConfigError, match="share of the labels"):
         evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.0))
-    with pytest.raises(DataError, match="3 labelled images are too few"):
+    monkeypatch.setattr(type(encoder), "encode_image", None)  # refused before anything is computed
+    with pytest.raises(DataError, match="3 of 37 labelled images are too few .* more of them by --labels-fraction"):
         evaluate_encoder(encoder, Protocol("linear", labels_fraction=0.01))
+    alone = make_pattern_folder(tmp_path / "alone", 2)  # of each class one to judge on
+    (alone / "fine" / "broken.png").unlink()
+    with pytest.raises(DataError, match="3 of 3 labelled images are too few .* judge by --protocol knn"):
+        evaluate_encoder(encoder, Protocol("linear", labels_fraction=1.0), str(alone))
+
+
+def test_a_protocol_that_cannot_work_is_not_proposed(tmp_path: Path) -> None:
+    for per_class, expected in ((2, None), (5, Protocol("linear", labels_fraction=1.0)), (25, Protocol("linear"))):
+        folder = make_pattern_folder(tmp_path / str(per_class), per_class)
+        (folder / "fine" / "broken.png").unlink()
+        assert evaluate_encoder(MeanColour(), Protocol(), str(folder)).other == expected
+        if expected is not None:
+            assert evaluate_encoder(MeanColour(), expected, str(folder)).other == Protocol()

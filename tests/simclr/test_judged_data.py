@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from opsin.checkpoint import load_pretrained, write_json
 from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.classification.train import train_classifier
 from opsin.data.sources import open_source
@@ -89,6 +91,60 @@ def test_encoders_of_other_kinds_may_have_seen_all_of_their_source(small: Simclr
     assert not open_judged(encoder, None, None, 1.0, seed=0).seen
     encoder.kind = "clip"  # type: ignore[misc]
     assert open_judged(encoder, None, None, 1.0, seed=0).seen
+
+
+def renamed(pattern_folder: Path, target: Path, extra: int = 0) -> Path:
+    """The run's images under another name, with some more of one class."""
+    shutil.copytree(pattern_folder, target)
+    for number in range(extra):
+        shutil.copy(target / "fine" / "00.png", target / "fine" / f"more{number}.png")
+    return target
+
+
+def test_a_changed_or_renamed_source_does_not_pass_for_unseen_images(
+    encoder: SimclrEncoder, parts: JudgedData, pattern_run: Run, pattern_folder: Path, tmp_path: Path
+) -> None:
+    same = renamed(pattern_folder, tmp_path / "same")
+    changed = renamed(pattern_folder, tmp_path / "changed", extra=3)
+    for judged in (encoder, load(str(pattern_run[0]), "cpu")):
+        moved = open_judged(judged, str(same), None, 1.0, seed=0)
+        assert not moved.seen and list(moved.test.ids) == list(parts.test.ids)
+        assert open_judged(judged, str(changed), None, 1.0, seed=0).seen
+    trained_there = {**encoder.training, "data": str(changed)}  # more images since, under the same name
+    content = replace(encoder.description, training=trained_there)
+    since = open_judged(SimclrEncoder("since", encoder.model, content, "32"), None, None, 1.0, seed=0)
+    assert since.seen and set(since.test.ids) != set(parts.test.ids)
+
+
+def test_splits_of_another_source_are_no_images_of_the_run(encoder: SimclrEncoder, tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        make_pattern_folder(tmp_path / "other" / name, 2)
+    assert not open_judged(encoder, str(tmp_path / "other"), None, 1.0, seed=0).seen
+    make_pattern_folder(tmp_path / "alone" / "train", 4)
+    assert open_judged(encoder, str(tmp_path / "alone"), None, 1.0, seed=0).seen
+
+
+def test_a_run_without_a_digest_knows_its_source_by_path(
+    encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path, tmp_path: Path
+) -> None:
+    older = SimclrEncoder("older", encoder.model, replace(encoder.description, source_digest=None), "32")
+    content, _ = load_pretrained(older.save_pretrained(tmp_path / "older"), kind="simclr")
+    del content["source_digest"]
+    write_json(tmp_path / "older" / "config.json", {"format_version": 1, "kind": "simclr", **content})
+    for judged in (SimclrEncoder.from_pretrained(tmp_path / "older", "cpu"), load(str(tmp_path / "older"), "cpu")):
+        found = open_judged(judged, None, None, 1.0, seed=0)
+        assert not found.seen and list(found.test.ids) == list(parts.test.ids)
+
+
+def test_why_there_is_nothing_to_judge_on(small: SimclrEncoder, tmp_path: Path) -> None:
+    singles = make_pattern_folder(tmp_path / "singles", 1)
+    (singles / "fine" / "broken.png").unlink()
+    with pytest.raises(DataError, match=r"no class of '.*singles' has two images"):
+        open_judged(small, str(singles), None, 1.0, seed=0)
+    training = {**small.training, "data": str(tmp_path / "gone")}
+    lost = SimclrEncoder("lost", small.model, replace(small.description, training=training), "32")
+    with pytest.raises(DataError, match=r"lost was trained on '.*gone', .* labelled source with --data.* no data sou"):
+        open_judged(lost, None, None, 1.0, seed=0)
 
 
 class NetworkAsEncoder(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opsin.simclr.loss
+from opsin.errors import ConfigError
 from opsin.simclr.loss import (
     compute_sim_matrix,
     nt_xent_loss,
@@ -72,6 +73,21 @@ def test_all_three_agree_with_the_formula(temperature: float) -> None:
     torch.testing.assert_close(simclr_loss_naive(left, right, temperature), expected)
     torch.testing.assert_close(simclr_loss_vectorized(left, right, temperature, left.device), expected)
     torch.testing.assert_close(nt_xent_loss(left, right, temperature), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_courses_losses_survive_what_floats_do_not(count: int) -> None:
+    """In float32 at 0.01, where exp(1 / 0.01) is infinite, and with zero vectors (a dead ReLU gives them)."""
+    exact = [view.detach() for view in make_views()]
+    for view in exact:
+        view[:count] = 0
+    expected = masked_cross_entropy(*exact, 0.01)
+    for loss_of in (simclr_loss_naive, lambda *arguments: simclr_loss_vectorized(*arguments, "cpu"), nt_xent_loss):
+        left, right = (view.float().requires_grad_() for view in exact)
+        loss = loss_of(left, right, 0.01)
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+        gradients = torch.autograd.grad(loss, (left, right))
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 # ---------------------------------------------------------------------------------------- the loss of training
@@ -169,6 +185,17 @@ def test_a_single_pair_has_nothing_to_be_told_from() -> None:
     loss = nt_xent_loss(left, right, 0.5)
     loss.backward()
     assert float(loss.detach()) == 0 and left.grad is not None and left.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.5, math.nan, math.inf])
+def test_senseless_temperatures_are_refused(temperature: float) -> None:
+    with pytest.raises(ConfigError, match=f"temperature of the loss must be above zero, not {temperature}"):
+        nt_xent_loss(*make_views(), temperature)
+
+
+def test_a_batch_without_images_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one image, and this batch has none"):
+        nt_xent_loss(torch.zeros(0, 4), torch.zeros(0, 4), 0.5)
 
 
 def test_it_is_computed_in_float32_at_any_precision() -> None:

@@ -203,9 +203,18 @@ def test_a_source_without_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_single_image_is_refused(pattern_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one image only to train on, .* takes at least two"):
+    with pytest.raises(DataError, match="one image only to train on, of '[^']*'; .* takes at least two"):
         train_simclr(tiny_config(pattern_folder, max_train=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_of_two_images_one_is_held_out_unless_it_is_wanted(pattern_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    for number in range(2):
+        shutil.copy(pattern_folder / "fine" / f"0{number}.png", tmp_path / "two")
+    with pytest.raises(DataError, match=r"one image only .* beside 1 held out to validate on \(--val-fraction 0 "):
+        task_of(tiny_config(tmp_path / "two"))
+    assert len(task_of(tiny_config(tmp_path / "two", val_fraction=0.0)).data.train) == 2
 
 
 def test_every_recipe_is_a_valid_config_that_survives_json() -> None:

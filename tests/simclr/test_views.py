@@ -144,6 +144,8 @@ def test_views_are_made_where_the_images_are(images: Tensor) -> None:
         ({"augment": {"min_crop": 0.0}}, "min_crop must be above 0"),
         ({"augment": {"contrast": -1.0}}, "contrast must be at least zero"),
         ({"augment": {"view_size": 0}}, "view_size must be above zero"),
+        ({"image_size": 64, "augment": {"view_size": 16}}, "view_size must be at least 17 for a ResNet .* not 16"),
+        ({"image_size": 4}, "image_size must be at least 5"),
         ({"augment": {"view_size": 16}, "encoder": {"name": "vit"}}, r"view_size \(16\) must be image_size \(32\)"),
         ({"encoder": {"name": "vit", "patch_size": 5}}, "must be divisible by patch_size"),
         ({"encoder": {"name": "vit", "num_heads": 5}}, "must be divisible by num_heads"),

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from opsin.encoders.base import ImageEncoder
     from opsin.simclr.evaluation import Evaluation, Judged, Protocol
 
-NEXT = {"knn": "linear", "linear": "knn"}
-
 
 def evaluate_features(options: EvaluateOptions) -> int:
     """Judge by `options.protocol`, or by nearest neighbours where there is none; returns the exit code."""
@@ -33,8 +31,12 @@ def evaluate_features(options: EvaluateOptions) -> int:
 
         save_figure(evaluation_figure(encoder, protocol, evaluation), options.picture)
         note(f"picture: {options.picture}", quiet=options.quiet)
-    run, data = shlex.quote(options.run), f" --data {shlex.quote(options.data)}" if options.data else ""
-    note(f"next: opsin evaluate {run}{data} --protocol {NEXT.get(protocol.name, 'linear')}", quiet=options.quiet)
+    other = evaluation.other
+    if other is not None:
+        data = f" --data {shlex.quote(options.data)}" if options.data else ""
+        share = "" if other.labels_fraction is None else f" --labels-fraction {other.labels_fraction:g}"
+        command = f"opsin evaluate {shlex.quote(options.run)}{data} --protocol {other.name}{share}"
+        note(f"next: {command}", quiet=options.quiet)
     return 0
 
 
@@ -70,7 +72,7 @@ def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
         "name": protocol.name,
         "data": evaluation.data,
         "split": evaluation.split,
-        "labels_fraction": protocol.fraction,
+        "labels_fraction": evaluation.trained.labelled / evaluation.labels,
         "count": evaluation.trained.metrics.count,
         **_scores(evaluation.trained),
         "untrained": None if evaluation.untrained is None else _scores(evaluation.untrained),

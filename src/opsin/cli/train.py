@@ -30,6 +30,8 @@ class System(NamedTuple):
     """`module:function` (config, directory, resume=, quiet=) -> report with model, metrics, steps, seconds, skipped."""
     next_command: str
     """What to do with a model that takes images."""
+    next_unlabelled: str = ""
+    """What to do instead when the images that it was trained on have no labels, and that takes some."""
 
 
 SYSTEMS = {
@@ -50,6 +52,7 @@ SYSTEMS = {
         "opsin.simclr.config:SimclrConfig",
         "opsin.simclr.train:train_simclr",
         "opsin evaluate {run} --protocol knn",
+        "opsin index {data} --out {run}.index --model {run}",
     ),
     "diffusion": System(
         "opsin.diffusion.recipes",
@@ -176,8 +179,11 @@ def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
 
 
 def _print_report(report: Any, options: Any, system: System) -> None:
-    takes_images = getattr(report, "takes_images", True)
-    next_command = system.next_command if takes_images else "opsin evaluate {run}"
+    next_command = system.next_command
+    if not getattr(report, "takes_images", True):
+        next_command = "opsin evaluate {run}"
+    elif not getattr(report, "labelled", True):
+        next_command = system.next_unlabelled
     if options.json:
         print_json(
             {
@@ -193,7 +199,8 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
     for row in report.skipped:
         print(f"left out  {row.id}: {row.reason}")
-    note(f"next: {next_command.format(run=shlex.quote(str(options.out)))}", quiet=options.quiet)
+    names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
+    note(f"next: {next_command.format(**names)}", quiet=options.quiet)
 
 
 def _load(reference: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Protocol
@@ -46,6 +47,13 @@ class PixelDataset:
         self.pixels = torch.from_numpy(pixels)
         self.labels = None if labels is None else torch.from_numpy(labels)
         self.skipped = list(skipped or [])
+
+    def to(self, device: torch.device) -> PixelDataset:
+        """The same images on a device, on which its batches then are, too."""
+        moved = copy.copy(self)
+        moved.pixels = self.pixels.to(device)
+        moved.labels = None if self.labels is None else self.labels.to(device)
+        return moved
 
     def __len__(self) -> int:
         return len(self.pixels)

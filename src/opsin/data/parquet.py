@@ -1,8 +1,8 @@
 """Sources in parquet files, with columns as Hugging Face image datasets have them.
 
-`image`: a struct of `bytes` and `path`, or plain bytes; `label`: integers, named by the file's own schema when it says
-so, or strings; `captions`, `caption`, `text` or `title`, also several with numbers (`caption_2`): a string or a list of
-strings. Other columns are not read.
+`image`: a struct of `bytes` and `path`, or plain bytes; `label`: whole numbers, named by the file's own schema
+when it says so, or strings; `captions`, `caption`, `text` or `title`, also several with numbers (`caption_2`): a string
+or a list of strings. Other columns are not read.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def parquet_source(
 ) -> ImageSource:
     """One source from the files of each split; `class_names` names integer labels when the files do not.
 
-    Where some rows have a label, those without (null or -1) are left out and listed. Raises DataError when a file is
-    damaged, has no image column, or the files do not fit together.
+    Where some rows have a label, those without (null, NaN or -1) are left out and listed. Raises DataError when a file
+    is damaged, has no image column, or the files do not fit together.
     """
     tables, ids, splits = [], [], []
     for split, paths in files.items():
@@ -69,7 +69,7 @@ def parquet_source(
     names_of_all = list(dict.fromkeys(name for table in tables for name in table.column_names))
     families = [[names_of_all[place] for place in places] for places in caption_columns(names_of_all)]
     of_captions = next((usable for names in families if (usable := _usable(tables, names, _holds_texts))), [])
-    values = [] if label_column is None else _values(tables, label_column)
+    values = [] if label_column is None else _without_gaps(_values(tables, label_column))
     labelled = np.array([value is not None and value != -1 for value in values], dtype=bool)
     labels, names = None, None
     if label_column is not None and labelled.any():
@@ -144,8 +144,18 @@ def _usable(tables: Sequence[pa.Table], candidates: Sequence[str], usable: Calla
 
 def _holds_labels(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    numbers = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    tests = (*numbers, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
     return any(test(kind) for test in tests)
+
+
+def _without_gaps(values: list[Any]) -> list[Any]:
+    """Whole numbers where pandas made floats of them because some are missing, which are NaN then. Floats with a
+    fraction are no labels, and so is then none of them."""
+    found = [None if value != value else value for value in values]
+    if any(isinstance(value, float) and not value.is_integer() for value in found):
+        return [None] * len(found)
+    return [int(value) if isinstance(value, float) else value for value in found]
 
 
 def _holds_texts(kind: pa.DataType) -> bool:
@@ -186,8 +196,10 @@ def _labels(values: list[Any], names: tuple[str, ...] | None, source: str) -> tu
         return np.array([numbers[value] for value in values], dtype=np.int64), names
     if not all(isinstance(value, int) for value in values) or min(values) < 0:
         raise DataError(f"{source}: labels must be texts or whole numbers from 0")
-    if names is None:
-        names = tuple(str(index) for index in range(max(values) + 1))
+    if names is None:  # only numbers that occur: they may be ids of any size
+        present = sorted({int(value) for value in values})
+        places = {value: index for index, value in enumerate(present)}
+        return np.array([places[value] for value in values], dtype=np.int64), tuple(map(str, present))
     if max(values) >= len(names):
         raise DataError(f"{source}: a label is {max(values)}, and there are {len(names)} classes")
     return np.array(values, dtype=np.int64), names

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from opsin.nn.resnet import ResNet
+from opsin.nn.stems import LARGEST_SMALL_IMAGE
 from opsin.nn.vision_transformer import VisionTransformer
-
-LARGEST_SMALL_IMAGE = 63
-"""Side in pixels up to which a ResNet has the stem for small images."""
 
 
 def build_image_encoder(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from opsin.errors import ConfigError
+from opsin.nn.stems import least_trained_side
 from opsin.training.config import TrainingConfig
 
 MOST_HUE = 0.5
@@ -108,6 +109,8 @@ class SimclrConfig:
             raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
         if self.encoder.name == "vit":
             self._check_vit()
+        else:
+            self._check_resnet()
         if self.training.accumulate != 1:
             raise ConfigError("accumulate must be 1: parts of a batch would not be compared with each other")
         if self.training.batch_size < 2:
@@ -123,6 +126,15 @@ class SimclrConfig:
                 f"view_size ({self.augment.view_size}) must be image_size ({self.image_size}) for a Vision "
                 "Transformer, which has positions for one size only"
             )
+
+    def _check_resnet(self) -> None:
+        least = least_trained_side(self.image_size)
+        for name in ("image_size", "view_size"):  # fine-tuning takes crops as large as the images
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    f"{name} must be at least {least} for a ResNet with images of {self.image_size} pixels, not "
+                    f"{getattr(self, name)}: smaller ones leave its last stage a single place to look at"
+                )
 
     @property
     def view_size(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig
@@ -30,6 +30,8 @@ class SimclrData:
     val: ImageDataset | None
     bank: ImageDataset | None
     num_classes: int
+    digest: str | None = None
+    """Of the whole source; see `division_digest`."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -61,15 +63,20 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
     seed = config.training.seed
     train = image_dataset(source.select(rows["train"]), config.image_size)
     if len(train) == 1:
+        own_val = source.splits is not None and "val" in source.splits
+        beside = ""
+        if len(rows["val"]) and not own_val and config.max_train != 1:
+            beside = f" beside {len(rows['val'])} held out to validate on (--val-fraction 0 trains on all)"
         raise DataError(
-            f"there is one image only to train on, of {source.name!r}; learning to tell images apart takes at least two"
+            f"there is one image only to train on, of {source.name!r}{beside}; learning to tell images apart takes at "
+            "least two"
         )
     validated = _some(rows["val"], MOST_VALIDATED, derive_seed(seed, "validated"))
     val = image_dataset(source.select(validated), config.image_size) if len(validated) else None
     bank = None
     if source.labels is not None and len(np.unique(source.labels[rows["train"]])) > 1:
         bank = SomeImages(train, _some(np.arange(len(train)), MOST_NEIGHBOURS, derive_seed(seed, "neighbours")))
-    return SimclrData(train, val, bank, len(source.class_names or ()))
+    return SimclrData(train, val, bank, len(source.class_names or ()), division_digest(source))
 
 
 def rows_of_run(source: ImageSource, config: SimclrConfig) -> dict[str, np.ndarray]:

@@ -19,7 +19,6 @@ from torch import Generator, Tensor, nn
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
 from opsin.data.image_source import ImageSource, NothingReadable
 from opsin.data.images import Skipped
-from opsin.data.splits import split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
 from opsin.errors import ConfigError, DataError
@@ -27,8 +26,8 @@ from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
 from opsin.simclr.inference import SimclrEncoder
-from opsin.simclr.judged_data import HELD_OUT, JudgedData, open_judged
-from opsin.simclr.knn import knn_predict
+from opsin.simclr.judged_data import JudgedData, chosen_on, open_judged, refuse_too_few, some_labelled
+from opsin.simclr.knn import NEIGHBOURS, TEMPERATURE, knn_predict
 from opsin.simclr.linear_probe import (
     SEED_EPOCHS,
     accuracy,
@@ -53,8 +52,8 @@ class Protocol:
 
     name: ProtocolName = "knn"
     labels_fraction: float | None = None
-    k: int = 200
-    temperature: float = 0.5
+    k: int = NEIGHBOURS
+    temperature: float = TEMPERATURE
     epochs: int = EPOCHS
     seed: int = 0
 
@@ -87,11 +86,14 @@ class Judged:
 @dataclass(frozen=True)
 class Evaluation:
     """Scores, and the protocol that they belong to in words; `untrained` is the same network with the weights that a
-    run begins with, where that can be made."""
+    run begins with, where that can be made. There are `labels` in all that could have been used. `other` is another
+    protocol that these are enough for, where there is one."""
 
     data: str
     split: str
     protocol: str
+    labels: int
+    other: Protocol | None
     class_names: tuple[str, ...]
     trained: Judged
     untrained: Judged | None
@@ -103,7 +105,7 @@ def evaluate_encoder(
     """Judge on a split of a source, by default the one that the encoder was trained on; see `open_judged`.
 
     `linear-seed` and `finetune` go through the network, and take a SimclrEncoder only. Raises ConfigError for settings
-    that cannot be, DataError for a source that has no labels, one class only, or no such split.
+    that cannot be, DataError for a source that has no labels, one class only, no such split, or too few labels.
     """
     if protocol.name in ("linear-seed", "finetune") and not isinstance(encoder, SimclrEncoder):
         raise ConfigError(
@@ -111,15 +113,28 @@ def evaluate_encoder(
             f"{encoder.name} by knn or linear"
         )
     parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed)
+    if protocol.name == "linear":
+        refuse_too_few(parts, protocol.fraction, protocol.seed)
     judge = _JUDGES[protocol.name]
     trained = judge(encoder, parts, protocol, quiet)
     untrained = None
     if isinstance(encoder, SimclrEncoder):
         untrained = judge(untrained_encoder(encoder), parts, protocol, quiet)
-    words = f"{trained.metrics.count} images of {parts.data!r}, split {parts.split!r}: {_words(protocol, trained)}"
+    words = (
+        f"{trained.metrics.count} images of {parts.data!r}, split {parts.split!r}: {_words(protocol, trained, parts)}"
+    )
     if parts.seen:
         words += "; the encoder may have been trained on these images"
-    return Evaluation(parts.data, parts.split, words, parts.class_names, trained, untrained)
+    return Evaluation(
+        data=parts.data,
+        split=parts.split,
+        protocol=words,
+        labels=len(parts.pool),
+        other=Protocol() if protocol.name == "linear" else _linear(parts),
+        class_names=parts.class_names,
+        trained=trained,
+        untrained=untrained,
+    )
 
 
 def untrained_encoder(encoder: SimclrEncoder) -> SimclrEncoder:
@@ -133,10 +148,18 @@ def untrained_encoder(encoder: SimclrEncoder) -> SimclrEncoder:
     return SimclrEncoder(f"{encoder.name}, untrained", model, replace(content, projection=None), encoder.precision)
 
 
-def _words(protocol: Protocol, judged: Judged) -> str:
-    share = f"{judged.labelled} labelled images ({100 * protocol.fraction:.3g} % of the labels)"
+def _linear(parts: JudgedData) -> Protocol | None:
+    """The linear probe on its usual share of the labels, or where that is too few, on all; None where these are."""
+    for protocol in (Protocol("linear"), Protocol("linear", labels_fraction=1.0)):
+        if len(chosen_on(some_labelled(parts.pool, protocol.fraction, protocol.seed), protocol.seed)):
+            return protocol
+    return None
+
+
+def _words(protocol: Protocol, judged: Judged, parts: JudgedData) -> str:
+    share = f"{judged.labelled} of {len(parts.pool)} labelled images"
     if protocol.name == "knn":
-        return f"vote of the {judged.k} nearest of {share}, temperature {protocol.temperature:g}"
+        return f"vote of the {judged.k} nearest among {share}, temperature {protocol.temperature:g}"
     if protocol.name == "linear":
         return (
             f"L2-regularised logistic regression on frozen features of {share}, its strength chosen on "
@@ -163,8 +186,7 @@ def _judge_linear(encoder: ImageEncoder, parts: JudgedData, protocol: Protocol, 
     fitted, test = (encode(source, encoder, quiet=quiet) for source in (parts.labelled, parts.test))
     scale = standardisation(fitted.features)
     held_out = torch.zeros(len(fitted.labels), dtype=torch.bool)
-    alone = replace(fitted.source, splits=None)
-    held_out[torch.from_numpy(split_rows(alone, HELD_OUT, 0.0, protocol.seed)["val"])] = True
+    held_out[torch.from_numpy(chosen_on(fitted.source, protocol.seed))] = True
     chosen = choose_logistic_regression(scale(fitted.features), fitted.labels, parts.num_classes, held_out)
     scores = chosen.probe.scores(scale(test.features))
     return _judged(scores, test.labels, fitted, test, strength=chosen.strength, held_out=int(held_out.sum()))

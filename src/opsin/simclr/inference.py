@@ -34,6 +34,8 @@ class SimclrContent:
     preprocessing: Preprocessing
     metrics: dict[str, float]
     training: dict[str, Any]
+    source_digest: str | None = None
+    """`opsin.data.splits.division_digest` of the source that was trained on; None where it is not known."""
 
 
 class SimclrEncoder(NetworkEncoder, PretrainedModel):
@@ -54,6 +56,7 @@ class SimclrEncoder(NetworkEncoder, PretrainedModel):
         PretrainedModel.__init__(self, network, content.metrics, content.training, precision)
         self.description = content
         self.preprocessing = content.preprocessing
+        self.source_digest = content.source_digest
 
     @classmethod
     def _build(cls, content: SimclrContent) -> SimclrModel:
@@ -90,6 +93,7 @@ def write_model(
     config: SimclrConfig,
     preprocessing: Preprocessing,
     metrics: Mapping[str, float],
+    source_digest: str | None,
 ) -> None:
     """A model in training as a directory, which `SimclrEncoder.from_pretrained` takes; an older one there is replaced
     in one step."""
@@ -100,6 +104,7 @@ def write_model(
         preprocessing=preprocessing,
         metrics=dict(metrics),
         training=training,
+        source_digest=source_digest,
     )
     card = model_card(config.encoder.name, metrics, training)
     checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=model.state_dict(), card=card)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from opsin.data.image_source import ImageSource
 from opsin.data.sources import is_same_source, open_labelled
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import derive_seed
@@ -26,11 +26,12 @@ out before, or train on all."""
 
 @dataclass(frozen=True)
 class JudgedData:
-    """A labelled source in two parts; `labelled` is the share of it whose labels are used, and `seen` whether the
-    encoder may have been trained on the images of `test`."""
+    """A labelled source in two parts: `pool`, of whose labels `labelled` has the share that is used, and `test`. `seen`
+    says whether the encoder may have been trained on the images of `test`."""
 
     data: str
     split: str
+    pool: ImageSource
     labelled: ImageSource
     test: ImageSource
     seen: bool = False
@@ -52,8 +53,9 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
     some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
     decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
-    judged on, unless it is of a kind whose runs certainly held that out. Raises DataError when the source has no labels
-    or no such split, ConfigError for a share or split that cannot be.
+    judged on, unless it is of a kind whose runs certainly held that out. A source of another digest than the run's may
+    be the same one, changed or renamed, and only a split that it has itself, elsewhere, passes for unseen. Raises
+    DataError when the source has no labels or nothing to judge on, ConfigError for a share or split that cannot be.
     """
     if split not in (None, "test", "val"):
         raise ConfigError(
@@ -64,21 +66,68 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
         training = {}
     own = str(training.get("data", ""))
     ref = data or own
-    if not ref:
-        raise DataError(f"{encoder.name} does not say what it was trained on; name a labelled source with --data")
-    source = open_labelled(ref)
-    is_own = is_same_source(ref, own)
+    source = _open(encoder.name, data, own)
+    digest = getattr(encoder, "source_digest", None)
+    is_unchanged = digest is not None and digest == division_digest(source)
+    is_own = is_unchanged or is_same_source(ref, own)
     rows, held_out_by_run = _rows(source, training if is_own else {})
-    seen = is_own and not (held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE)
-    split = split or ("test" if len(rows["test"]) else "val")
-    if len(rows[split]) == 0:
-        raise DataError(f"{ref!r} has no split {split!r} to judge on")
-    rest = rows["train"] if split == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
-    labelled = source.select(rest)
-    assert labelled.labels is not None
+    wanted = split or ("test" if len(rows["test"]) else "val")
+    if len(rows[wanted]) == 0:
+        raise DataError(_nothing_to_judge_on(ref, split))
+    if is_unchanged or (is_own and digest is None):
+        seen = not (held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE)
+    else:
+        seen = digest is not None and (is_own or source.splits is None or wanted not in source.splits)
+    rest = rows["train"] if wanted == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
+    pool = source.select(rest)
+    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), source.select(rows[wanted]), seen)
+
+
+def some_labelled(pool: ImageSource, fraction: float, seed: int) -> ImageSource:
+    """`fraction` of the images of a labelled source, evenly from every class; see `labelled_rows`."""
+    assert pool.labels is not None
     # All labels are the same for every seed, and so is then their order, by which the cache knows blocks of them.
-    some = labelled_rows(labelled.labels, fraction, derive_seed(seed if fraction < 1 else 0, "labelled"))
-    return JudgedData(ref, split, labelled.select(some), source.select(rows[split]), seen)
+    return pool.select(labelled_rows(pool.labels, fraction, derive_seed(seed if fraction < 1 else 0, "labelled")))
+
+
+def chosen_on(labelled: ImageSource, seed: int) -> np.ndarray:
+    """Rows of the labelled images that a linear probe chooses its regularisation on, evenly from every class. Empty
+    where no class has two images to part."""
+    return split_rows(replace(labelled, splits=None), HELD_OUT, 0.0, seed)["val"]
+
+
+def refuse_too_few(parts: JudgedData, fraction: float, seed: int) -> None:
+    """Raise DataError where a linear probe would have nothing to choose its regularisation on."""
+    if len(chosen_on(parts.labelled, seed)):
+        return
+    more = "take more of them by --labels-fraction" if fraction < 1 else "judge by --protocol knn instead"
+    raise DataError(
+        f"{len(parts.labelled)} of {len(parts.pool)} labelled images are too few to choose the regularisation of a "
+        f"linear probe on some of them, which takes two of some class; {more}"
+    )
+
+
+def _open(name: str, data: str | None, own: str) -> ImageSource:
+    if data:
+        return open_labelled(data)
+    if not own:
+        raise DataError(f"{name} does not say what it was trained on; name a labelled source with --data")
+    try:
+        return open_labelled(own)
+    except DataError as error:
+        raise DataError(
+            f"{name} was trained on {own!r}, on which it cannot be judged now; name a labelled source with --data. "
+            f"The reason: {error}"
+        ) from error
+
+
+def _nothing_to_judge_on(ref: str, split: str | None) -> str:
+    if split is not None:
+        return f"{ref!r} has no split {split!r} to judge on"
+    return (
+        f"no class of {ref!r} has two images, one to judge on and one whose label is used; name a source with more by "
+        "--data"
+    )
 
 
 def _rows(source: ImageSource, training: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from opsin.errors import ConfigError
 
+NEIGHBOURS = 200
+TEMPERATURE = 0.5
 SIMILARITIES_AT_A_TIME = 2**24
 """64 MiB of float32."""
 
@@ -25,8 +27,8 @@ def knn_predict(
     bank_labels: Tensor,
     num_classes: int,
     *,
-    k: int = 200,
-    temperature: float = 0.5,
+    k: int = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
     chunk_size: int = SIMILARITIES_AT_A_TIME,
 ) -> Tensor:
     """The share of the votes that each class gets, float32 (N, K), whose rows add up to one.

@@ -10,6 +10,7 @@ compared with, E width of a vector.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from opsin.errors import ConfigError
 from opsin.training.gather import gather as gather_from_processes
 
 MOST_COSINES = 2**22
@@ -24,31 +26,31 @@ MOST_COSINES = 2**22
 
 
 def sim(left: Tensor, right: Tensor) -> Tensor:
-    """Cosine of two vectors (E,), a tensor of no dimension."""
-    return left @ right / (torch.linalg.norm(left) * torch.linalg.norm(right))
+    """Cosine of two vectors (E,), a tensor of no dimension; zero where one of them is a zero vector."""
+    return _unit(left) @ _unit(right)
 
 
 def simclr_loss_naive(out_left: Tensor, out_right: Tensor, tau: float) -> Tensor:
-    """The loss of two views (N, E) each, pair by pair: slow, and word for word what the formula says."""
+    """The loss of two views (N, E) each, pair by pair: slow, and what the formula says, whose exponentials are kept as
+    logarithms, so that no temperature overflows."""
     out = torch.cat([out_left, out_right])
     count = len(out_left)
     total = out.new_zeros(())
     for k in range(count):
         for row, other in ((k, k + count), (k + count, k)):
-            others = [torch.exp(sim(out[row], out[i]) / tau) for i in range(2 * count) if i != row]
-            total = total - torch.log(torch.exp(sim(out[row], out[other]) / tau) / torch.stack(others).sum())
+            others = torch.stack([sim(out[row], out[i]) / tau for i in range(2 * count) if i != row])
+            total = total + torch.logsumexp(others, dim=0) - sim(out[row], out[other]) / tau
     return total / (2 * count)
 
 
 def sim_positive_pairs(out_left: Tensor, out_right: Tensor) -> Tensor:
     """Cosines of row i of one with row i of the other, (N, 1)."""
-    norms = torch.linalg.norm(out_left, dim=1) * torch.linalg.norm(out_right, dim=1)
-    return ((out_left * out_right).sum(dim=1) / norms)[:, None]
+    return (_unit(out_left) * _unit(out_right)).sum(dim=1, keepdim=True)
 
 
 def compute_sim_matrix(out: Tensor) -> Tensor:
     """Cosines of all rows of (2N, E) with each other, (2N, 2N)."""
-    unit = out / torch.linalg.norm(out, dim=1, keepdim=True)
+    unit = _unit(out)
     return unit @ unit.T
 
 
@@ -56,9 +58,9 @@ def simclr_loss_vectorized(out_left: Tensor, out_right: Tensor, tau: float, devi
     """What `simclr_loss_naive` gives, without loops, on a device."""
     out_left, out_right = out_left.to(device), out_right.to(device)
     cosines = compute_sim_matrix(torch.cat([out_left, out_right]))
-    others = torch.exp((cosines / tau).fill_diagonal_(-torch.inf)).sum(dim=1)
-    positive = torch.exp(sim_positive_pairs(out_left, out_right)[:, 0] / tau).repeat(2)
-    return -torch.log(positive / others).mean()
+    others = torch.logsumexp((cosines / tau).fill_diagonal_(-torch.inf), dim=1)
+    positive = (sim_positive_pairs(out_left, out_right)[:, 0] / tau).repeat(2)
+    return (others - positive).mean()
 
 
 def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: bool = True) -> Tensor:
@@ -73,7 +75,13 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
         left, right: (n, E) projections of the two views, of any length; row i of one belongs to row i of the other.
         temperature: what cosines are divided by, above zero.
         gather: with False, only the images of this process are compared; all processes or none have to gather.
+
+    Raises ConfigError for a temperature that is not above zero or not finite, ValueError without any image.
     """
+    if not 0 < temperature < math.inf:
+        raise ConfigError(f"the temperature of the loss must be above zero, not {temperature}")
+    if len(left) == 0:
+        raise ValueError("the contrastive loss needs at least one image, and this batch has none")
     with torch.autocast(left.device.type, enabled=False):
         precise = torch.float64 if left.dtype == torch.float64 else torch.float32
         own = torch.stack([_unit(left.to(precise)), _unit(right.to(precise))])  # (2, n, E)
@@ -126,6 +134,6 @@ def _parts(rows: Tensor, keys: Tensor) -> Iterator[slice]:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    """Vectors of length one; those of length zero stay as they are."""
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    """Vectors (…, E) of length one; those of length zero stay as they are."""
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / torch.where(norms > 0, norms, torch.ones_like(norms))

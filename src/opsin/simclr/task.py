@@ -15,14 +15,11 @@ from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData
 from opsin.simclr.inference import write_model
-from opsin.simclr.knn import knn_predict
+from opsin.simclr.knn import NEIGHBOURS, knn_predict
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views
 from opsin.training.task import Batch, StepOutput, Task
-
-NEIGHBOURS = 200
-KNN_TEMPERATURE = 0.5
 
 
 class SimclrTask(Task):
@@ -71,7 +68,7 @@ class SimclrTask(Task):
             self.model.train(training)
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        write_model(directory, self._network, self.config, self.preprocessing, metrics)
+        write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.digest)
 
     def _projections(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Projections (N, E) of a view each of uint8 images (N, 3, S, S), and of another one."""
@@ -97,14 +94,8 @@ class SimclrTask(Task):
     def _knn_accuracy(self, dataset: ImageDataset, bank: ImageDataset) -> float:
         features, labels = self._features(dataset)
         bank_features, bank_labels = self._features(bank)
-        scores = knn_predict(
-            features,
-            bank_features,
-            bank_labels,
-            self.data.num_classes,
-            k=min(NEIGHBOURS, len(bank_labels)),
-            temperature=KNN_TEMPERATURE,
-        )
+        k = min(NEIGHBOURS, len(bank_labels))
+        scores = knn_predict(features, bank_features, bank_labels, self.data.num_classes, k=k)
         return float((scores.argmax(dim=1) == labels).float().mean())
 
     def _features(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:

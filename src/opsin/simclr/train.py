@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from opsin.config import to_dict
@@ -16,9 +17,17 @@ from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimclrReport(TrainReport):
+    """What a run of SimCLR left, besides."""
+
+    labelled: bool
+    """Whether the images that were trained on have labels of two classes at least, by which to judge the features."""
+
+
 def train_simclr(
     config: SimclrConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
-) -> TrainReport:
+) -> SimclrReport:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
     The test split of the source is not looked at. Raises DataError when the data cannot be used for this, and what
@@ -27,13 +36,14 @@ def train_simclr(
     data = open_data(open_source(config.data), config)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(build_task(config, data), data.train, to_dict(config), resume=resume)
-    return TrainReport(
+    return SimclrReport(
         model=trainer.run.model,
         metrics=dict(result.metrics),
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(data.train),
         skipped=data.skipped,
+        labelled=data.bank is not None,
     )
 
 

@@ -15,11 +15,9 @@ from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.evaluation import Evaluation, Protocol, encode, evaluate_encoder
+from opsin.simclr.evaluation import Evaluation, Protocol, evaluate_encoder
+from opsin.simclr.evaluation_picture import evaluation_figure
 from opsin.simclr.inference import SimclrEncoder
-from opsin.simclr.judged_data import open_judged
-from opsin.simclr.knn import nearest_neighbours
-from opsin.simclr.pictures import neighbours_figure
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
@@ -28,7 +26,6 @@ from opsin.tour.report import Picture, Section, Table
 from opsin.training.report import TrainReport
 
 SHOWN = 8
-NEAREST = 7
 
 
 def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
@@ -59,8 +56,9 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 "The contrastive loss, and how often the nearest training pictures tell the group of a held-out one.",
             ),
             Picture(
-                _neighbours_figure(encoder, protocol),
-                "Test emoji on the left, each with the other pictures of the nearest features, and their cosines.",
+                evaluation_figure(encoder, protocol, evaluation),
+                "Test emoji on the left, evenly spread over all of them, each with the other pictures of the nearest "
+                "features, their cosines and their groups; those of another group are orange.",
             ),
         ],
         repeat=[
@@ -101,15 +99,3 @@ def _views_figure(source: ImageSource, config: SimclrConfig) -> Figure:
             axes.imshow(image.permute(1, 2, 0).numpy())
             axes.axis("off")
     return figure
-
-
-def _neighbours_figure(encoder: SimclrEncoder, protocol: Protocol) -> Figure:
-    """Test pictures evenly spread: nothing is picked by hand. Features are those that the evaluation left in the
-    cache."""
-    parts = open_judged(encoder, None, None, protocol.fraction, protocol.seed)
-    test, bank = encode(parts.test, encoder), encode(parts.labelled, encoder)
-    shown = np.linspace(0, len(test.labels) - 1, SHOWN).astype(int)
-    cosines, nearest = nearest_neighbours(test.features[shown], bank.features, NEAREST)
-    queries = [test.source.load(int(row)) for row in shown]
-    neighbours = [[bank.source.load(place) for place in places] for places in nearest.tolist()]
-    return neighbours_figure(queries, neighbours, cosines.numpy())

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from opsin.data.datasets import PixelDataset
 from opsin.errors import DataError
 from opsin.training.sampler import StepSampler
 from opsin.training.task import Batch, BatchDataset
+
+MOST_OF_FREE_MEMORY = 0.25
+"""Of a GPU: the network, its gradients and what lies between them need the rest."""
 
 
 def load_batches(
@@ -20,20 +24,32 @@ def load_batches(
 ) -> Generator[Batch, None, None]:
     """The batches that `sampler` names, on `device`, without end; closing the generator ends the worker processes.
 
-    Raises DataError when not a single sample of the dataset can be read.
+    Images in memory move to a GPU once and for all where they take a small part of what is free there. Raises DataError
+    when not a single sample of the dataset can be read.
     """
+    dataset, is_there = _moved_to_gpu(dataset, device)
     # Elsewhere torch may still be copying when the source is freed (its issue 83015, on MPS).
-    pinned = device.type == "cuda"
+    pinned = device.type == "cuda" and not is_there
     loader: DataLoader[Batch] = DataLoader(
         _NeverEmpty(dataset),  # type: ignore[arg-type]
         batch_sampler=sampler,
-        num_workers=workers,
+        num_workers=0 if is_there else workers,
         collate_fn=_as_is,  # batches come whole from the dataset
         pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
     for batch in loader:
         yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
+
+
+def _moved_to_gpu(dataset: BatchDataset, device: torch.device) -> tuple[BatchDataset, bool]:
+    """The dataset on the device, and True; or where that is no GPU, or too small, as it is, and False."""
+    if device.type != "cuda" or not isinstance(dataset, PixelDataset):
+        return dataset, False
+    free, _ = torch.cuda.mem_get_info(device)
+    if dataset.pixels.nbytes > MOST_OF_FREE_MEMORY * free:
+        return dataset, False
+    return dataset.to(device), True
 
 
 class _NeverEmpty:
