@@ -41,7 +41,7 @@ def emoji_zoo() -> DiffusionConfig:
         # by next to nothing in the first steps of a drawing, which guidance makes worse.
         process=ProcessConfig(timesteps=100, objective="pred_v", beta_schedule="sigmoid"),
         training=TrainingConfig(
-            max_minutes=295,
+            max_minutes=355,
             batch_size=64,
             learning_rate=1e-3,
             weight_decay=0.0,
