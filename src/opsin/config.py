@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import types
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,11 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelt most like `name`, or None if none comes close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256, in hexadecimal, of JSON types."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def to_dict(config: Any) -> dict[str, Any]:

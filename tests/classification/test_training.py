@@ -150,6 +150,19 @@ def test_evaluation_matches_classes_by_name(colour_run: Run, tmp_path: Path) -> 
         evaluate_classifier(classifier, str(tmp_path / "some"))
 
 
+def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:
+    folder = make_colour_folder(tmp_path / "images", per_class=3)
+    config = tiny_config(folder, max_steps=2)
+    train_classifier(config, tmp_path / "run", quiet=True)
+    Image.new("RGB", (16, 16), "red").save(folder / "red" / "one more.png")
+    with pytest.raises(CheckpointError, match="the set of images is not the one that the run .* began with"):
+        train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+    (folder / "red" / "one more.png").unlink()
+    (folder / "blue").rename(folder / "sky")  # as many classes in another order
+    with pytest.raises(CheckpointError, match="the list of classes is not the one"):
+        train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+
+
 def test_a_resumed_run_that_is_finished_only_exports_again(colour_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(colour_folder, max_steps=6)
     first = train_classifier(config, tmp_path / "run", quiet=True)

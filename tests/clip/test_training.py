@@ -19,10 +19,12 @@ from opsin.clip.recipes import RECIPES
 from opsin.clip.task import ClipTask
 from opsin.clip.train import build_task, train_clip
 from opsin.config import from_dict, to_dict
+from opsin.data.splits import division_digest
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.training.record import config_of
 from opsin.training.report import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -76,7 +78,7 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
     task = build_task(config, open_splits(config))
     assert encoder.tokenizer.to_json() == task.tokenizer.to_json()
     assert encoder.preprocessing == task.preprocessing
-    assert encoder.training == to_dict(config)
+    assert encoder.training == {**to_dict(config), "source_digest": division_digest(open_captioned(config.data))}
     assert encoder.metrics == colour_run[1].metrics
     _, tensors = load_pretrained(colour_run[0], kind="clip")
     task.model.load_state_dict(tensors)
@@ -90,7 +92,7 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
 
 def test_evaluating_the_files_gives_what_the_run_measured(colour_run: Run, folder: Path) -> None:
     encoder = load_run(colour_run)
-    own = from_dict(ClipConfig, encoder.training)
+    own = config_of(ClipConfig, encoder.training)
     for split in ("train", "val", "test"):
         evaluation = evaluate_retrieval(encoder, own, split=split)
         assert evaluation.styles.keys() == {"all"}

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 
 from opsin.classification.config import AugmentConfig, ViTConfig
 from opsin.classification.inference import Classifier
+from opsin.config import json_digest
 from opsin.data.augment import mix, random_augment, random_flip, random_shift
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.training.metrics import classification_metrics
+from opsin.training.record import SOURCE_DIGEST, source_foundation
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -35,7 +37,7 @@ class ClassificationTask(Task):
         validation: ImageDataset | None,
         training: Mapping[str, Any],
     ) -> None:
-        """`validation` is labelled data or None; `training` is the resolved run config, for the model directory."""
+        """`validation` is labelled data or None; `training` is the record of the run, for the model directory."""
         super().__init__(model)
         self.config = config
         self.augment = augment
@@ -69,6 +71,10 @@ class ClassificationTask(Task):
         scores, labels = evaluate_dataset(self.classifier(), self.validation)
         metrics = classification_metrics(scores, labels)
         return {"val_accuracy": metrics.accuracy, "val_loss": metrics.loss}
+
+    def foundations(self) -> dict[str, str]:
+        source = source_foundation(self.training_config.get(SOURCE_DIGEST))
+        return {"list of classes": json_digest(self.class_names), **source}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.classifier(metrics).save_pretrained(directory)

@@ -12,9 +12,11 @@ from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
 from opsin.data.image_source import ImageSource
 from opsin.data.sources import open_labelled
+from opsin.data.splits import division_digest
 from opsin.runtime import seeded
 from opsin.training.config import TrainingConfig
 from opsin.training.metrics import classification_metrics
+from opsin.training.record import training_record
 from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
@@ -60,10 +62,11 @@ def build_task(
     """The task of a run, with a model initialised from the run's seed."""
     assert source.class_names is not None
     preprocessing = preprocessing_for(train_data, config.image_size)
+    record = training_record(config, division_digest(source))
     with seeded(config.training.seed, "weights"):
         model = build_model(config.model, config.image_size, len(source.class_names))
     return ClassificationTask(
-        model, config.model, config.augment, source.class_names, preprocessing, validation, to_dict(config)
+        model, config.model, config.augment, source.class_names, preprocessing, validation, record
     )
 
 

@@ -21,11 +21,11 @@ def evaluate_model(options: EvaluateOptions) -> int:
         raise UsageError(f"--beams, --worst and --picture are for other kinds of models than {options.run}")
     from opsin.clip.config import ClipConfig
     from opsin.clip.evaluation import evaluate_retrieval
-    from opsin.config import from_dict
     from opsin.encoders.local_clip import LocalClipEncoder
+    from opsin.training.record import config_of
 
     encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
-    own = from_dict(ClipConfig, encoder.training, where="the model's training config")
+    own = config_of(ClipConfig, encoder.training)
     evaluation = evaluate_retrieval(encoder, own, options.data, options.split)
     if options.json:
         print_json(_retrieval_document(evaluation))

@@ -15,7 +15,7 @@ from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.sources import open_source
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.errors import ConfigError
 from opsin.runtime import derive_seed
 
@@ -52,6 +52,8 @@ class ClipSplits:
     val: CaptionedImages | None
     test: CaptionedImages | None
     other_style: CaptionedImages | None
+    source_digest: str | None = None
+    """See `division_digest`."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -70,7 +72,7 @@ def open_splits(config: ClipConfig) -> ClipSplits:
 
     train = dataset("train")
     assert train is not None
-    return ClipSplits(train, dataset("val"), dataset("test"), dataset(OTHER_STYLE))
+    return ClipSplits(train, dataset("val"), dataset("test"), dataset(OTHER_STYLE), division_digest(source))
 
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:

@@ -17,12 +17,13 @@ from opsin.clip.evaluation import evaluate_dataset, summary
 from opsin.clip.loss import clip_loss
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
-from opsin.config import to_dict
+from opsin.config import json_digest, to_dict
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.clip_card import model_card
 from opsin.encoders.local_clip import KIND, ClipContent
 from opsin.nn.dual_encoder import DualEncoder
+from opsin.training.record import source_foundation, training_record
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -40,6 +41,7 @@ class ClipTask(Task):
         preprocessing: Preprocessing,
         train: CaptionedImages,
         validation: CaptionedImages | None,
+        source_digest: str | None = None,
     ) -> None:
         super().__init__(model)
         self.config = config
@@ -47,6 +49,7 @@ class ClipTask(Task):
         self.preprocessing = preprocessing
         self.texts = TextSampler(train.captions, tokenizer, config.augment)
         self.validation = validation
+        self.source_digest = source_digest
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         self._network.clip_logit_scale()
@@ -71,8 +74,12 @@ class ClipTask(Task):
         finally:
             self.model.train(training)
 
+    def foundations(self) -> dict[str, str]:
+        return {"tokenizer": json_digest(self.tokenizer.to_json()), **source_foundation(self.source_digest)}
+
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        write_model(directory, self._network, self.config, self.tokenizer, self.preprocessing, metrics)
+        training = training_record(self.config, self.source_digest)
+        write_model(directory, self._network, self.config, self.tokenizer, self.preprocessing, metrics, training)
 
     @property
     def _network(self) -> DualEncoder:
@@ -87,12 +94,12 @@ def write_model(
     tokenizer: BpeTokenizer,
     preprocessing: Preprocessing,
     metrics: Mapping[str, float],
+    training: dict[str, Any],
 ) -> None:
     """The model as a directory, which `opsin.encoders.load` takes; an older model there is replaced in one step."""
-    training = to_dict(config)
     content = ClipContent(
         embed_dim=config.embed_dim,
-        image=training["image"],
+        image=asdict(config.image),
         text=text_tower_options(config, tokenizer),
         tokenizer=tokenizer.to_json(),
         preprocessing=preprocessing,

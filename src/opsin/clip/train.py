@@ -61,7 +61,7 @@ def build_task(config: ClipConfig, splits: ClipSplits) -> ClipTask:
     with seeded(config.training.seed, "weights"):
         text = text_tower_options(config, tokenizer)
         model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
-    return ClipTask(model, config, tokenizer, preprocessing, train, splits.val)
+    return ClipTask(model, config, tokenizer, preprocessing, train, splits.val, splits.source_digest)
 
 
 def _add_final_metrics(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 import numpy as np
 
+from opsin.config import json_digest
 from opsin.data.image_source import ImageSource
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
@@ -32,11 +30,10 @@ def split_rows(source: ImageSource, val_fraction: float, test_fraction: float, s
 
 
 def division_digest(source: ImageSource) -> str:
-    """SHA-256, in hexadecimal, of what `split_rows` looks at: ids, classes, splits and groups. The same settings divide
+    """A digest of what `split_rows` looks at: ids, classes, splits and groups. The same settings divide
     two sources of one digest alike."""
     columns = (source.labels, source.splits, source.groups)
-    content = [list(source.ids), *(None if column is None else column.tolist() for column in columns)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_digest([list(source.ids), *(None if column is None else column.tolist() for column in columns)])
 
 
 def _draw(source: ImageSource, candidates: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.sources import open_source
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features
 from opsin.encoders.base import TextEncoder
@@ -34,6 +34,8 @@ class DiffusionSplits:
     """float32 (M, E): row i is that of `texts[i]`."""
     encoder: EncoderIdentity | None = None
     """What gave the features, if it is known."""
+    source_digest: str | None = None
+    """See `division_digest`."""
 
     @property
     def train_features(self) -> Tensor:
@@ -106,8 +108,8 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
         numbered = replace(part, labels=np.arange(len(part)), class_names=None)
         datasets[name] = PromptDataset(image_dataset(numbered, config.image_size), texts_of)
     features = text_features(encoder, list(texts))
-    identity = EncoderIdentity.of(encoder)
-    return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features, identity)
+    identity, digest = EncoderIdentity.of(encoder), division_digest(source)
+    return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features, identity, digest)
 
 
 def pick_texts(texts: Tensor, num_texts: Tensor, generator: torch.Generator) -> Tensor:

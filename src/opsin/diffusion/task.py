@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from opsin.config import to_dict
 from opsin.data.augment import random_flip
 from opsin.data.datasets import batches_of
 from opsin.diffusion.config import DiffusionConfig
@@ -20,6 +19,7 @@ from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.pictures import generations_figure
 from opsin.pictures import save_figure
 from opsin.runtime import autocast, make_generator
+from opsin.training.record import source_foundation, training_record
 from opsin.training.task import Batch, StepOutput, Task
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -79,7 +79,8 @@ class DiffusionTask(Task):
         return {name: sum(metrics.values()) / len(metrics), **metrics}
 
     def foundations(self) -> dict[str, str]:
-        return {} if self.splits.encoder is None else {"text encoder": self.splits.encoder.fingerprint}
+        own = {} if self.splits.encoder is None else {"text encoder": self.splits.encoder.fingerprint}
+        return own | source_foundation(self.splits.source_digest)
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.text_to_image(metrics).save_pretrained(directory)
@@ -98,7 +99,6 @@ class DiffusionTask(Task):
 
     def text_to_image(self, metrics: Mapping[str, float] | None = None) -> TextToImage:
         """The model in its present state, ready for use."""
-        training: dict[str, Any] = to_dict(self.config)
         encoder = self.splits.encoder
         return TextToImage(
             self._network,
@@ -107,7 +107,7 @@ class DiffusionTask(Task):
             self.config.text_encoder if encoder is None else encoder.name,
             text_fingerprint=None if encoder is None else encoder.fingerprint,
             metrics=metrics,
-            training=training,
+            training=training_record(self.config, self.splits.source_digest),
             precision=self.config.training.precision,
         )
 

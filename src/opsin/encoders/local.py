@@ -69,14 +69,11 @@ class LocalVectorEncoder(NetworkEncoder):
         preprocessing: Preprocessing,
         training: Mapping[str, Any],
         device: torch.device,
-        source_digest: str | None = None,
     ) -> None:
-        """`training` is the config of the run that made the network, as JSON types; `source_digest` is that of the
-        run's source (see `opsin.data.splits.division_digest`), where it is known."""
+        """`training` is the record of the run that made the network, as JSON types."""
         super().__init__(name, network, device)
         self._preprocessing = preprocessing
         self.training = dict(training)
-        self.source_digest = source_digest
 
     def _prepare(self, image: ImageLike) -> Tensor:
         pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
@@ -120,7 +117,7 @@ def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
         name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)
     }
     checkpoint.load_state_dict(network, encoder, ref)
-    return LocalVectorEncoder(ref, network, settings.preprocessing, settings.training, device, settings.source_digest)
+    return LocalVectorEncoder(ref, network, settings.preprocessing, settings.training, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +129,6 @@ class _SimclrContent:
     preprocessing: Preprocessing
     metrics: dict[str, float]
     training: dict[str, Any]
-    source_digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from opsin.pretrained import PretrainedModel
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.model import ProjectionHead, SimclrModel, build_encoder
 from opsin.simclr.model_card import model_card
+from opsin.training.record import training_record
 
 KIND = "simclr"
 
@@ -34,8 +35,6 @@ class SimclrContent:
     preprocessing: Preprocessing
     metrics: dict[str, float]
     training: dict[str, Any]
-    source_digest: str | None = None
-    """`opsin.data.splits.division_digest` of the source that was trained on; None where it is not known."""
 
 
 class SimclrEncoder(NetworkEncoder, PretrainedModel):
@@ -56,7 +55,6 @@ class SimclrEncoder(NetworkEncoder, PretrainedModel):
         PretrainedModel.__init__(self, network, content.metrics, content.training, precision)
         self.description = content
         self.preprocessing = content.preprocessing
-        self.source_digest = content.source_digest
 
     @classmethod
     def _build(cls, content: SimclrContent) -> SimclrModel:
@@ -97,14 +95,13 @@ def write_model(
 ) -> None:
     """A model in training as a directory, which `SimclrEncoder.from_pretrained` takes; an older one there is replaced
     in one step."""
-    training = to_dict(config)
+    training = training_record(config, source_digest)
     content = SimclrContent(
         encoder=config.encoder,
         projection=(config.projection_hidden, config.projection_dim),
         preprocessing=preprocessing,
         metrics=dict(metrics),
         training=training,
-        source_digest=source_digest,
     )
     card = model_card(config.encoder.name, metrics, training)
     checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=model.state_dict(), card=card)

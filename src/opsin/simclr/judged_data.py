@@ -15,6 +15,7 @@ from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import derive_seed
 from opsin.simclr.linear_probe import labelled_rows
+from opsin.training.record import SOURCE_DIGEST
 
 HELD_OUT = 0.2
 """Share of a source without splits that is held out to judge on, and share of the labelled images that a linear probe
@@ -53,9 +54,9 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
     some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
     decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
-    judged on, unless it is of a kind whose runs certainly held that out. A source of another digest than the run's may
-    be the same one, changed or renamed, and only a split that it has itself, elsewhere, passes for unseen. Raises
-    DataError when the source has no labels or nothing to judge on, ConfigError for a share or split that cannot be.
+    judged on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
+    which the digest tells. Raises DataError when the source has no labels or nothing to judge on, ConfigError for a
+    share or split that cannot be.
     """
     if split not in (None, "test", "val"):
         raise ConfigError(
@@ -67,17 +68,15 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     own = str(training.get("data", ""))
     ref = data or own
     source = _open(encoder.name, data, own)
-    digest = getattr(encoder, "source_digest", None)
+    digest = training.get(SOURCE_DIGEST)
     is_unchanged = digest is not None and digest == division_digest(source)
     is_own = is_unchanged or is_same_source(ref, own)
     rows, held_out_by_run = _rows(source, training if is_own else {})
     wanted = split or ("test" if len(rows["test"]) else "val")
     if len(rows[wanted]) == 0:
         raise DataError(_nothing_to_judge_on(ref, split))
-    if is_unchanged or (is_own and digest is None):
-        seen = not (held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE)
-    else:
-        seen = digest is not None and (is_own or source.splits is None or wanted not in source.splits)
+    held_out = (is_unchanged or digest is None) and held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE
+    seen = is_own and not held_out
     rest = rows["train"] if wanted == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
     pool = source.select(rest)
     return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), source.select(rows[wanted]), seen)

@@ -19,6 +19,7 @@ from opsin.simclr.knn import NEIGHBOURS, knn_predict
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views
+from opsin.training.record import source_foundation
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -66,6 +67,9 @@ class SimclrTask(Task):
                 return metrics
         finally:
             self.model.train(training)
+
+    def foundations(self) -> dict[str, str]:
+        return source_foundation(self.data.digest)
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.digest)
