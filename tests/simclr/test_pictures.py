@@ -14,6 +14,7 @@ from opsin.pictures import RIGHT, WRONG, save_figure
 from opsin.simclr.pictures import (
     comparison_figure,
     embedding_figure,
+    embedding_map,
     knn_curve_figure,
     neighbours_figure,
     principal_components,
@@ -62,6 +63,18 @@ def test_maps_of_any_classes(count: int, classes: int, tmp_path: Path) -> None:
     axes = figure.axes[0]
     assert sum(len(points.get_offsets()) for points in axes.collections) == count
     assert len(figure.legends[0].get_texts()) == (classes if classes <= 20 else 21)
+
+
+def test_umap_keeps_neighbours_together() -> None:
+    """Of features along an arc, the nearest point of the map is one of the nearest features."""
+    pytest.importorskip("umap")
+    angles = torch.linspace(0, 2, 60)
+    features = torch.stack([angles.cos(), angles.sin()], dim=1)
+    points, how = embedding_map(features)
+    assert how.startswith("UMAP") and points.shape == (60, 2) and points.dtype == np.float32
+    distances = torch.cdist(torch.from_numpy(points), torch.from_numpy(points)).fill_diagonal_(torch.inf)
+    apart = (distances.argmin(dim=1) - torch.arange(60)).abs()
+    assert (apart <= 5).float().mean() > 0.9
 
 
 def test_principal_components_are_scikit_learns() -> None:
