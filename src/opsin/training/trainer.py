@@ -150,6 +150,8 @@ class _Run:
             signals = stack.enter_context(StopSignals())
             stack.enter_context(contextlib.closing(self.batches))
             agreed = self._agree(signals)
+            # A run that goes on to a later end than before is validated by its new schedule.
+            self.counters.validations = min(self.counters.validations, self._validations_due(agreed.progress))
             while agreed.progress < 1:
                 if self._validation_is_due(agreed):
                     self._validate(log, display, agreed.progress)
@@ -248,8 +250,11 @@ class _Run:
 
     def _validation_is_due(self, agreed: _Agreed) -> bool:
         """Whether to validate before the next step; the last validation comes after the loop."""
-        due = math.floor(agreed.progress * self.config.validations)
+        due = self._validations_due(agreed.progress)
         return agreed.progress < 1 and agreed.has_time_to_validate and due > self.counters.validations
+
+    def _validations_due(self, progress: float) -> int:
+        return math.floor(progress * self.config.validations)
 
     def _validate(self, log: MetricsLog | None, display: ProgressDisplay, progress: float) -> None:
         """Evaluate in the first process, with averaged weights if there are any, and remember the best."""
@@ -259,7 +264,7 @@ class _Run:
             self.processes.on_first(lambda: self._evaluate(log, display))
         self.counters.slowest_validation = max(self.counters.slowest_validation, time.monotonic() - started)
         self.counters.validated_step = self.counters.step
-        self.counters.validations = math.floor(progress * self.config.validations)
+        self.counters.validations = self._validations_due(progress)
 
     def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         step = self.counters.step
