@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from opsin import __version__
 from opsin.classification.config import ClassificationConfig, ViTConfig
@@ -25,6 +26,7 @@ from opsin.cli.options import SharedOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import human_bytes, print_table
 from opsin.config import to_dict
 from opsin.data import emoji
+from opsin.data.images import open_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.doctor import EXTRAS, diagnose
 from opsin.errors import DataError, TrainingInterrupted
@@ -103,6 +105,12 @@ def raising(error: BaseException) -> Callable[[list[str]], int]:
 
 def test_verb_gets_its_arguments_and_gives_its_code(run_verb: Callable[..., int]) -> None:
     assert run_verb(lambda argv: 7 if argv == ["a", "b"] else 0) == 7
+
+
+def test_a_large_photo_is_opened_in_silence(run_verb: Callable[..., int], tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("1", (9500, 9500)).save(path)
+    assert run_verb(lambda argv: open_image(path).height) == 9500
 
 
 @pytest.mark.parametrize(
