@@ -110,6 +110,8 @@ class _Run:
         self.task = task
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)
+        if processes.count > 1 and self.fabric.device.type == "cuda":  # torch has it for CUDA only
+            nn.SyncBatchNorm.convert_sync_batchnorm(task)
         self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
         self.state = TrainingState(self.paths, task, self.optimizer, self.ema, self.fabric.strategy.precision)
