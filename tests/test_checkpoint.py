@@ -77,6 +77,38 @@ def test_paths_that_are_no_text_come_back(tmp_path: Path) -> None:
     assert (model / "README.md").read_text(encoding="utf-8") == r"# Trained on /pictures/\udcff\udcc3"
 
 
+def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"one")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere" / "file")
+    write_json(link, [1])
+    assert link.is_symlink()
+    assert json.loads((tmp_path / "elsewhere" / "file").read_text()) == [1]
+    assert names_in(tmp_path / "elsewhere") == ["file"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
+    """As /dev/stdout, which would be replaced by a file."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_json(pipe, [1])
+        assert json.loads(os.read(reader, 100)) == [1]
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+    assert names_in(tmp_path) == ["pipe"]
+
+
+def test_a_model_without_a_card_is_exported(tmp_path: Path) -> None:
+    (save_model(tmp_path / "model") / "README.md").unlink()
+    exported = export_pretrained(tmp_path / "model", tmp_path / "out")
+    assert (exported / "README.md").read_text() == ""
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     refused = pytest.raises(CheckpointError, match="could not be written .*what it held before is kept")

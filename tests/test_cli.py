@@ -15,17 +15,22 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from opsin import __version__
-from opsin.classification.config import ViTConfig
+from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.cli import main as cli
+from opsin.cli import train
 from opsin.cli.options import SharedOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import human_bytes, print_table
+from opsin.config import to_dict
 from opsin.data import emoji
+from opsin.data.images import open_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.doctor import EXTRAS, diagnose
 from opsin.errors import DataError, TrainingInterrupted
+from opsin.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -100,6 +105,12 @@ def raising(error: BaseException) -> Callable[[list[str]], int]:
 
 def test_verb_gets_its_arguments_and_gives_its_code(run_verb: Callable[..., int]) -> None:
     assert run_verb(lambda argv: 7 if argv == ["a", "b"] else 0) == 7
+
+
+def test_a_large_photo_is_opened_in_silence(run_verb: Callable[..., int], tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("1", (9500, 9500)).save(path)
+    assert run_verb(lambda argv: open_image(path).height) == 9500
 
 
 @pytest.mark.parametrize(
@@ -183,6 +194,24 @@ def test_a_verb_without_its_noun_is_wrong_usage(verb: str, capsys: pytest.Captur
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("opsin: say what to")
+
+
+def test_a_resumed_run_keeps_its_settings_and_takes_another_length(tmp_path: Path) -> None:
+    """An earlier version wrote its config, without a setting that there is now."""
+    config = ClassificationConfig(training=TrainingConfig(max_steps=5))
+    stored = to_dict(config)
+    del stored["training"]["beta2"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+
+    def resumed(*options: str) -> ClassificationConfig:
+        argv = ["--out", str(tmp_path), "--resume", *options]
+        parsed: ClassificationConfig = train._parse(train.SYSTEMS["vit"], "vit", argv).config
+        return parsed
+
+    assert resumed() == config
+    assert resumed("--max-minutes", "0.2").training == TrainingConfig(max_minutes=0.2)
+    with pytest.raises(UsageError, match=r"started with another training\.beta2"):
+        resumed("--beta2", "0.9")
 
 
 def test_offline_option_forbids_the_network_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

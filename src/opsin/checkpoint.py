@@ -31,10 +31,15 @@ ZOO_DIRECTORY = Path(__file__).parent / "zoo"
 def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` in one step when the block ends without an error.
 
-    Whoever reads `path`, at any instant and after any crash, finds either the old content or the new one.
+    Whoever reads `path`, at any instant and after any crash, finds either the old content or the new one. What a link
+    leads to is replaced, not the link; what is no regular file, such as /dev/stdout, is written to as it is.
     Raises CheckpointError when the file cannot be written, for example on a full disk; `path` is then untouched.
     """
-    path = Path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        with _open_special(path) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     # Random, because processes in containers that share a file system can have the same id.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -52,6 +57,15 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # it is gone after the rename; and a folder that refused it never held it
             temporary.unlink()
+
+
+@contextmanager
+def _open_special(path: Path | str) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "wb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -181,8 +195,10 @@ def export_pretrained(ref: Path | str, directory: Path | str, *, half: bool = Fa
             if value.is_floating_point() and not torch.equal(value.isfinite(), tensors[name].isfinite()):
                 raise CheckpointError(f"{name} of {ref} does not fit into float16; export it without --half")
         tensors = rounded
-    text = card if card is not None else (source / "README.md").read_text(encoding="utf-8")
-    return save_pretrained(directory, kind=kind, config=content, tensors=tensors, card=text)
+    readme = source / "README.md"
+    if card is None:
+        card = readme.read_text(encoding="utf-8") if readme.exists() else ""
+    return save_pretrained(directory, kind=kind, config=content, tensors=tensors, card=card)
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def seeded(*parts: int | str) -> Iterator[None]:
     """In the block torch's own random numbers follow from the parts; afterwards they go on as if it had not been."""
     import torch
 
-    with torch.random.fork_rng():
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # else there is nothing to keep
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(derive_seed(*parts))
         yield
 

@@ -109,6 +109,19 @@ def test_csv_of_split_and_class_folders(make_image: MakeImage, tmp_path: Path) -
     assert captions_of(tmp_path) == {"train/cat/1.png": ("train",), "test/cat/1.png": ("test",)}
 
 
+def test_names_are_found_in_either_spelling_and_with_blanks_around(make_image: MakeImage, tmp_path: Path) -> None:
+    composed, decomposed = "\u00e9.png", "e\u0301.png"
+    for name in (decomposed, " own.png", "plain.png"):
+        make_image(name)
+    write(tmp_path / "captions.csv", f"image,caption\n{composed},one\n own.png,two\n plain.png ,three\n")
+    assert captions_of(tmp_path) == {decomposed: ("one",), " own.png": ("two",), "plain.png": ("three",)}
+
+
+def test_blank_captions_of_json_lines_count_as_none(folder: Path) -> None:
+    write(folder / "metadata.jsonl", '{"file_name": "a.png", "captions": [" one ", " ", ""]}')
+    assert captions_of(folder) == {"a.png": ("one",), "b.png": (), "c.png": ()}
+
+
 def test_tables_add_up(folder: Path) -> None:
     write(folder / "metadata.jsonl", '{"file_name": "a.png", "text": "json"}')
     write(folder / "captions.csv", "file,caption\na.png,csv\n")

@@ -63,6 +63,16 @@ def test_published_layout(make_image: MakeImage, tmp_path: Path) -> None:
     ]
 
 
+def test_files_without_a_split_are_left_out_where_others_have_one(make_image: MakeImage, tmp_path: Path) -> None:
+    for number, split in enumerate(("training2014", "dev2017", "more")):
+        make_image(f"{number}.jpg")
+        write_annotations(tmp_path / f"captions_{split}.json", [image(1, f"{number}.jpg")], [caption(1, " a ")])
+    source = coco_source(tmp_path, "coco")
+    assert source.splits is not None
+    assert dict(zip(source.ids, source.splits.tolist(), strict=True)) == {"0.jpg": "train", "1.jpg": "val"}
+    assert [row.id for row in source.skipped] == ["captions_more.json"]
+
+
 def test_same_name_in_two_folders(make_image: MakeImage, tmp_path: Path) -> None:
     for folder in ("train2017", "val2017"):
         make_image(f"images/{folder}/1.jpg")

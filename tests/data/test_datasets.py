@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -147,6 +148,24 @@ def test_batch_of_broken_images_only(source: ImageSource, tmp_path: Path) -> Non
     position = source.ids.index("b/4.png")
     with pytest.raises(DataError, match=r"none of the 2 images of a batch can be read, from b/4\.png on"):
         FileDataset(source, SIZE).__getitems__([position, position])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_worker_processes_find_broken_is_known_here(source: ImageSource, tmp_path: Path, workers: int) -> None:
+    break_image(source, tmp_path, 4)
+    dataset = FileDataset(source, SIZE)
+
+    def first_batch() -> dict[str, Tensor]:
+        with closing(load_batches(dataset, StepSampler(7, 7, seed=0), torch.device("cpu"), workers)) as batches:
+            return next(batches)
+
+    assert sorted(numbers(first_batch())) == [0, 1, 2, 3, 5, 6]
+    assert [row.id for row in dataset.skipped] == ["b/4.png"]
+    for number in range(7):
+        break_image(source, tmp_path, number)
+    with pytest.raises(DataError, match=r"^none of the 7 images of a batch can be read, from \S+ on$"):
+        first_batch()
+    assert sorted(row.id for row in dataset.skipped) == sorted(source.ids)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])

@@ -71,6 +71,22 @@ def test_images_beside_class_folders_are_listed(make_image: MakeImage, tmp_path:
     assert reasons(source) == {"stray.png": "lies outside the class folders"}
 
 
+def test_images_in_formats_that_are_not_read_are_counted(make_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("cat/1.HEIC", "cat/2.heic", "cat/.3.heic", "dog/1.jp2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no image was found.*; \*\.heic: 2 images in a format that is not read"):
+        opened(tmp_path)
+    make_image("cat/4.jpg").rename(tmp_path / "cat" / "4.jfif")
+    source = opened(tmp_path)
+    assert source.ids == ["cat/4.jfif"]
+    assert {name: reason[:8] for name, reason in reasons(source).items()} == {
+        "dog": "a class ",
+        "*.heic": "2 images",
+        "*.jp2": "1 images",
+    }
+
+
 def test_flat(make_image: MakeImage, tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", ".c.png"):
         make_image(name)

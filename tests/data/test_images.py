@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,30 @@ def test_files_that_are_no_image(tmp_path: Path, content: bytes) -> None:
         open_image(path)
 
 
+@pytest.mark.parametrize("format", ["EPS", "PCX", "TGA"])
+def test_other_formats_are_refused_whatever_the_name_says(tmp_path: Path, format: str) -> None:
+    """Pillow has EPS drawn by another program."""
+    left_red_right_blue().save(tmp_path / "photo.jpg", format)
+    with pytest.raises(DataError, match=r"photo\.jpg is not an image"):
+        open_image(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF", "WEBP", "TIFF", "PPM", "BMP", "MPO"])
+def test_the_suffix_may_be_that_of_another_format(tmp_path: Path, format: str) -> None:
+    image = left_red_right_blue()
+    options: dict[str, Any] = {"save_all": True, "append_images": [image]} if format == "MPO" else {}
+    image.save(tmp_path / "photo.jpg", format, **options)
+    assert pixels(tmp_path / "photo.jpg").shape == (4, 6, 3)
+
+
+def test_odd_exif_is_no_damage(tmp_path: Path) -> None:
+    """A width as text, which Pillow reads and cannot write, before the orientation."""
+    entries = [struct.pack(">HHI4s", 0x0100, 2, 4, b"six\0"), struct.pack(">HHII", ORIENTATION, 3, 1, 6 << 16)]
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + b"".join(entries) + bytes(4)
+    left_red_right_blue().resize((24, 16)).save(tmp_path / "odd.jpg", exif=exif)
+    assert pixels(tmp_path / "odd.jpg").shape == (24, 16, 3)
+
+
 def test_missing_file_and_directory(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no file .*gone.png"):
         open_image(tmp_path / "gone.png")
@@ -203,7 +228,8 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
         open_image(tmp_path)
 
 
-@pytest.mark.parametrize("size", [(9500, 9500), (20000, 20000)])
+@pytest.mark.parametrize("size", [(13378, 13378), (20000, 20000)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_decompression_bomb_is_refused_with_the_limit(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "bomb.png"
     Image.new("1", size).save(path)
@@ -214,8 +240,8 @@ def test_decompression_bomb_is_refused_with_the_limit(tmp_path: Path, size: tupl
 
 def test_limit_holds_where_pillow_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    Image.new("1", (9500, 9500)).save(tmp_path / "bomb.png")
-    with pytest.raises(DataError, match="9500 x 9500 pixels"):
+    Image.new("1", (13378, 13378)).save(tmp_path / "bomb.png")
+    with pytest.raises(DataError, match="13378 x 13378 pixels"):
         open_image(tmp_path / "bomb.png")
 
 
@@ -249,7 +275,7 @@ def test_damaged_avif() -> None:
 
 
 def test_find_images_takes_any_case_and_depth_but_nothing_hidden(tmp_path: Path) -> None:
-    wanted = ["A.JPG", "b/c/d.webp", "b/Ünïcode 猫.Png"]
+    wanted = ["A.JPG", "a.jfif", "b/c/d.webp", "b/Ünïcode 猫.Png"]
     unwanted = [".hidden.jpg", ".git/e.jpg", "b/notes.txt", "b/._f.jpg"]
     for name in wanted + unwanted:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -75,8 +75,8 @@ def test_schema_metadata_of_another_kind(make_parquet: MakeParquet, metadata: di
 
 @pytest.mark.parametrize("column", ["captions", "caption", "text", "title", "Caption", "caption_0"])
 def test_names_of_caption_columns(make_parquet: MakeParquet, column: str) -> None:
-    file = make_parquet("a.parquet", {"image": [image_cell()] * 2, column: ["one", None]})
-    assert open_source(file).captions == [("one",), ()]
+    file = make_parquet("a.parquet", {"image": [image_cell()] * 3, column: [" one ", None, " "]})
+    assert open_source(file).captions == [("one",), (), ()]
 
 
 def test_several_columns_of_captions_are_all_taken(make_parquet: MakeParquet) -> None:
@@ -172,6 +172,39 @@ def test_files_without_a_split(make_parquet: MakeParquet, tmp_path: Path) -> Non
     make_parquet("d/part2.parquet", {"image": [image_cell()]})
     assert list(find_parquet(tmp_path / "d")) == [None]
     assert open_source(tmp_path / "d").splits is None
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("training", "train"),
+        ("dev", "val"),
+        ("testing", "test"),
+        ("eval-0000", "test"),
+        ("test2017", "test"),
+        ("x", None),
+    ],
+)
+def test_splits_have_many_names(make_parquet: MakeParquet, tmp_path: Path, name: str, split: str | None) -> None:
+    make_parquet(f"{name}.PARQUET", {"image": [image_cell()]})
+    assert list(find_parquet(tmp_path)) == [split]
+
+
+def test_files_without_a_split_are_not_trained_on_where_others_have_one(
+    make_parquet: MakeParquet, tmp_path: Path
+) -> None:
+    for name in ("train", "unseen"):
+        make_parquet(f"d/{name}.parquet", {"image": [image_cell()]})
+    source = open_source(tmp_path / "d")
+    assert source.ids == ["train/000000"]
+    assert [row.id for row in source.skipped] == ["unseen.parquet"]
+
+
+def test_classes_that_files_number_differently(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        make_parquet(f"d/{split}.parquet", {"image": [image_cell()], "label": [0]}, schema_metadata(names))
+    with pytest.raises(DataError, match="name their classes differently: dog, cat; and cat, dog"):
+        open_source(tmp_path / "d")
 
 
 def test_texts_as_labels_are_numbered_over_all_files(make_parquet: MakeParquet, tmp_path: Path) -> None:

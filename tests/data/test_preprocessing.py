@@ -28,20 +28,6 @@ def test_prepare_against_torchvision() -> None:
     assert torch.equal(pixels, kept)
 
 
-def test_denormalize_is_the_inverse() -> None:
-    images = torch.from_numpy(random_pixels(2, 3, 5, 7)).float() / 255
-    kept = images.clone()
-    normalized = PREPROCESSING.normalize(images)
-    torch.testing.assert_close(PREPROCESSING.denormalize(normalized), images)
-    assert torch.equal(images, kept)
-
-
-def test_denormalize_clips() -> None:
-    """What a network makes need not be a picture."""
-    extreme = torch.tensor([-100.0, 100.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    assert PREPROCESSING.denormalize(extreme)[:, :, 0, 0].tolist() == [[0, 0, 0], [1, 1, 1]]
-
-
 def test_default_maps_to_minus_one_and_one() -> None:
     ends = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     assert Preprocessing(image_size=1).prepare(ends)[:, 0, 0, 0].tolist() == [-1, 1]

@@ -146,6 +146,11 @@ def test_file_of_another_kind(make_image: MakeImage) -> None:
         open_source(table)
 
 
+def test_name_that_is_too_long_for_a_file() -> None:
+    with pytest.raises(DataError, match=r"^a{200} cannot be read: File name too long$"):
+        open_source("a" * 5000)
+
+
 def test_link_to_itself_is_no_source(tmp_path: Path) -> None:
     os.symlink(tmp_path / "loop", tmp_path / "loop")
     with pytest.raises(DataError, match="there is no data source"):

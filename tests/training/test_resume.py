@@ -197,12 +197,12 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_can_be_extended(tmp_path: Path) -> None:
-    train_toy(tmp_path / "run", max_steps=4, validations=2)
-    longer = train_toy(tmp_path / "run", max_steps=8, validations=2, resume=True)
-    assert longer.steps == 8
+    train_toy(tmp_path / "run", max_steps=4, validations=4)
+    longer = train_toy(tmp_path / "run", max_steps=12, validations=4, resume=True)
+    assert longer.steps == 12
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert [row["step"] for row in rows if "train_loss" in row] == list(range(1, 9))
-    assert rows[-1]["step"] == 8 and "val_loss" in rows[-1]
+    assert [row["step"] for row in rows if "train_loss" in row] == list(range(1, 13))
+    assert [row["step"] for row in rows if "val_loss" in row] == [1, 2, 3, 4, 6, 9, 12]
 
 
 def test_weights_are_judged_once_more_when_the_end_moves_closer(tmp_path: Path) -> None:

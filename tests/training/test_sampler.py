@@ -78,12 +78,6 @@ def test_seeds_differ() -> None:
     assert first != second
 
 
-def test_epochs_are_counted() -> None:
-    sampler = StepSampler(50, 8, 0)
-    assert sampler.steps_per_epoch == 7
-    assert [sampler.epoch_of(step) for step in (0, 6, 7, 20, 21)] == [0, 0, 1, 2, 3]
-
-
 def test_batches_must_divide() -> None:
     with pytest.raises(ConfigError, match=r"batch_size \(10\) must be divisible by processes times accumulate \(4\)"):
         StepSampler(100, 10, 0, accumulate=2, world_size=2)

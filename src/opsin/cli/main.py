@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from importlib import import_module
 from typing import NamedTuple
 
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb is None:
         return _complain(_unknown_verb(arguments[0]), 2)
     _tolerate_any_name()
+    # Pillow's remark on photos above 89 megapixels: opsin refuses what is too large, with an error of its own.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     try:
         code = int(import_module(verb.module).main(arguments[1:]))
         sys.stdout.flush()

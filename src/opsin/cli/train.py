@@ -118,10 +118,11 @@ def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
         raise UsageError(f"unknown recipe {first.recipe!r} for {name}; {hint}")
     stored: dict[str, Any] | None = None
     if first.resume and first.out is not None and (Path(first.out) / "config.json").exists():
-        stored = load_json(Path(first.out) / "config.json")
-        config = from_dict(config_class, stored, where=f"{first.out}/config.json")
+        config = from_dict(config_class, load_json(Path(first.out) / "config.json"), where=f"{first.out}/config.json")
+        stored = to_dict(config)
     else:
-        config = _with_given_length(recipes[first.recipe](), argv)
+        config = recipes[first.recipe]()
+    config = _with_given_length(config, argv)
 
     options_class = dataclasses.make_dataclass(
         "TrainOptions",
@@ -151,7 +152,8 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _with_given_length(config: Any, argv: Sequence[str]) -> Any:
-    """A length given on the command line replaces the recipe's, whichever of the three limits that one used."""
+    """A length given on the command line replaces the one of the recipe or the resumed run, whichever of the three
+    limits that used."""
     flags = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in argv if flag.startswith("--")}
     given = [length for length in LENGTHS if length in flags]
     if not given:

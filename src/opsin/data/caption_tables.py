@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,11 @@ def caption_columns(names: Sequence[str]) -> list[list[int]]:
         if numbers:
             found.append(sorted(numbers, key=lambda place: numbers[place]))
     return found
+
+
+def clean_texts(texts: Iterable[str]) -> list[str]:
+    """Captions without the blanks around them, and without those that are nothing else."""
+    return [stripped for text in texts if (stripped := text.strip())]
 
 
 def read_captions(
@@ -81,32 +87,41 @@ def unread_text_files(directory: Path) -> str:
 
 
 class _ImagesByName:
-    """Finds the images that a table names."""
+    """Finds the images that a table names. An accented letter is one character in some files and two in others, which
+    macOS writes, so names are compared in one form (NFC)."""
 
     def __init__(self, images: Sequence[Path]) -> None:
         self._images = images
-        self._by_path = {os.path.abspath(path): place for place, path in enumerate(images)}
+        self._by_path = {_nfc(os.path.abspath(path)): place for place, path in enumerate(images)}
 
     @cached_property
     def _by_real_path(self) -> dict[str, int]:
-        return {os.path.realpath(path): place for place, path in enumerate(self._images)}
+        return {_nfc(os.path.realpath(path)): place for place, path in enumerate(self._images)}
 
     @cached_property
     def _by_name(self) -> dict[str, list[int]]:
         places: dict[str, list[int]] = {}
         for place, path in enumerate(self._images):
-            places.setdefault(path.name, []).append(place)
+            places.setdefault(_nfc(path.name), []).append(place)
         return places
 
     def find(self, file_name: str, folder: Path) -> int | None:
-        """The place of the image that a table in `folder` calls so."""
+        """The place of the image that a table in `folder` calls so, or so but for blanks around the name."""
+        place = self._find(file_name, folder)
+        return self._find(file_name.strip(), folder) if place is None else place
+
+    def _find(self, file_name: str, folder: Path) -> int | None:
         path = os.path.join(folder, file_name)
-        if (place := self._by_path.get(os.path.abspath(path))) is not None:
+        if (place := self._by_path.get(_nfc(os.path.abspath(path)))) is not None:
             return place
         if os.path.isabs(file_name):  # it may lead here through a link
-            return self._by_real_path.get(os.path.realpath(path))
-        same = [place for place in self._by_name.get(file_name, ()) if self._images[place].is_relative_to(folder)]
+            return self._by_real_path.get(_nfc(os.path.realpath(path)))
+        same = [place for place in self._by_name.get(_nfc(file_name), ()) if self._images[place].is_relative_to(folder)]
         return same[0] if len(same) == 1 else None
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _tables(directory: Path) -> list[Path]:
@@ -167,7 +182,7 @@ def _metadata_row(line: str, where: str) -> tuple[str, list[str]]:
     texts = [text for value in values for text in (value if isinstance(value, list) else [value])]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(problem)
-    return row["file_name"], texts
+    return row["file_name"], clean_texts(texts)
 
 
 def _csv_rows(text: str, table: Path) -> Iterator[tuple[str, list[str]]]:
@@ -190,7 +205,7 @@ def _csv_rows(text: str, table: Path) -> Iterator[tuple[str, list[str]]]:
                     f"{table}, line {reader.line_num}: {len(row)} fields, and the first line names {len(header)}; "
                     "a caption with a comma in it must stand in double quotes"
                 )
-            yield row[file_column].strip(), [text for column in of_captions if (text := row[column].strip())]
+            yield row[file_column], clean_texts(row[column] for column in of_captions)
     except csv.Error as error:
         raise DataError(f"{table}, line {reader.line_num}: {error}") from error
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from PIL import Image
 
 from opsin.data.image_source import ImageSource
 from opsin.data.parquet import find_parquet, parquet_source
+from opsin.data.pickles import read_pickle
 from opsin.errors import DataError
 from opsin.runtime import cache_dir
 
@@ -79,28 +78,9 @@ def _load(images: np.ndarray, row: int) -> Image.Image:
     return Image.fromarray(images[row])
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays, bytes and plain containers only: the files of a data set must not be able to run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module.split(".")[0], name) in {
-            ("numpy", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-        }:
-            if name == "_reconstruct":
-                return np.zeros(0).__reduce__()[0]
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):
-            import codecs
-
-            return codecs.encode
-        raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-
-
 def _unpickle(path: Path) -> dict[bytes, Any]:
     try:
-        content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = read_pickle(path.read_bytes(), encoding="bytes")
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; CIFAR-10 is incomplete there") from error
     except Exception as error:  # a damaged pickle can raise anything

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opsin.data.image_source import SPLITS, ImageSource
+from opsin.data.caption_tables import clean_texts
+from opsin.data.image_source import ImageSource, split_of_file, without_split
 from opsin.data.images import Skipped, find_images, open_image
 from opsin.errors import DataError
 
@@ -35,12 +36,16 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     """Images with the captions of COCO annotation files.
 
     The files are `annotations/captions_*.json`, else `captions_*.json` or the only JSON file in the directory; what
-    their names say (`train2014`, `val2017`) becomes the split. Images may lie anywhere below the directory; of several
-    with the same name, the one in the folder that the annotation file is named for counts. An image that is not there
-    is listed in `skipped`. Raises DataError when no image is found, and when an annotation file is damaged, is no such
-    file, or has captions for ids that are not among its images.
+    their names say (`train2014`, `val2017`) becomes the split; where some say one, the others are left out. Images may
+    lie anywhere below the directory; of several with the same name, the one in the folder that the annotation file is
+    named for counts. Files that are left out, and images that are not there, are listed in `skipped`. Raises DataError
+    when no image is found, and when an annotation file is damaged, is no such file, or has captions for ids that are
+    not among its images.
     """
     files = _annotation_files(directory)
+    split_of = {file: _folder_and_split(file)[1] for file in files}
+    left_out = without_split(split_of)
+    files = [file for file in files if split_of[file] or not left_out]
     found: dict[str, list[Path]] = {}
     for path in find_images(directory):
         found.setdefault(path.name, []).append(path)
@@ -75,7 +80,7 @@ def coco_source(directory: Path, name: str) -> ImageSource:
         rows=np.arange(len(paths)),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
-        skipped=skipped,
+        skipped=[*left_out, *skipped],
     )
 
 
@@ -100,7 +105,7 @@ def _annotation_files(directory: Path) -> list[Path]:
 def _folder_and_split(path: Path) -> tuple[str, str | None]:
     """`train2014` and `train` of `captions_train2014.json`; no split for a name that says none."""
     folder = path.stem.removeprefix("captions_")
-    return folder, next((split for split in SPLITS if folder.lower().startswith(split)), None)
+    return folder, split_of_file(folder)
 
 
 def _choose(found: Mapping[str, Sequence[Path]], file_name: str, folder: str) -> Path | None:
@@ -132,8 +137,7 @@ def _read(path: Path) -> _Annotations:
         examples = ", ".join(map(repr, unknown[:3]))
         raise DataError(f"{path}: {len(unknown)} image ids have captions but no image, for example {examples}")
     for entry in annotations:
-        if text := entry["caption"].strip():
-            captions[names[entry["image_id"]]].append(text)
+        captions[names[entry["image_id"]]] += clean_texts([entry["caption"]])
     return _Annotations(path, captions, skipped)
 
 

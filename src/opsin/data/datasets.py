@@ -69,7 +69,7 @@ class PixelDataset:
 class FileDataset:
     """Images read when their batch is asked for; broken ones are left out of it, logged, and listed in `skipped`.
 
-    What a worker process of a DataLoader finds broken is listed in that process only.
+    What a worker process of a DataLoader finds broken is listed in that process; `opsin.training.loader` adds it here.
     """
 
     def __init__(self, source: ImageSource, size: int) -> None:

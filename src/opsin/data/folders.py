@@ -11,18 +11,9 @@ import numpy as np
 from PIL import Image
 
 from opsin.data.caption_tables import read_captions, unread_text_files
-from opsin.data.image_source import ImageSource
-from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image
+from opsin.data.image_source import SPLIT_NAMES, ImageSource
+from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image, unread_images
 from opsin.errors import DataError
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 
 @dataclass
@@ -49,10 +40,12 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     if not rows.paths:
         split_folders = {}
         rows = _rows_below(directory)
+    unread = unread_images(directory)
     if not rows.paths:
         raise DataError(
             f"no image was found in {directory}; tried train/CLASS/*, CLASS/*, images directly inside, and *.parquet "
             f"(image files end in {', '.join(sorted(IMAGE_SUFFIXES))})"
+            + "".join(f"; {row.id}: {row.reason}" for row in unread)
         )
     class_names = tuple(sorted(set(rows.classes)))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
@@ -68,7 +61,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         captions=captions,
         seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
-        skipped=[*rows.skipped, *unmatched],
+        skipped=[*rows.skipped, *unmatched, *unread],
     )
 
 
@@ -79,7 +72,7 @@ def _load(paths: Sequence[Path], row: int) -> Image.Image:
 def _split_folders(directory: Path) -> dict[Path, str]:
     """The folders that are splits, with the split; empty when the directory has another layout."""
     folders = _visible_folders(directory)
-    named = {folder: SPLIT_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_FOLDERS}
+    named = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
     # A lone `train` beside `bus` and `ship` is a class, but not beside folders without images.
     if len(set(named.values())) == 1 and any(find_images(folder) for folder in folders if folder not in named):
         return {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,10 +13,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from opsin.data.images import Skipped
+from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""What folders and files of each split are called, as Hugging Face and COCO call them."""
 
 ResultT = TypeVar("ResultT")
 
@@ -90,6 +99,19 @@ class ImageSource:
     def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
         """The same images under other classes."""
         return replace(self, labels=labels, class_names=class_names)
+
+
+def split_of_file(name: str) -> str | None:
+    """The split that the first word of a file's name says: `train` of `train-00000-of-00002`, `val` of `val2017`."""
+    return SPLIT_NAMES.get(re.split("[^a-z]", name.lower())[0])
+
+
+def without_split(files: Mapping[Path, str | None]) -> list[Skipped]:
+    """The files whose names say no split, where those of others do: images to test on must not be trained on."""
+    if not any(files.values()):
+        return []
+    reason = f"its name says no split ({', '.join(SPLITS)}), and those of other files do; left out"
+    return [Skipped(printable(path.name), reason) for path, split in files.items() if split is None]
 
 
 class NothingReadable(DataError):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
@@ -18,12 +20,29 @@ from opsin.errors import DataError
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
-MAX_PIXELS = 89_478_485
+MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is.
 
-This is the size from which Pillow itself warns."""
+This is the size above which Pillow itself refuses them; it warns from half of it on."""
 
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"])
+IMAGE_SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
+)
+UNREAD_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw"])
+"""Of images that are left out: there should be no wondering where they are."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+"""Formats of files with these suffixes, as Pillow calls them. It knows more, and runs another program for one (EPS)."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
         return _to_rgb(_from_array(image, name), background)
     try:
         if isinstance(image, Image.Image):
-            return _to_rgb(ImageOps.exif_transpose(image), background)
+            return _to_rgb(_upright(image), background)
         if isinstance(image, bytes):
             return _decode(io.BytesIO(image), name, background)
         with open(image, "rb") as file:
@@ -81,6 +100,18 @@ def find_images(directory: Path) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(directory).parts)
         and path.is_file()
     )
+
+
+def unread_images(directory: Path) -> list[Skipped]:
+    """How many images below a directory are in formats that are not read, by suffix; hidden ones are not counted."""
+    counts = Counter(
+        path.suffix.lower()
+        for path in directory.rglob("*")
+        if path.suffix.lower() in UNREAD_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    )
+    reason = "in a format that is not read; save as JPEG or PNG"
+    return [Skipped(f"*{suffix}", f"{count} images {reason}") for suffix, count in sorted(counts.items())]
 
 
 def list_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -130,14 +161,31 @@ class ImageReader:
 
 
 def _decode(file: BinaryIO, name: str, background: str) -> Image.Image:
-    image = Image.open(file)
+    image = Image.open(file, formats=_formats())
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; "
             "make it smaller"
         )
+    return _to_rgb(_upright(image), background)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded copy, turned as its EXIF says. Of the EXIF nothing else is looked at: it may be odd in many ways."""
     image.load()
-    return _to_rgb(ImageOps.exif_transpose(image), background)
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises anything on a damaged EXIF; the pixels are whole
+        orientation = None
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:

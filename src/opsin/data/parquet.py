@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from opsin.data.caption_tables import caption_columns
-from opsin.data.image_source import ImageSource
+from opsin.data.caption_tables import caption_columns, clean_texts
+from opsin.data.image_source import ImageSource, split_of_file, without_split
 from opsin.data.images import Skipped, open_image
 from opsin.errors import DataError
 
@@ -34,17 +34,9 @@ def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
     Files whose names tell no split are under the key None. Empty when there are no parquet files.
     """
     found: dict[str | None, list[Path]] = {}
-    for path in sorted(path for path in directory.glob("*.parquet") if not path.name.startswith(".")):
-        start = path.stem.lower().split("-")[0].split(".")[0].split("_")[0]
-        split = {
-            "train": "train",
-            "val": "val",
-            "valid": "val",
-            "validation": "val",
-            "dev": "val",
-            "test": "test",
-        }.get(start)
-        found.setdefault(split, []).append(path)
+    for path in sorted(directory.glob("*")):
+        if path.suffix.lower() == ".parquet" and not path.name.startswith("."):
+            found.setdefault(split_of_file(path.stem), []).append(path)
     return found
 
 
@@ -53,12 +45,14 @@ def parquet_source(
 ) -> ImageSource:
     """One source from the files of each split; `class_names` names integer labels when the files do not.
 
-    Where some rows have a label, those without (null, NaN or -1) are left out and listed. Raises DataError when a file
-    is damaged, has no image column, or the files do not fit together.
+    Files without a split are left out where others have one, and so are, where some rows have a label, those without
+    (null, NaN or -1); both are listed. Raises DataError when a file is damaged, has no image column, or the files do
+    not fit together.
     """
+    skipped = without_split({path: split for split, paths in files.items() for path in paths})
     tables, ids, splits = [], [], []
     for split, paths in files.items():
-        for path in paths:
+        for path in paths if split or not skipped else ():
             table = _read(path)
             tables.append(table)
             splits += [split or "train"] * len(table)
@@ -73,7 +67,7 @@ def parquet_source(
     labelled = np.array([value is not None and value != -1 for value in values], dtype=bool)
     labels, names = None, None
     if label_column is not None and labelled.any():
-        named = next(filter(None, (_names_in_schema(table, label_column) for table in tables)), class_names)
+        named = _class_names(tables, label_column, name) or class_names
         labels = np.full(len(ids), -1, dtype=np.int64)
         labels[labelled], names = _labels([value for value in values if value not in (None, -1)], named, name)
     source = ImageSource(
@@ -86,11 +80,21 @@ def parquet_source(
         captions=_captions(tables, of_captions),
         seen_instead_of_captions=partial(_name_columns, next(path for paths in files.values() for path in paths)),
         splits=np.array(splits) if any(split is not None for split in files) else None,
+        skipped=skipped,
     )
     if labels is None or labelled.all():
         return source
     left_out = [Skipped(ids[row], "has no label") for row in np.flatnonzero(~labelled)]
-    return replace(source.select(labelled), skipped=left_out)
+    return replace(source.select(labelled), skipped=[*skipped, *left_out])
+
+
+def _class_names(tables: Sequence[pa.Table], column: str, source: str) -> tuple[str, ...] | None:
+    """The names of classes in the schemas; DataError where they differ, since then a number means two things."""
+    found = dict.fromkeys(names for table in tables if (names := _names_in_schema(table, column)))
+    if len(found) > 1:
+        first, second = (", ".join(names[:5]) for names in list(found)[:2])
+        raise DataError(f"the parquet files of {source} name their classes differently: {first}; and {second}")
+    return next(iter(found), None)
 
 
 def _load(encoded: pa.ChunkedArray, ids: Sequence[str], name: str, row: int) -> Image.Image:
@@ -218,4 +222,4 @@ def _name_columns(path: Path) -> str:
 def _texts(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
-    return (value,) if isinstance(value, str) else tuple(text for text in value if text)
+    return tuple(clean_texts([value] if isinstance(value, str) else [text for text in value if text is not None]))

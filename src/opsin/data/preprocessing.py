@@ -29,12 +29,6 @@ class Preprocessing:
         std = torch.tensor(self.std, device=images.device)[:, None, None]
         return (images - mean) / std
 
-    def denormalize(self, images: Tensor) -> Tensor:
-        """The inverse of `normalize`, clipped to [0, 1]."""
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
-        return (images * std + mean).clamp(0, 1)
-
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 images (N, 3, H, W) to network input."""
         return self.normalize(pixels.float() / 255)

@@ -14,6 +14,7 @@ import numpy as np
 from opsin.config import nearest_name
 from opsin.data.caption_tables import TEXT_SUFFIXES
 from opsin.data.image_source import ImageSource
+from opsin.data.names import printable
 from opsin.errors import DataError
 
 KINDS = "give a directory, a .parquet file, emoji, cifar10:DIR, coco:DIR, or, for captioners, course-coco:DIR"
@@ -26,8 +27,16 @@ def is_same_source(ref: str, other: str) -> bool:
 
 
 def open_source(ref: str | Path) -> ImageSource:
-    """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none."""
-    text = str(ref)
+    """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none, and
+    when a folder or file of it cannot be read."""
+    try:
+        return _open(str(ref))
+    except OSError as error:  # no permission, or too long a name
+        where = error.filename if isinstance(error.filename, str) else str(ref)
+        raise DataError(f"{printable(where[:200])} cannot be read: {error.strerror or error}") from error
+
+
+def _open(text: str) -> ImageSource:
     if not text:
         raise DataError(f"the name of the data source is empty; {KINDS}")
     kind, _, argument = text.partition(":")

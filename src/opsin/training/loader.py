@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from opsin.data.datasets import PixelDataset
+from opsin.data.images import Skipped
 from opsin.errors import DataError
 from opsin.training.sampler import StepSampler
 from opsin.training.task import Batch, BatchDataset
@@ -24,13 +25,14 @@ def load_batches(
 ) -> Generator[Batch, None, None]:
     """The batches that `sampler` names, on `device`, without end; closing the generator ends the worker processes.
 
-    Images in memory move to a GPU once and for all where they take a small part of what is free there. Raises DataError
-    when not a single sample of the dataset can be read.
+    Images in memory move to a GPU once and for all where they take a small part of what is free there. What worker
+    processes find broken is added to the `skipped` of the dataset, where it has such a list. Raises DataError when not
+    a single sample of the dataset can be read.
     """
     dataset, is_there = _moved_to_gpu(dataset, device)
     # Elsewhere torch may still be copying when the source is freed (its issue 83015, on MPS).
     pinned = device.type == "cuda" and not is_there
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[_Read] = DataLoader(
         _NeverEmpty(dataset),  # type: ignore[arg-type]
         batch_sampler=sampler,
         num_workers=0 if is_there else workers,
@@ -38,8 +40,27 @@ def load_batches(
         pin_memory=pinned,
         worker_init_fn=_leave_signals_to_the_main_process,
     )
-    for batch in loader:
-        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in batch.items()}
+    skipped = _skipped(dataset)
+    for read in loader:
+        skipped += [row for row in read.skipped if row not in skipped]
+        if read.error:
+            raise DataError(read.error)
+        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in read.batch.items()}
+
+
+class _Read(NamedTuple):
+    """What comes out of a worker process: an exception would come as a traceback."""
+
+    batch: Batch
+    error: str
+    """Empty, but for a batch that is none."""
+    skipped: list[Skipped]
+    """What was found broken over this batch."""
+
+
+def _skipped(dataset: BatchDataset) -> list[Skipped]:
+    found: list[Skipped] = getattr(dataset, "skipped", [])
+    return found
 
 
 def _moved_to_gpu(dataset: BatchDataset, device: torch.device) -> tuple[BatchDataset, bool]:
@@ -59,7 +80,17 @@ class _NeverEmpty:
     def __init__(self, dataset: BatchDataset) -> None:
         self.dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: list[int]) -> _Read:
+        known = len(_skipped(self.dataset))
+        batch: Batch = {}
+        error = ""
+        try:
+            batch = self._batch(indices)
+        except DataError as unreadable:
+            error = str(unreadable)
+        return _Read(batch, error, _skipped(self.dataset)[known:])
+
+    def _batch(self, indices: list[int]) -> Batch:
         try:
             return self.dataset.__getitems__(indices)
         except DataError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import warnings
@@ -16,6 +17,8 @@ from torch import Tensor
 from opsin.errors import TrainingError
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
+
+LOST = ("by peer", "Timed out waiting")
 
 
 class AutocastPrecision(MixedPrecision):
@@ -37,7 +40,9 @@ class Processes:
         self.count = fabric.world_size
         self.is_first = fabric.is_global_zero
         # Decisions are shared between the hosts: asking the GPUs would make each step wait for the one before.
-        self._hosts: Any = torch.distributed.new_group(backend="gloo") if self.count > 1 else None
+        # And the first one may evaluate for longer than the half hour that others would wait for it.
+        patience = datetime.timedelta(days=30)
+        self._hosts: Any = torch.distributed.new_group(backend="gloo", timeout=patience) if self.count > 1 else None
 
     def largest(self, values: list[float]) -> list[float]:
         """The largest over all processes of each value. Clocks and signals differ between them."""
@@ -76,8 +81,9 @@ class Processes:
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective operation failed because another process went away; gloo says so in its message only."""
-    return isinstance(error, torch.distributed.DistError) or "by peer" in str(error)
+    """Whether a collective operation failed because another process went away or did not come; gloo says so in its
+    message only."""
+    return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in LOST)
 
 
 def launch(fabric: Fabric) -> None:

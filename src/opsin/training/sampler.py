@@ -51,10 +51,6 @@ class StepSampler(Sampler[list[int]]):
         size = min(self.batch_size, self.num_samples - step % self.steps_per_epoch * self.batch_size)
         return len(range(*self._deal(part).indices(size))) / size
 
-    def epoch_of(self, step: int) -> int:
-        """The epoch, counted from zero, that a step belongs to."""
-        return step // self.steps_per_epoch
-
     def __iter__(self) -> Iterator[list[int]]:
         """`accumulate` lists for each step: this process's part of each part of the joint batch."""
         step = self.start_step

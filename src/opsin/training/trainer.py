@@ -110,6 +110,8 @@ class _Run:
         self.task = task
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)
+        if processes.count > 1 and self.fabric.device.type == "cuda":  # torch has it for CUDA only
+            nn.SyncBatchNorm.convert_sync_batchnorm(task)
         self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
         self.state = TrainingState(self.paths, task, self.optimizer, self.ema, self.fabric.strategy.precision)
@@ -150,6 +152,8 @@ class _Run:
             signals = stack.enter_context(StopSignals())
             stack.enter_context(contextlib.closing(self.batches))
             agreed = self._agree(signals)
+            # A run that goes on to a later end than before is validated by its new schedule.
+            self.counters.validations = min(self.counters.validations, self._validations_due(agreed.progress))
             while agreed.progress < 1:
                 if self._validation_is_due(agreed):
                     self._validate(log, display, agreed.progress)
@@ -248,8 +252,11 @@ class _Run:
 
     def _validation_is_due(self, agreed: _Agreed) -> bool:
         """Whether to validate before the next step; the last validation comes after the loop."""
-        due = math.floor(agreed.progress * self.config.validations)
+        due = self._validations_due(agreed.progress)
         return agreed.progress < 1 and agreed.has_time_to_validate and due > self.counters.validations
+
+    def _validations_due(self, progress: float) -> int:
+        return math.floor(progress * self.config.validations)
 
     def _validate(self, log: MetricsLog | None, display: ProgressDisplay, progress: float) -> None:
         """Evaluate in the first process, with averaged weights if there are any, and remember the best."""
@@ -259,7 +266,7 @@ class _Run:
             self.processes.on_first(lambda: self._evaluate(log, display))
         self.counters.slowest_validation = max(self.counters.slowest_validation, time.monotonic() - started)
         self.counters.validated_step = self.counters.step
-        self.counters.validations = math.floor(progress * self.config.validations)
+        self.counters.validations = self._validations_due(progress)
 
     def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
         step = self.counters.step

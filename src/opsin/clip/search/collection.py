@@ -253,7 +253,7 @@ def _holds_parquet(folder: Path) -> bool:
 
 def _parquet_state(ref: str) -> str:
     path = Path(ref).expanduser()
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    files = [path] if path.is_file() else sorted(file for found in find_parquet(path).values() for file in found)
     return "\n".join(f"{path_to_text(file.name)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
 
 
