@@ -24,6 +24,7 @@ from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import load
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import image_features
+from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
 from opsin.pretrained import PretrainedModel
 from opsin.runtime import autocast
@@ -67,6 +68,7 @@ class _Content:
     preprocessing: Preprocessing
     feature_dim: int | None
     frozen_encoder: str | None = None
+    encoder_fingerprint: str | None = None
     metrics: dict[str, float]
     training: dict[str, Any]
 
@@ -88,12 +90,14 @@ class Captioner(PretrainedModel):
         *,
         feature_dim: int | None = None,
         frozen_encoder: str | None = None,
+        encoder_fingerprint: str | None = None,
         metrics: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
         precision: str = "auto",
     ) -> None:
         """See `PretrainedModel`; captions are written in `precision`. `frozen_encoder` is the reference (see
-        `opsin.encoders.load`) of the encoder that gives the features, where one does."""
+        `opsin.encoders.load`) of the encoder that gives the features, where one does; one of another
+        `encoder_fingerprint` is refused when it is first needed."""
         super().__init__(model, metrics, training, precision)
         self.encoder = encoder
         self.decoder = decoder
@@ -101,6 +105,7 @@ class Captioner(PretrainedModel):
         self.preprocessing = preprocessing
         self.feature_dim = feature_dim
         self.frozen_encoder = frozen_encoder
+        self.encoder_fingerprint = encoder_fingerprint
         self._loaded_encoder: NetworkEncoder | None = None
 
     @property
@@ -111,12 +116,15 @@ class Captioner(PretrainedModel):
     def load_frozen_encoder(self) -> NetworkEncoder:
         """The frozen encoder that the model refers to, loaded when it is first needed.
 
-        Raises what `opsin.encoders.load` raises, and ConfigError for a model that has none.
+        Raises what `opsin.encoders.load` raises, CheckpointError when the one of that name has other weights now, and
+        ConfigError for a model that has none.
         """
         if self.frozen_encoder is None:
             raise ConfigError("this captioner has no frozen encoder")
         if self._loaded_encoder is None:
-            self._loaded_encoder = load(self.frozen_encoder, str(self.device))
+            encoder = load(self.frozen_encoder, str(self.device), self.precision)
+            refuse_other_encoder(encoder, self.encoder_fingerprint)
+            self._loaded_encoder = encoder
         return self._loaded_encoder
 
     @classmethod
@@ -134,6 +142,7 @@ class Captioner(PretrainedModel):
             content.preprocessing,
             feature_dim=content.feature_dim,
             frozen_encoder=content.frozen_encoder,
+            encoder_fingerprint=content.encoder_fingerprint,
             metrics=content.metrics,
             training=content.training,
             precision=precision,
@@ -147,6 +156,7 @@ class Captioner(PretrainedModel):
             preprocessing=self.preprocessing,
             feature_dim=self.feature_dim,
             frozen_encoder=self.frozen_encoder,
+            encoder_fingerprint=self.encoder_fingerprint,
             metrics=self.metrics,
             training=self.training,
         )

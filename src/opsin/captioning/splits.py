@@ -24,6 +24,7 @@ from opsin.data.images import Skipped
 from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
+from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
 from opsin.runtime import derive_seed
 
@@ -34,7 +35,8 @@ OTHER_STYLE = "other-style"
 
 @dataclass(frozen=True)
 class CaptionSplits:
-    """The data of a run. `feature_dim` is the width of the features that take the place of images, if they do."""
+    """The data of a run. `feature_dim` is the width of the features that take the place of images, if they do, and
+    `encoder_fingerprint` tells the frozen encoder that gave them from others."""
 
     vocabulary: Vocabulary
     train: CaptionDataset
@@ -42,6 +44,7 @@ class CaptionSplits:
     test: CaptionDataset | None
     other_style: CaptionDataset | None = None
     feature_dim: int | None = None
+    encoder_fingerprint: str | None = None
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -64,7 +67,10 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     assert train.captions is not None
     vocabulary = Vocabulary.from_texts((text for texts in train.captions for text in texts), config.min_count)
 
-    encoder = None if config.frozen_encoder is None else load(config.frozen_encoder, config.training.device)
+    encoder = weights = None
+    if config.frozen_encoder is not None:
+        encoder = load(config.frozen_encoder, config.training.device, config.training.precision)
+        weights = fingerprint(encoder)
     longest = config.decoder.max_length
 
     def dataset(split: str) -> ImageCaptionDataset | FeatureCaptionDataset | None:
@@ -78,7 +84,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     train_set = dataset("train")
     assert train_set is not None
     width = train_set.features.shape[-1] if isinstance(train_set, FeatureCaptionDataset) else None
-    return CaptionSplits(vocabulary, train_set, dataset("val"), dataset("test"), dataset(OTHER_STYLE), width)
+    return CaptionSplits(vocabulary, train_set, dataset("val"), dataset("test"), dataset(OTHER_STYLE), width, weights)
 
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:

@@ -22,8 +22,9 @@ from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
-from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
+from opsin.diffusion.text import load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder
+from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
