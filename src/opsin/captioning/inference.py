@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,10 +17,10 @@ from opsin.captioning.model import feature_tensor
 from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.images import ImageLike
-from opsin.data.pixels import fit_image
+from opsin.data.pixels import each_image, pixel_batches
 from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import load
-from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.base import NetworkEncoder, batched
 from opsin.encoders.features import image_features
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
@@ -166,7 +164,7 @@ class Captioner(PretrainedModel):
 
     def caption(
         self,
-        images: str | Path | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -190,7 +188,7 @@ class Captioner(PretrainedModel):
 
     def caption_each(
         self,
-        images: str | Path | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -199,7 +197,7 @@ class Captioner(PretrainedModel):
         attention: bool = False,
         batch_size: int = 32,
     ) -> Iterator[Caption]:
-        """A caption for each image (paths, PIL images or arrays), a batch after the other; a single path is one image.
+        """A caption for each image (paths, PIL images or arrays), a batch after the other, or for a single one.
 
         With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Captions
         are as long as the model can write them, unless `limits` say otherwise. Raises DataError for a broken image,
@@ -213,7 +211,6 @@ class Captioner(PretrainedModel):
             )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        images = [images] if isinstance(images, str | Path) else images
         for features, grid in self._encoded_batches(images, batch_size):
             yield from self.write(
                 features,
@@ -289,24 +286,13 @@ class Captioner(PretrainedModel):
         return maps_NTP.unflatten(2, grid or (1, maps_NTP.shape[2])).cpu().numpy()
 
     def _encoded_batches(
-        self, images: Iterable[ImageLike], batch_size: int
+        self, images: ImageLike | Iterable[ImageLike], batch_size: int
     ) -> Iterator[tuple[Tensor, tuple[int, int] | None]]:
         """What the decoder attends to, with the grid of a frozen encoder's patches."""
         if self.frozen_encoder is None:
-            for pixels in self._pixel_batches(images, batch_size):
+            for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
                 yield self.encode(pixels), None
             return
-        remaining = iter(images)
-        while batch := list(islice(remaining, batch_size)):
+        for batch in batched(each_image(images), batch_size):
             features, grid = image_features(self.load_frozen_encoder(), batch)
             yield self.encode(features), grid
-
-    def _pixel_batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
-        batch: list[np.ndarray] = []
-        for image in images:
-            batch.append(fit_image(image, self.preprocessing.image_size))
-            if len(batch) == batch_size:
-                yield torch.from_numpy(np.stack(batch))
-                batch = []
-        if batch:
-            yield torch.from_numpy(np.stack(batch))
