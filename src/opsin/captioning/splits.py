@@ -21,6 +21,7 @@ from opsin.captioning.vocabulary import Vocabulary
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
@@ -100,8 +101,8 @@ def rows_of_run(source: ImageSource, config: CaptioningConfig) -> dict[str, np.n
     `other-style` are drawings of emoji that are trained on as the other style draws them.
     """
     rows = split_rows(source, config.val_fraction, config.test_fraction, config.training.seed)
-    rows["train"] = _first_of_random_order(rows["train"], config.max_train, config.training.seed)
-    rows["val"] = _first_of_random_order(rows["val"], config.max_val, config.training.seed)
+    rows["train"] = first_of_random_order(rows["train"], config.max_train, config.training.seed)
+    rows["val"] = first_of_random_order(rows["val"], config.max_val, config.training.seed)
     held_out = np.zeros(0, dtype=np.int64)
     if config.style_fraction > 0:
         held_out = _one_style_of_some(source, rows["train"], config.style_fraction, config.training.seed)
@@ -151,7 +152,7 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
         )
 
     def dataset(name: str, part: CourseSplit, count: int | None) -> CaptionDataset:
-        images = _first_of_random_order(np.unique(part.image_idxs), count, config.training.seed)
+        images = first_of_random_order(np.unique(part.image_idxs), count, config.training.seed)
         chosen = np.flatnonzero(np.isin(part.image_idxs, images))
         if config.captions == "first":
             chosen = chosen[np.unique(part.image_idxs[chosen], return_index=True)[1]]
@@ -164,11 +165,3 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
         None,
         feature_dim=data.train.features.shape[1],
     )
-
-
-def _first_of_random_order(rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """The first `count` of the rows in an order that the seed decides, sorted; all of them for None."""
-    if count is None:
-        return rows
-    order = np.random.default_rng(derive_seed(seed, "max_train")).permutation(len(rows))
-    return rows[np.sort(order[:count])]
