@@ -234,6 +234,12 @@ def test_table_is_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> No
     assert "–" in printed
 
 
+def test_names_in_a_table_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2Jb"
+    print_table((name,), [(name,)], title=name)
+    assert capsys.readouterr().out.count("a\\x1b[2Jb") == 3
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3 * 10**15, "3000.0 TB")],

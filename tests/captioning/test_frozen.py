@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from opsin import encoders
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.splits import open_splits
@@ -18,6 +20,7 @@ from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.data.preprocessing import Preprocessing
+from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
 
 from .conftest import COLOURS, tiny_config
@@ -118,6 +121,48 @@ def test_encoder_that_is_gone(frozen_run: tuple[Path, CaptionerReport], tmp_path
     captioner = Captioner.from_pretrained(copy, device="cpu")
     with pytest.raises(CheckpointError, match=r"there is no model '.*gone'"):
         captioner.caption([Image.new("RGB", (8, 8))])
+
+
+def test_encoder_that_was_trained_again(
+    frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path, encoder: Path, tmp_path: Path
+) -> None:
+    """Its features have the same width, and the decoder never saw any of them."""
+    own = shutil.copytree(encoder, tmp_path / "encoder")
+    config = tiny_config(captioned_folder, frozen_encoder=str(own), shift=0, max_steps=2)
+    train_captioner(config, tmp_path / "run", quiet=True)
+    content = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert content["encoder_fingerprint"] == fingerprint(encoders.load(str(own), "cpu"))
+    retrained = Classifier.from_pretrained(own, device="cpu")
+    torch.nn.init.constant_(retrained.model.norm.weight, 11.0)  # type: ignore[arg-type]
+    retrained.save_pretrained(own)
+    captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")
+    with pytest.raises(CheckpointError, match=r"encoder is not the one that the model was trained with: its finger"):
+        captioner.caption([Image.new("RGB", (8, 8))])
+    with pytest.raises(CheckpointError, match="the one that the model was trained with"):
+        evaluate_captioner(captioner)
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=4))
+    with pytest.raises(CheckpointError, match="the frozen encoder is not the one that the run in .* began with"):
+        train_captioner(longer, tmp_path / "run", resume=True, quiet=True)
+    del content["encoder_fingerprint"]  # as in models of before
+    (tmp_path / "run" / "model" / "config.json").write_text(json.dumps(content))
+    assert len(Captioner.from_pretrained(tmp_path / "run", device="cpu").caption([Image.new("RGB", (8, 8))])) == 1
+
+
+def test_precision_is_that_of_the_frozen_encoder_too(
+    frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path, encoder: Path
+) -> None:
+    image = [Image.new("RGB", (24, 24), "red")]
+    exact, rough = (
+        Captioner.from_pretrained(frozen_run[0], device="cpu", precision=precision).load_frozen_encoder()
+        for precision in ("32", "bf16")
+    )
+    assert not torch.equal(exact.encode_image(image), rough.encode_image(image))
+    features = [
+        open_splits(tiny_config(captioned_folder, frozen_encoder=str(encoder), precision=precision), quiet=True)
+        for precision in ("32", "bf16")
+    ]
+    first, second = (splits.train.__getitems__([0])["feature"] for splits in features)
+    assert not torch.equal(first, second)
 
 
 def test_a_captioner_is_no_encoder(frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path) -> None:

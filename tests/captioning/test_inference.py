@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from opsin.captioning.config import DecoderConfig, EncoderConfig
-from opsin.captioning.evaluation import evaluate_captioner
+from opsin.captioning.evaluation import evaluate_all, evaluate_captioner
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
-from opsin.captioning.train import CaptionerReport, train_captioner
+from opsin.captioning.splits import open_splits
+from opsin.captioning.train import CaptionerReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data.preprocessing import Preprocessing
 from opsin.errors import ConfigError, DataError
@@ -37,11 +38,13 @@ def feature_captioner() -> Captioner:
     return Captioner(model, encoder, decoder, vocabulary, Preprocessing(image_size=16), feature_dim=5)
 
 
-def test_a_single_path_is_one_image(colour_run: Run, captioned_folder: Path) -> None:
+def test_a_single_image_needs_no_list(colour_run: Run, captioned_folder: Path) -> None:
     captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
     path = captioned_folder / "red0.png"
     expected = captioner.caption([path])
     assert captioner.caption(str(path)) == captioner.caption(path) == expected
+    opened = Image.open(path)
+    assert captioner.caption(opened) == captioner.caption(np.asarray(opened)) == expected
 
 
 def test_no_images_at_once_is_refused(colour_run: Run) -> None:
@@ -97,6 +100,36 @@ def test_nothing_was_held_out(colour_run: Run) -> None:
     with pytest.raises(DataError, match="was held out from training; judge all of it with --split all"):
         evaluate_captioner(captioner)
     assert len(evaluate_captioner(captioner, split="all", beams=1).ids) == 30
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on(colour_run: Run, captioned_folder: Path) -> None:
+    """It is not judged on the emoji as if it came from them, and every source is another one to it."""
+    captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
+    captioner.training = {}
+    for evaluate in (evaluate_captioner, evaluate_all):
+        with pytest.raises(DataError, match="does not say what it was trained on; name a source with --data"):
+            evaluate(captioner)
+    evaluation = evaluate_captioner(captioner, str(captioned_folder))
+    assert (evaluation.split, evaluation.beams, len(evaluation.ids)) == ("all", 3, 30)
+    assert len(evaluate_all(captioner, str(captioned_folder), beams=1)) == 1
+
+
+def test_own_source_read_as_another_kind_is_judged_on_the_same_images(tmp_path: Path) -> None:
+    """Its rows have another order then, by which training images would pass for held out ones."""
+    folder = make_captioned_folder(tmp_path / "images", per_colour=4)
+    names = sorted((path.name for path in folder.glob("*[0-9].png")), reverse=True)
+    images = [{"id": row, "file_name": name} for row, name in enumerate(names)]
+    annotations = [{"image_id": row, "caption": f"called {name}"} for row, name in enumerate(names)]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "captions_all.json").write_text(
+        json.dumps({"images": images, "annotations": annotations})
+    )
+    config = tiny_config(f"coco:{folder}", val_fraction=0.4)
+    captioner = build_task(config, open_splits(config)).captioner()
+    own = evaluate_captioner(captioner, beams=1)
+    for other in (str(folder), f"coco:{folder}/"):
+        again = evaluate_captioner(captioner, other, beams=1)
+        assert (again.split, again.ids, again.result.references) == ("val", own.ids, own.result.references)
 
 
 def test_worst_features_are_named_as_in_the_files(tmp_path: Path) -> None:

@@ -28,6 +28,13 @@ from opsin.errors import DataError
         ("一只黑狗", ["一", "只", "黑", "狗"]),
         ("黒いネコ!", ["黒", "い", "ネ", "コ"]),
         ("검은 개", ["검은", "개"]),
+        ("ﾈｺのﾊﾞｽ", ["ﾈ", "ｺ", "の", "ﾊﾞ", "ｽ"]),
+        ("ネコ・カメ", ["ネ", "コ", "カ", "メ"]),
+        ("แมวดำ 2 ตัว", ["แ", "ม", "ว", "ด", "ำ", "2", "ตั", "ว"]),
+        ("ที่dog", ["ที่", "dog"]),
+        ("ໝາສີດຳ", ["ໝ", "າ", "ສີ", "ດ", "ຳ"]),
+        ("ឆ្កែ។", ["ឆ្", "កែ"]),
+        ("ခွေး။", ["ခွေး"]),
         ("I ❤️ my dog🐶🐶", ["i", "❤", "my", "dog", "🐶", "🐶"]),
         ("👩‍🍳 cooks", ["👩‍🍳", "cooks"]),
         ("a ⚽\ufe0f ball", ["a", "⚽", "ball"]),
@@ -57,7 +64,7 @@ def test_ascii_is_cut_like_any_other_text(text: str) -> None:
     assert tokenise(text) == [word for word in tokenise(text + " é") if word != "é"]
 
 
-@given(st.text(alphabet="aZ é's狗ネा🐶-."))
+@given(st.text(alphabet="aZ é's狗ネा🐶-.ก้ﾊﾞ\u3099"))
 def test_joined_words_are_cut_in_the_same_places(text: str) -> None:
     assert tokenise(join_words(tokenise(text))) == tokenise(text)
 
@@ -65,6 +72,7 @@ def test_joined_words_are_cut_in_the_same_places(text: str) -> None:
 def test_join() -> None:
     assert join_words(["a", "dog"]) == "a dog"
     assert join_words(["一", "只", "狗", "dog", "🐶"]) == "一只狗 dog 🐶"
+    assert join_words(["ที่", "ดี", "dog"]) == "ที่ดี dog"
     assert join_words([]) == ""
 
 

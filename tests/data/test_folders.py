@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -296,3 +297,23 @@ def test_links_that_lead_back_count_nothing_twice(make_image: MakeImage, tmp_pat
     source = opened(tmp_path / "data")
     assert source.ids == ["cat/1.png"]
     assert source.class_names == ("cat",)
+
+
+def test_class_names_that_are_no_text(make_image: MakeImage, tmp_path: Path) -> None:
+    """A model keeps the names of its classes, and a file of text has no room for other bytes."""
+    make_image("a/1.png")
+    latin = os.fsdecode(b"caf\xe9")
+    try:
+        (tmp_path / latin).mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    shutil.copy(tmp_path / "a" / "1.png", tmp_path / latin / "1.png")
+    make_image("zoo\n/1.png")
+    source = folder_source(tmp_path, "photos")
+    assert source.class_names == ("a", "caf\\udce9", "zoo\\n")
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1, 2]
+    assert "".join(source.class_names).encode()
+    make_image("caf\\udce9/1.png")
+    with pytest.raises(DataError, match="two class folders of .* are called .*caf.*udce9"):
+        folder_source(tmp_path, "photos")

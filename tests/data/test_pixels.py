@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.pixels import fit_image, load_pixels
+from opsin.data.pixels import each_image, fit_image, load_pixels, pixel_batches
 from opsin.data.sources import open_source
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
@@ -29,6 +29,18 @@ def test_fit_is_the_shorter_side_resized_and_the_centre_cropped(size: tuple[int,
     assert fitted.shape == (3, 32, 32)
     assert fitted.dtype == np.uint8
     assert np.abs(fitted - expected)[:, 2:-2, 2:-2].mean() < 3
+
+
+def test_stacks_of_arrays_are_told_from_one_image() -> None:
+    for shape in ((8, 9), (8, 9, 1), (8, 9, 3), (8, 9, 4)):
+        (image,) = each_image(np.zeros(shape, dtype=np.uint8))
+        assert isinstance(image, np.ndarray) and image.shape == shape
+    for shape in ((2, 8, 9), (2, 8, 9, 3), (2, 8, 9, 1)):
+        assert len(list(each_image(np.zeros(shape, dtype=np.uint8)))) == 2
+    images = [np.full((4, 4, 3), number, dtype=np.uint8) for number in range(5)]
+    batches = list(pixel_batches(iter(images), 4, 2))
+    assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [[0, 1], [2, 3], [4]]
+    assert list(pixel_batches([], 4, 2)) == []
 
 
 def test_image_of_the_right_size_is_untouched() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from opsin.data.image_source import ImageSource
-from opsin.data.sources import open_source
+from opsin.data.sources import is_same_source, open_source
 from opsin.errors import DataError
 
 from .conftest import MakeImage, MakeParquet, image_cell
@@ -149,6 +149,28 @@ def test_file_of_another_kind(make_image: MakeImage) -> None:
 def test_name_that_is_too_long_for_a_file() -> None:
     with pytest.raises(DataError, match=r"^a{200} cannot be read: File name too long$"):
         open_source("a" * 5000)
+
+
+def test_same_source_in_other_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else training images would be scored as unseen ones."""
+    (tmp_path / "cap").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ways = ("cap", "cap/", "~/cap", str(tmp_path / "cap"))
+    for first in ("coco:cap", *ways):
+        for second in (*ways, *(f"coco:{way}" for way in ways)):
+            assert is_same_source(first, second) and is_same_source(second, first)
+    for other in ("", "emoji", "coco:", "coco:other", "~/other", "coco:gone", "cap:cap", "."):
+        assert not is_same_source("coco:cap", other)
+    assert not is_same_source("coco:gone", "gone")
+    assert is_same_source("emoji", "emoji")
+    (tmp_path / "emoji").mkdir()
+    assert not is_same_source("emoji", "./emoji")
+    monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "cifar10").mkdir(parents=True)
+    assert is_same_source("cifar10", "cifar10:cache/cifar10")
+    assert not is_same_source("cifar10", "cifar10:cap")
 
 
 def test_link_to_itself_is_no_source(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from opsin.cli.main import VERBS, main
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError
 from opsin.tour import clip, run
-from opsin.tour.report import Picture, Report, Section, Table
+from opsin.tour.report import Picture, Report, Section, Table, spread
 from opsin.tour.run import run_tour
 
 VOID = {"meta", "img"}
@@ -167,3 +167,9 @@ def test_texts_of_the_matrix_are_no_names() -> None:
     assert source.captions is not None
     names = dict(zip(source.metadata["code"].tolist(), source.captions, strict=True))
     assert [text for text, code in clip.MATRIX.items() if text in names[code]] == []
+
+
+def test_spread_over_what_there_is() -> None:
+    assert spread(range(10, 20), 3) == [10, 14, 19]
+    assert spread([4, 7], 5) == [4, 7]
+    assert spread([], 5) == []

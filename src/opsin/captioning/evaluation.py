@@ -25,6 +25,7 @@ from opsin.config import from_dict
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import judged_part
 from opsin.data.sources import is_same_source
 from opsin.errors import DataError
 from opsin.runtime import autocast
@@ -94,7 +95,7 @@ def evaluate_all(
     """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
     first = evaluate_captioner(captioner, data, split, beams=beams)
     own = _own_config(captioner)
-    if split is not None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
+    if split is not None or own is None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
     return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams)
 
@@ -104,14 +105,16 @@ def evaluate_captioner(
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
-    Without `split`: of the training source the test images, or else those that were held out to validate on; of another
-    source its test split, or else all of it. The split `all` is the whole source, training images included. Raises
-    DataError when the split is empty, when the source holds features and the model takes images, or the reverse, and
-    when it holds features or words that the model does not take.
+    Which images these are, see `opsin.data.parts.judged_part`. Raises DataError when the split is empty, when no source
+    is named and the model does not say its own, when the source holds features and the model takes images, or the
+    reverse, and when it holds features or words that the model does not take.
     """
     own = _own_config(captioner)
-    beams = own.beams if beams is None else beams
-    ref = data or own.data
+    ref = data or ("" if own is None else own.data)
+    if not ref:
+        raise DataError("this model does not say what it was trained on; name a source with --data")
+    if beams is None:
+        beams = CaptioningConfig.beams if own is None else own.beams
     if captioner.takes_images == ref.startswith(COURSE):
         kinds = ("images", "features") if captioner.takes_images else ("features", "images")
         raise DataError(f"this captioner takes {kinds[0]}, and {ref!r} holds {kinds[1]}")
@@ -134,35 +137,25 @@ def evaluate_captioner(
     return Evaluation(ref, split, beams, result, ids, tuple(dataset.skipped), source)
 
 
-def _own_config(captioner: Captioner) -> CaptioningConfig:
-    """The settings of the run that made the model."""
+def _own_config(captioner: Captioner) -> CaptioningConfig | None:
+    """The settings of the run that made the model; None where it does not say what it was trained on."""
+    if "data" not in captioner.training:
+        return None
     return from_dict(CaptioningConfig, captioner.training, where="the model's training config")
 
 
-def _choose_images(ref: str, split: str | None, own: CaptioningConfig) -> tuple[ImageSource, str]:
-    is_own = is_same_source(ref, own.data)
-    source = open_captioned(ref, own.captions if is_own else "all")
-    if split == "all":
-        return source, split
-    if not is_own:
-        has_test = source.splits is not None and bool((source.splits == "test").any())
-        if split is None and not has_test:
-            return source, "all"
-        return source.split(split or "test"), split or "test"
-    rows = rows_of_run(source, own)
-    if split is None and len(rows["test"]) == len(rows["val"]) == 0:
-        raise DataError(f"nothing of {source.name!r} was held out from training; judge all of it with --split all")
-    split = split or ("test" if len(rows["test"]) else "val")
-    if len(rows.get(split, ())) == 0:
-        usable = ", ".join(name for name, indices in rows.items() if len(indices))
-        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
-    return source.select(rows[split]), split
+def _choose_images(ref: str, split: str | None, own: CaptioningConfig | None) -> tuple[ImageSource, str]:
+    if own is None or not is_same_source(ref, own.data):
+        return judged_part(open_captioned(ref), split, None)
+    source = open_captioned(own.data, own.captions)  # as the run read it: its rows are those of that reading
+    return judged_part(source, split, rows_of_run(source, own))
 
 
 def _choose_features(
-    ref: str, split: str | None, own: CaptioningConfig, captioner: Captioner
+    ref: str, split: str | None, own: CaptioningConfig | None, captioner: Captioner
 ) -> tuple[FeatureCaptionDataset, str]:
-    splits = open_splits(replace(own, data=ref))
+    settings = CaptioningConfig(decoder=captioner.decoder) if own is None else own
+    splits = open_splits(replace(settings, data=ref))
     if splits.feature_dim != captioner.feature_dim:
         raise DataError(
             f"this captioner takes features of width {captioner.feature_dim}, and those of {ref!r} have width "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +17,12 @@ from opsin.captioning.model import feature_tensor
 from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.images import ImageLike
-from opsin.data.pixels import fit_image
+from opsin.data.pixels import each_image, pixel_batches
 from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import load
-from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.base import NetworkEncoder, batched
 from opsin.encoders.features import image_features
+from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
 from opsin.pretrained import PretrainedModel
 from opsin.runtime import autocast
@@ -67,6 +66,7 @@ class _Content:
     preprocessing: Preprocessing
     feature_dim: int | None
     frozen_encoder: str | None = None
+    encoder_fingerprint: str | None = None
     metrics: dict[str, float]
     training: dict[str, Any]
 
@@ -88,12 +88,14 @@ class Captioner(PretrainedModel):
         *,
         feature_dim: int | None = None,
         frozen_encoder: str | None = None,
+        encoder_fingerprint: str | None = None,
         metrics: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
         precision: str = "auto",
     ) -> None:
         """See `PretrainedModel`; captions are written in `precision`. `frozen_encoder` is the reference (see
-        `opsin.encoders.load`) of the encoder that gives the features, where one does."""
+        `opsin.encoders.load`) of the encoder that gives the features, where one does; one of another
+        `encoder_fingerprint` is refused when it is first needed."""
         super().__init__(model, metrics, training, precision)
         self.encoder = encoder
         self.decoder = decoder
@@ -101,6 +103,7 @@ class Captioner(PretrainedModel):
         self.preprocessing = preprocessing
         self.feature_dim = feature_dim
         self.frozen_encoder = frozen_encoder
+        self.encoder_fingerprint = encoder_fingerprint
         self._loaded_encoder: NetworkEncoder | None = None
 
     @property
@@ -111,12 +114,15 @@ class Captioner(PretrainedModel):
     def load_frozen_encoder(self) -> NetworkEncoder:
         """The frozen encoder that the model refers to, loaded when it is first needed.
 
-        Raises what `opsin.encoders.load` raises, and ConfigError for a model that has none.
+        Raises what `opsin.encoders.load` raises, CheckpointError when the one of that name has other weights now, and
+        ConfigError for a model that has none.
         """
         if self.frozen_encoder is None:
             raise ConfigError("this captioner has no frozen encoder")
         if self._loaded_encoder is None:
-            self._loaded_encoder = load(self.frozen_encoder, str(self.device))
+            encoder = load(self.frozen_encoder, str(self.device), self.precision)
+            refuse_other_encoder(encoder, self.encoder_fingerprint)
+            self._loaded_encoder = encoder
         return self._loaded_encoder
 
     @classmethod
@@ -134,6 +140,7 @@ class Captioner(PretrainedModel):
             content.preprocessing,
             feature_dim=content.feature_dim,
             frozen_encoder=content.frozen_encoder,
+            encoder_fingerprint=content.encoder_fingerprint,
             metrics=content.metrics,
             training=content.training,
             precision=precision,
@@ -147,6 +154,7 @@ class Captioner(PretrainedModel):
             preprocessing=self.preprocessing,
             feature_dim=self.feature_dim,
             frozen_encoder=self.frozen_encoder,
+            encoder_fingerprint=self.encoder_fingerprint,
             metrics=self.metrics,
             training=self.training,
         )
@@ -156,7 +164,7 @@ class Captioner(PretrainedModel):
 
     def caption(
         self,
-        images: str | Path | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -180,7 +188,7 @@ class Captioner(PretrainedModel):
 
     def caption_each(
         self,
-        images: str | Path | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         beams: int = 3,
         length_penalty: float = 1.0,
@@ -189,7 +197,7 @@ class Captioner(PretrainedModel):
         attention: bool = False,
         batch_size: int = 32,
     ) -> Iterator[Caption]:
-        """A caption for each image (paths, PIL images or arrays), a batch after the other; a single path is one image.
+        """A caption for each image (paths, PIL images or arrays), a batch after the other, or for a single one.
 
         With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Captions
         are as long as the model can write them, unless `limits` say otherwise. Raises DataError for a broken image,
@@ -203,7 +211,6 @@ class Captioner(PretrainedModel):
             )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-        images = [images] if isinstance(images, str | Path) else images
         for features, grid in self._encoded_batches(images, batch_size):
             yield from self.write(
                 features,
@@ -279,24 +286,13 @@ class Captioner(PretrainedModel):
         return maps_NTP.unflatten(2, grid or (1, maps_NTP.shape[2])).cpu().numpy()
 
     def _encoded_batches(
-        self, images: Iterable[ImageLike], batch_size: int
+        self, images: ImageLike | Iterable[ImageLike], batch_size: int
     ) -> Iterator[tuple[Tensor, tuple[int, int] | None]]:
         """What the decoder attends to, with the grid of a frozen encoder's patches."""
         if self.frozen_encoder is None:
-            for pixels in self._pixel_batches(images, batch_size):
+            for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
                 yield self.encode(pixels), None
             return
-        remaining = iter(images)
-        while batch := list(islice(remaining, batch_size)):
+        for batch in batched(each_image(images), batch_size):
             features, grid = image_features(self.load_frozen_encoder(), batch)
             yield self.encode(features), grid
-
-    def _pixel_batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
-        batch: list[np.ndarray] = []
-        for image in images:
-            batch.append(fit_image(image, self.preprocessing.image_size))
-            if len(batch) == batch_size:
-                yield torch.from_numpy(np.stack(batch))
-                batch = []
-        if batch:
-            yield torch.from_numpy(np.stack(batch))

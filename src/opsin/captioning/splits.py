@@ -21,9 +21,11 @@ from opsin.captioning.vocabulary import Vocabulary
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
+from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
 from opsin.runtime import derive_seed
 
@@ -34,7 +36,8 @@ OTHER_STYLE = "other-style"
 
 @dataclass(frozen=True)
 class CaptionSplits:
-    """The data of a run. `feature_dim` is the width of the features that take the place of images, if they do."""
+    """The data of a run. `feature_dim` is the width of the features that take the place of images, if they do, and
+    `encoder_fingerprint` tells the frozen encoder that gave them from others."""
 
     vocabulary: Vocabulary
     train: CaptionDataset
@@ -42,6 +45,7 @@ class CaptionSplits:
     test: CaptionDataset | None
     other_style: CaptionDataset | None = None
     feature_dim: int | None = None
+    encoder_fingerprint: str | None = None
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -64,7 +68,10 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     assert train.captions is not None
     vocabulary = Vocabulary.from_texts((text for texts in train.captions for text in texts), config.min_count)
 
-    encoder = None if config.frozen_encoder is None else load(config.frozen_encoder, config.training.device)
+    encoder = weights = None
+    if config.frozen_encoder is not None:
+        encoder = load(config.frozen_encoder, config.training.device, config.training.precision)
+        weights = fingerprint(encoder)
     longest = config.decoder.max_length
 
     def dataset(split: str) -> ImageCaptionDataset | FeatureCaptionDataset | None:
@@ -78,7 +85,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     train_set = dataset("train")
     assert train_set is not None
     width = train_set.features.shape[-1] if isinstance(train_set, FeatureCaptionDataset) else None
-    return CaptionSplits(vocabulary, train_set, dataset("val"), dataset("test"), dataset(OTHER_STYLE), width)
+    return CaptionSplits(vocabulary, train_set, dataset("val"), dataset("test"), dataset(OTHER_STYLE), width, weights)
 
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:
@@ -94,8 +101,8 @@ def rows_of_run(source: ImageSource, config: CaptioningConfig) -> dict[str, np.n
     `other-style` are drawings of emoji that are trained on as the other style draws them.
     """
     rows = split_rows(source, config.val_fraction, config.test_fraction, config.training.seed)
-    rows["train"] = _first_of_random_order(rows["train"], config.max_train, config.training.seed)
-    rows["val"] = _first_of_random_order(rows["val"], config.max_val, config.training.seed)
+    rows["train"] = first_of_random_order(rows["train"], config.max_train, config.training.seed)
+    rows["val"] = first_of_random_order(rows["val"], config.max_val, config.training.seed)
     held_out = np.zeros(0, dtype=np.int64)
     if config.style_fraction > 0:
         held_out = _one_style_of_some(source, rows["train"], config.style_fraction, config.training.seed)
@@ -145,7 +152,7 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
         )
 
     def dataset(name: str, part: CourseSplit, count: int | None) -> CaptionDataset:
-        images = _first_of_random_order(np.unique(part.image_idxs), count, config.training.seed)
+        images = first_of_random_order(np.unique(part.image_idxs), count, config.training.seed)
         chosen = np.flatnonzero(np.isin(part.image_idxs, images))
         if config.captions == "first":
             chosen = chosen[np.unique(part.image_idxs[chosen], return_index=True)[1]]
@@ -158,11 +165,3 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
         None,
         feature_dim=data.train.features.shape[1],
     )
-
-
-def _first_of_random_order(rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """The first `count` of the rows in an order that the seed decides, sorted; all of them for None."""
-    if count is None:
-        return rows
-    order = np.random.default_rng(derive_seed(seed, "max_train")).permutation(len(rows))
-    return rows[np.sort(order[:count])]

@@ -46,9 +46,11 @@ class CaptioningTask(Task):
         validation: CaptionDataset | None,
         mean_length: float,
         feature_dim: int | None = None,
+        encoder_fingerprint: str | None = None,
     ) -> None:
         """`mean_length` is that of the training captions (`CaptionTable.mean_length`), `feature_dim` the width of the
-        features that take the place of images, if they do."""
+        features that take the place of images, if they do, `encoder_fingerprint` that of the frozen encoder which
+        gives them."""
         super().__init__(model)
         self.config = config
         self.vocabulary = vocabulary
@@ -56,6 +58,7 @@ class CaptioningTask(Task):
         self.validation = validation
         self.mean_length = mean_length
         self.feature_dim = feature_dim
+        self.encoder_fingerprint = encoder_fingerprint
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
@@ -91,6 +94,9 @@ class CaptioningTask(Task):
             return {}
         return evaluate_dataset(self.captioner(), self.validation).summary("val")
 
+    def foundations(self) -> dict[str, str]:
+        return {} if self.encoder_fingerprint is None else {"frozen encoder": self.encoder_fingerprint}
+
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.captioner(metrics).save_pretrained(directory)
 
@@ -105,6 +111,7 @@ class CaptioningTask(Task):
             self.preprocessing,
             feature_dim=self.feature_dim,
             frozen_encoder=self.config.frozen_encoder,
+            encoder_fingerprint=self.encoder_fingerprint,
             metrics=metrics,
             training=training,
             precision=self.config.training.precision,

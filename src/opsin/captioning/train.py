@@ -76,7 +76,16 @@ def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTas
     with seeded(config.training.seed, "weights"):
         model = build_model(config.encoder, config.decoder, config.image_size, splits.vocabulary, splits.feature_dim)
     mean_length = splits.train.table.mean_length
-    return CaptioningTask(model, config, splits.vocabulary, preprocessing, splits.val, mean_length, splits.feature_dim)
+    return CaptioningTask(
+        model,
+        config,
+        splits.vocabulary,
+        preprocessing,
+        splits.val,
+        mean_length,
+        splits.feature_dim,
+        splits.encoder_fingerprint,
+    )
 
 
 def _add_test_metrics(model_directory: Path, splits: CaptionSplits, config: CaptioningConfig) -> dict[str, float]:

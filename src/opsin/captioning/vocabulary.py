@@ -1,8 +1,8 @@
 """The words that a captioner knows, and how texts become words.
 
 A text is lower-cased and cut into words at everything that is neither letter, digit nor mark, in any script; an
-apostrophe inside a word stays. Scripts that are written without blanks (Chinese, Japanese) are cut into characters.
-An emoji is a word.
+apostrophe inside a word stays. Scripts that are written without blanks (Chinese, Japanese, Thai, Lao, Khmer, Burmese)
+are cut into characters, each with its marks. An emoji is a word.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ JOINERS = "\u200c\u200d"
 """Zero-width characters that stand inside words of some scripts."""
 SELECTORS = {0xFE0E: None, 0xFE0F: None}
 """They ask for a plain or a colourful drawing of the character before: it is one word with and without them."""
+HALF_WIDTH_VOICING = "\uff9e\uff9f"
+"""Marks on half-width Katakana, which Unicode counts among the letters."""
 ASCII_WORD = re.compile("[a-z0-9']+")
 
 
@@ -40,7 +42,7 @@ def join_words(words: Sequence[str]) -> str:
     """Words as a text, with blanks between them, except between characters of scripts that have none."""
     text = ""
     for word in words:
-        blank = text and not (_stands_alone(text[-1]) and _stands_alone(word[0]))
+        blank = text and (_is_mark(word[0]) or not (_stands_alone(text[-1]) and _stands_alone(word[0])))
         text += f" {word}" if blank else word
     return text
 
@@ -147,25 +149,34 @@ def _tokenise_any(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    spaced = "".join(_spaced(character) for character in text.lower())
-    return [word for part in spaced.split() if (word := part.strip("'" + JOINERS))]
+    pieces = []
+    was_alone = False
+    for character in text.lower():
+        if _is_mark(character) or character in JOINERS:
+            pieces.append(character)  # a part of the letter before
+            continue
+        in_word = character.isalnum() or character == "'"
+        is_alone = in_word and _stands_alone(character)
+        pieces.append((" " if is_alone or was_alone else "") + (character if in_word else " "))
+        was_alone = is_alone
+    return [word for part in "".join(pieces).split() if (word := part.strip("'" + JOINERS))]
 
 
-def _spaced(character: str) -> str:
-    """The character as it stands in a word, or blanks for what divides words."""
-    if _stands_alone(character):
-        return f" {character} "
-    in_word = character.isalnum() or character in "'" + JOINERS or unicodedata.category(character).startswith("M")
-    return character if in_word else " "
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character).startswith("M") or character in HALF_WIDTH_VOICING
 
 
 def _stands_alone(character: str) -> bool:
-    """Whether it belongs to a script without blanks: Han, Hiragana, Katakana."""
+    """Whether it belongs to a script without blanks: Han, Kana, Thai, Lao, Khmer, Burmese."""
     code = ord(character)
     return (
-        0x3040 <= code <= 0x30FF  # Hiragana and Katakana
+        0x0E00 <= code <= 0x0EFF  # Thai and Lao
+        or 0x1000 <= code <= 0x109F  # Burmese
+        or 0x1780 <= code <= 0x17FF  # Khmer
+        or 0x3040 <= code <= 0x30FF  # Hiragana and Katakana
         or 0x3400 <= code <= 0x4DBF  # Han, extension A
         or 0x4E00 <= code <= 0x9FFF  # Han
         or 0xF900 <= code <= 0xFAFF  # Han, compatibility forms
+        or 0xFF66 <= code <= 0xFF9F  # Katakana of half width
         or 0x20000 <= code <= 0x3FFFF  # Han, further extensions
     )

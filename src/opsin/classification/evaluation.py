@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from opsin.classification.task import evaluate_dataset
 from opsin.data.datasets import image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import judged_part
 from opsin.data.sources import is_same_source, open_labelled
 from opsin.errors import DataError
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
@@ -31,16 +34,18 @@ class Evaluation:
 def evaluate_classifier(classifier: Classifier, data: str | None = None, split: str | None = None) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on.
 
-    Without `split`: of the training source the test split, or else the images that were held out; of another source
-    its test split, or else all of it. The split `all` is the whole source, training images included. Classes are
-    matched by name. Raises DataError when the model does not know a class of the source, or when the split is empty.
+    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name. Raises DataError when the
+    model does not know a class of the source, or when the split is empty.
     """
     own_data = str(classifier.training.get("data", ""))
     ref = data or own_data
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
-    source = _match_classes(open_labelled(ref), classifier.class_names)
-    source, split = _choose(source, split, classifier, foreign=not is_same_source(ref, own_data))
+    is_own = is_same_source(ref, own_data)
+    # The own source is opened as the run read it: its rows are those of that reading.
+    source = _match_classes(open_labelled(own_data if is_own else ref, min_classes=1), classifier.class_names)
+    rows = _rows_of_run(source, classifier.training) if is_own else None
+    source, split = judged_part(source, split, rows)
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
@@ -49,29 +54,13 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     return Evaluation(ref, split, metrics, classifier.class_names, tuple(dataset.skipped))
 
 
-def _choose(
-    source: ImageSource, split: str | None, classifier: Classifier, *, foreign: bool
-) -> tuple[ImageSource, str]:
-    if split == "all":
-        return source, split
-    if foreign:
-        if split is None:
-            has_test = source.splits is not None and bool((source.splits == "test").any())
-            return (source.split("test"), "test") if has_test else (source, "all")
-        return source.split(split), split
-    training = classifier.training
-    rows = rows_of_run(
+def _rows_of_run(source: ImageSource, training: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return rows_of_run(
         source,
         val_fraction=float(training.get("val_fraction", 0.0)),
         max_train=training.get("max_train"),
         seed=int(training.get("training", {}).get("seed", 0)),
     )
-    if split is None:
-        split = "test" if len(rows["test"]) else "val"
-    if split not in rows or len(rows[split]) == 0:
-        usable = ", ".join(name for name, indices in rows.items() if len(indices))
-        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}")
-    return source.select(rows[split]), split
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

@@ -14,7 +14,7 @@ from torch import Tensor
 from opsin.classification.config import ViTConfig
 from opsin.classification.model_card import model_card
 from opsin.data.images import ImageLike
-from opsin.data.pixels import fit_image
+from opsin.data.pixels import pixel_batches
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import PretrainedModel
@@ -94,10 +94,15 @@ class Classifier(PretrainedModel):
     def _card(self) -> str:
         return model_card(self.class_names, self.metrics, self.training)
 
-    def classify(self, images: Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 64) -> list[Classification]:
-        """The `top_k` classes of each image (paths, PIL images or arrays). Raises DataError for a broken one."""
+    def classify(
+        self, images: ImageLike | Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 64
+    ) -> list[Classification]:
+        """The `top_k` classes of each image (paths, PIL images or arrays), also of a single one.
+
+        Raises DataError for a broken image.
+        """
         results = []
-        for pixels in self._pixel_batches(images, batch_size):
+        for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
             values, indices = self.predict_pixels(pixels).softmax(dim=1).topk(min(top_k, len(self.class_names)), dim=1)
             for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
                 labels = tuple(self.class_names[index] for index in row_indices)
@@ -114,7 +119,7 @@ class Classifier(PretrainedModel):
                 scores.append(self.model(images).float().cpu())
         return torch.cat(scores)
 
-    def attention_maps(self, images: Iterable[ImageLike], *, batch_size: int = 32) -> np.ndarray:
+    def attention_maps(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> np.ndarray:
         """Attention rollout of each image, float32 (N, grid, grid), each map summing to one.
 
         Rollout ("Quantifying Attention Flow in Transformers", Abnar and Zuidema 2020) multiplies the layers' weights,
@@ -122,21 +127,11 @@ class Classifier(PretrainedModel):
         pools: the class token, or the mean over patches.
         """
         maps = []
-        for pixels in self._pixel_batches(images, batch_size):
+        for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
             weights = self.model.attention_weights(self.preprocessing.prepare(pixels.to(self.device)))
             maps.append(attention_rollout(weights, self.config.pool, self.model.grid_size).cpu().numpy())
         grid = self.model.grid_size
         return np.concatenate(maps) if maps else np.zeros((0, grid, grid), dtype=np.float32)
-
-    def _pixel_batches(self, images: Iterable[ImageLike], batch_size: int) -> Iterable[Tensor]:
-        batch: list[np.ndarray] = []
-        for image in images:
-            batch.append(fit_image(image, self.preprocessing.image_size))
-            if len(batch) == batch_size:
-                yield torch.from_numpy(np.stack(batch))
-                batch = []
-        if batch:
-            yield torch.from_numpy(np.stack(batch))
 
 
 def build_model(config: ViTConfig, image_size: int, num_classes: int) -> VisionTransformer:

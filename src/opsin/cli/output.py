@@ -32,13 +32,15 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     for position, name in enumerate(header):
         values = [row[position] for row in rows if row[position] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
-        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape(printable(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_cell(value)) for value in row))
     # A pipe has no width: give it room, so that no value is folded for readers such as grep.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000, highlight=False)
     if title is not None:
-        console.print(escape(title), style="bold")  # a title of the table itself would be folded to the table's width
+        console.print(
+            escape(printable(title)), style="bold"
+        )  # a title of the table itself would be folded to the table's width
     console.print(table)
 
 

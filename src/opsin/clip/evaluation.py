@@ -15,6 +15,7 @@ from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_retrieval
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import judged_part
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import is_same_source
 from opsin.data.tokenizer import BpeTokenizer
@@ -53,10 +54,10 @@ def evaluate_retrieval(
 ) -> Evaluation:
     """Evaluate on a split of a source; `own` are the settings of the run that made the model, if opsin made it.
 
-    Without `data` it is the source that the model was trained on. Without `split`: of that source the test images, or
-    else those held out to validate on; of another source its test split, or else all of it. The split `all` is the
-    whole source. The images' vectors come from the cache of `source_vectors`. Raises DataError when the split is empty,
-    or when the source has no captions or no image that can be read.
+    Without `data` it is the source that the model was trained on. Which of its images these are, see
+    `opsin.data.parts.judged_part`; of a source of which all was trained on, the training images. Their vectors come
+    from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no captions or
+    no image that can be read.
     """
     if data is None and own is None:
         raise DataError("say which captioned images to judge the model on")
@@ -70,20 +71,12 @@ def evaluate_retrieval(
 
 
 def _choose(ref: str, split: str | None, own: ClipConfig | None) -> tuple[ImageSource, str]:
-    source = open_captioned(ref)
-    if split == "all":
-        return source, split
     if own is None or not is_same_source(ref, own.data):
-        has_test = source.splits is not None and bool((source.splits == "test").any())
-        if split is None and not has_test:
-            return source, "all"
-        return source.split(split or "test"), split or "test"
-    rows = rows_of_run(source, own)
-    split = split or next((name for name in ("test", "val") if len(rows[name])), "train")
-    if len(rows.get(split, ())) == 0:
-        usable = ", ".join(name for name, indices in rows.items() if len(indices))
-        raise DataError(f"{source.name!r} has no split {split!r}; it has {usable}, all")
-    return source.select(rows[split]), split
+        return judged_part(open_captioned(ref), split, None)
+    source = open_captioned(own.data)  # as the run read it: its rows are those of that reading
+    if split is None and own.train_on == "all":
+        split = "train"
+    return judged_part(source, split, rows_of_run(source, own))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from PIL import Image
 from opsin.data.caption_tables import read_captions, unread_text_files
 from opsin.data.image_source import SPLIT_NAMES, ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, find_images, open_image, unread_images
+from opsin.data.names import printable
 from opsin.errors import DataError
 
 
@@ -33,7 +35,7 @@ def folder_source(directory: Path, name: str) -> ImageSource:
     any depth below the class's folder); images directly in the directory. Captions come from `metadata.jsonl` and
     `captions.csv` in the directory or its split folders, else from `NAME.txt` beside `NAME.jpg`; see
     `opsin.data.caption_tables`.
-    Raises DataError when no image is found in any of them.
+    Raises DataError when no image is found in any of them, or when two classes cannot be told apart by name.
     """
     split_folders = _split_folders(directory)
     rows = _rows_of_splits(directory, split_folders)
@@ -47,7 +49,8 @@ def folder_source(directory: Path, name: str) -> ImageSource:
             f"(image files end in {', '.join(sorted(IMAGE_SUFFIXES))})"
             + "".join(f"; {row.id}: {row.reason}" for row in unread)
         )
-    class_names = tuple(sorted(set(rows.classes)))
+    names = _class_names(directory, rows.classes)
+    class_names = tuple(sorted(names.values()))
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     paths = rows.paths
     captions, unmatched = read_captions([directory, *split_folders], paths)
@@ -56,13 +59,22 @@ def folder_source(directory: Path, name: str) -> ImageSource:
         ids=[path.relative_to(directory).as_posix() for path in paths],
         loader=partial(_load, paths),
         rows=np.arange(len(paths)),
-        labels=np.array([numbers[class_name] for class_name in rows.classes], dtype=np.int64) if rows.classes else None,
+        labels=np.array([numbers[names[folder]] for folder in rows.classes], dtype=np.int64) if rows.classes else None,
         class_names=class_names or None,
         captions=captions,
         seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=[*rows.skipped, *unmatched, *unread],
     )
+
+
+def _class_names(directory: Path, folders: Sequence[str]) -> dict[str, str]:
+    """The class of each folder: its name as text that can be printed and kept. DataError when two have the same."""
+    names = {folder: printable(folder) for folder in set(folders)}
+    if len(set(names.values())) < len(names):
+        twice = next(name for name, count in Counter(names.values()).items() if count > 1)
+        raise DataError(f"two class folders of {directory} are called {twice!r} when printed; rename one of them")
+    return names
 
 
 def _load(paths: Sequence[Path], row: int) -> Image.Image:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
+import torch
 from PIL import Image
 
 from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, open_image
+from opsin.errors import ConfigError
 
 
 def fit_image(image: ImageLike, size: int) -> np.ndarray:
@@ -18,6 +24,28 @@ def fit_image(image: ImageLike, size: int) -> np.ndarray:
         left, top = (opened.width - side) / 2, (opened.height - side) / 2
         opened = opened.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.ascontiguousarray(np.asarray(opened).transpose(2, 0, 1))
+
+
+def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+    """The images of a list or stream; a single image is the only one of its list.
+
+    An array of two axes is one image, and so is one of three that ends in 1, 3 or 4 channels.
+    """
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4)) else images
+    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+
+
+def pixel_batches(images: ImageLike | Iterable[ImageLike], size: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """What `fit_image` makes of each image, uint8 (N, 3, size, size), opened one by one as batches are asked for.
+
+    Raises ConfigError for a batch without room for an image.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+    fitted = (fit_image(image, size) for image in each_image(images))
+    while batch := list(islice(fitted, batch_size)):
+        yield torch.from_numpy(np.stack(batch))
 
 
 def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray]:

@@ -18,12 +18,32 @@ from opsin.data.names import printable
 from opsin.errors import DataError
 
 KINDS = "give a directory, a .parquet file, emoji, cifar10:DIR, coco:DIR, or, for captioners, course-coco:DIR"
+KINDS_OF_DIRECTORIES = ("cifar10", "coco", "course-coco")
+"""What may stand before the colon of `KIND:DIR`."""
 
 
 def is_same_source(ref: str, other: str) -> bool:
-    """Also when a directory or file is written in two ways: its training images must not pass for unseen ones."""
-    paths = (Path(ref), Path(other))
-    return ref == other or (bool(other) and all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
+    """Also when a directory or file is written in two ways, or read as another kind of source: its training images
+    must not pass for unseen ones."""
+    if ref == other:
+        return True
+    first, second = _path_of(ref), _path_of(other)
+    return first is not None and second is not None and first.samefile(second)
+
+
+def _path_of(ref: str) -> Path | None:
+    """The directory or file that a source is read from, where there is one."""
+    if ref == "emoji":
+        return None
+    kind, _, argument = ref.partition(":")
+    path = Path(argument if kind in KINDS_OF_DIRECTORIES else ref).expanduser()
+    if kind == "cifar10" and not argument:
+        from opsin.data.cifar10 import cifar10_directory
+
+        path = cifar10_directory()
+    elif not ref or ref == f"{kind}:":
+        return None
+    return path if path.exists() else None
 
 
 def open_source(ref: str | Path) -> ImageSource:
@@ -75,15 +95,18 @@ def _open(text: str) -> ImageSource:
     raise DataError(_no_such_source(text, path))
 
 
-def open_labelled(ref: str) -> ImageSource:
-    """`open_source` for what takes labels; DataError unless it has labels of at least two classes, besides."""
+def open_labelled(ref: str, *, min_classes: int = 2) -> ImageSource:
+    """`open_source` for what takes labels; DataError unless it has images of at least so many classes, besides.
+
+    Learning takes two of them; one is enough to judge a model that knows others as well.
+    """
     source = open_source(ref)
     if source.labels is None or source.class_names is None:
         raise DataError(
             f"the source {ref!r} has no labels; name one with class folders, or with a column `label`, by --data"
         )
     present = np.unique(source.labels)
-    if len(present) < 2:
+    if len(present) < min_classes:
         name = source.class_names[int(present[0])] if len(present) else "none"
         raise DataError(f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two")
     return source

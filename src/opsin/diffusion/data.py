@@ -15,12 +15,12 @@ from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features
 from opsin.encoders.base import TextEncoder
-from opsin.runtime import derive_seed
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ def rows_of_run(source: ImageSource, config: DiffusionConfig) -> dict[str, np.nd
     if config.train_on == "all":
         nothing = np.zeros(0, dtype=np.int64)
         rows = {"train": np.sort(np.concatenate(list(rows.values()))), "val": nothing, "test": nothing}
-    if config.max_train is not None:
-        order = np.random.default_rng(derive_seed(seed, "max_train")).permutation(rows["train"])
-        rows["train"] = np.sort(order[: config.max_train])
+    rows["train"] = first_of_random_order(rows["train"], config.max_train, seed)
     return rows
 
 

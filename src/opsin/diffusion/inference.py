@@ -24,8 +24,9 @@ from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.prompts import is_blank, warn_of_unread
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
-from opsin.diffusion.text import load_text_encoder, refuse_other_encoder, text_features
+from opsin.diffusion.text import load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder
+from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
@@ -224,7 +225,7 @@ class TextToImage:
                     "the text encoder of the model cannot be used; if it was moved, say where it is now with "
                     f"--text-encoder, in Python with from_pretrained(text_encoder=…): {error}"
                 ) from error
-            refuse_other_encoder(encoder, self.text_fingerprint)
+            refuse_other_encoder(encoder, self.text_fingerprint, "--text-encoder")
             self._loaded_encoder = encoder
         return self._loaded_encoder
 

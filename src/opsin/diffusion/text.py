@@ -18,7 +18,7 @@ from opsin.config import nearest_name
 from opsin.diffusion.prompts import spoken
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.fingerprint import fingerprint
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import ConfigError, DataError
 
 TABLE_KEYS = ("idx_mapping", "embs", "pca_components", "mean")
 NUMPY_GLOBALS = [
@@ -135,19 +135,6 @@ def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
             "open_clip:ViT-B-32/openai"
         )
     return encoder
-
-
-def refuse_other_encoder(encoder: TextEncoder, expected: str | None) -> None:
-    """Raise CheckpointError unless the encoder has this fingerprint; None fits any.
-
-    Vectors of another encoder may have the right width all the same, and would give pictures of anything.
-    """
-    if expected is not None and (found := fingerprint(encoder)) != expected:
-        raise CheckpointError(
-            f"the text encoder {encoder.name} is not the one that the model was trained with: its fingerprint is "
-            f"{found[:12]} and was {expected[:12]}. Put the earlier one back, name where it is now with "
-            "--text-encoder, or train the model again with this one"
-        )
 
 
 def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

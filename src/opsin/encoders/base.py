@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.data.images import ImageLike, open_image
+from opsin.data.pixels import each_image
 from opsin.data.threads import DECODING_THREADS
 from opsin.runtime import autocast
 
@@ -99,7 +100,7 @@ class NetworkEncoder:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def encode_image(self, images: Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
+    def encode_image(self, images: ImageLike | Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
         with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled(batch).float().cpu() for batch in self._batches(images)]
@@ -120,7 +121,7 @@ class NetworkEncoder:
         """Vectors (N, D) of network input (N, 3, H, W)."""
         raise NotImplementedError
 
-    def _batches(self, images: Iterable[ImageLike]) -> Iterator[Tensor]:
+    def _batches(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Tensor]:
         """Network input in batches; threads open and prepare the images of the next one while the network works.
 
         An image is handed to them as soon as it is drawn from `images`, so that large ones need not lie in memory
@@ -131,7 +132,7 @@ class NetworkEncoder:
             return self._prepare(open_image(image))
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            upcoming = batched((pool.submit(prepared, image) for image in images), BATCH_SIZE)
+            upcoming = batched((pool.submit(prepared, image) for image in each_image(images)), BATCH_SIZE)
             current = next(upcoming, None)
             while current is not None:
                 following = next(upcoming, None)
@@ -164,7 +165,7 @@ class TextNetwork:
 class DenseNetworkEncoder(NetworkEncoder):
     """A network that has a vector for every patch as well."""
 
-    def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
+    def encode_dense(self, images: ImageLike | Iterable[ImageLike]) -> DenseFeatures:
         """See `DenseEncoder.encode_dense`. Raises ValueError without any image."""
         with torch.inference_mode(), autocast(self.device, self.precision):
             parts = [self._dense(batch) for batch in self._batches(images)]

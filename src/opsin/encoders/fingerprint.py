@@ -7,7 +7,8 @@ import hashlib
 import torch
 from torch import nn
 
-from opsin.errors import ConfigError
+from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.errors import CheckpointError, ConfigError
 
 
 def fingerprint(encoder: object) -> str:
@@ -36,3 +37,18 @@ def fingerprint(encoder: object) -> str:
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def refuse_other_encoder(encoder: ImageEncoder | TextEncoder, expected: str | None, option: str | None = None) -> None:
+    """Raise CheckpointError unless the encoder has this fingerprint; None fits any.
+
+    Vectors of another encoder may have the right width all the same, and a model would make anything of them. `option`
+    is the one by which commands take the encoder from another place.
+    """
+    if expected is not None and (found := fingerprint(encoder)) != expected:
+        elsewhere = f", name where it is now with {option}" if option else ""
+        raise CheckpointError(
+            f"the encoder {encoder.name} is not the one that the model was trained with: its fingerprint is "
+            f"{found[:12]} and was {expected[:12]}. Put the earlier one back{elsewhere}, or train the model again "
+            "with this one"
+        )

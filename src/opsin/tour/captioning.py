@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from opsin.captioning.evaluation import Evaluation, evaluate_all
@@ -17,7 +16,7 @@ from opsin.captioning.pictures import attention_by_word, captions_figure
 from opsin.captioning.recipes import emoji
 from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.tour.curves import learning_curves
-from opsin.tour.report import Picture, Section, Table
+from opsin.tour.report import Picture, Section, Table, spread
 
 SHIPPED = "emoji-captioner"
 """The model of the package, which the same recipe trained for longer than a tour can."""
@@ -86,7 +85,7 @@ def _rows(
 
 
 def _pictures(directory: Path, captioner: Captioner, unseen: Evaluation, other_style: Evaluation) -> list[Picture]:
-    looked = [unseen.image(place) for place in _spread(range(len(unseen.ids)), 4)]
+    looked = [unseen.image(place) for place in spread(range(len(unseen.ids)), 4)]
     return [
         Picture(
             learning_curves(directory / "metrics.jsonl", "cider_d", "CIDEr-D", train_loss="caption_loss"),
@@ -108,14 +107,9 @@ def _right_and_wrong(evaluation: Evaluation) -> Figure:
     result = evaluation.result
     exact = [is_exact_match(own.text, texts) for own, texts in zip(result.captions, result.references, strict=True)]
     right, wrong = ([place for place, is_right in enumerate(exact) if is_right is kind] for kind in (True, False))
-    places = [*_spread(right, SHOWN), *_spread(wrong, SHOWN)]
+    places = [*spread(right, SHOWN), *spread(wrong, SHOWN)]
     return captions_figure(
         [evaluation.image(place) for place in places],
         [result.captions[place].text for place in places],
         [result.references[place] for place in places],
     )
-
-
-def _spread(places: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the places, evenly spread."""
-    return [places[round(index)] for index in np.linspace(0, len(places) - 1, min(count, len(places)))]

@@ -18,7 +18,7 @@ from opsin.data.image_source import ImageSource
 from opsin.data.sources import open_labelled
 from opsin.pictures import confusion_figure
 from opsin.tour.curves import learning_curves
-from opsin.tour.report import Picture, Section, Table
+from opsin.tour.report import Picture, Section, Table, spread
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
@@ -73,10 +73,10 @@ def _pictures(
     predicted: np.ndarray,
 ) -> list[Picture]:
     assert test.labels is not None and test.class_names is not None
-    right = _spread(np.flatnonzero(predicted == test.labels), 6)
-    wrong = _spread(np.flatnonzero(predicted != test.labels), 6)
-    shown = np.concatenate([right, wrong])
-    images = [test.load(int(row)) for row in shown]
+    right = spread(np.flatnonzero(predicted == test.labels), 6)
+    wrong = spread(np.flatnonzero(predicted != test.labels), 6)
+    shown = [*right, *wrong]
+    images = [test.load(row) for row in shown]
     results = classifier.classify(images, top_k=2)
     truths = [test.class_names[test.labels[row]] for row in shown]
     looked = images[: len(right)]
@@ -98,8 +98,3 @@ def _pictures(
             "Where the model looked: attention rollout over all layers; bright patches count more in the decision.",
         ),
     ]
-
-
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the rows, evenly spread."""
-    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)] if len(rows) else rows

@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from opsin.checkpoint import atomic_write
+
+
+def spread(places: Sequence[int] | np.ndarray, count: int) -> list[int]:
+    """At most `count` of the places, evenly spread."""
+    return [int(places[round(index)]) for index in np.linspace(0, len(places) - 1, min(count, len(places)))]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Which images of a source are trained on and judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from opsin.data.image_source import ImageSource
+from opsin.data.parts import first_of_random_order, judged_part
+from opsin.errors import DataError
+
+
+def make_source(*splits: str) -> ImageSource:
+    """An image for each split that is named; of no splits, four images."""
+    count = len(splits) or 4
+    return ImageSource(
+        name="some",
+        ids=[f"id{row}" for row in range(count)],
+        loader=lambda row: Image.new("RGB", (2, 2)),
+        rows=np.arange(count),
+        splits=np.array(splits) if splits else None,
+    )
+
+
+def test_first_of_a_random_order() -> None:
+    rows = np.array([3, 5, 8, 13, 21, 34])
+    whole = [set(first_of_random_order(rows, count, 7)) for count in range(1, 7)]
+    for fewer, more in zip(whole, whole[1:], strict=False):
+        assert fewer < more  # a longer run sees what a shorter one saw
+    assert whole[-1] == set(rows)
+    np.testing.assert_array_equal(first_of_random_order(rows, None, 7), rows)
+    np.testing.assert_array_equal(first_of_random_order(rows, 3, 7), sorted(whole[2]))
+    assert any(set(first_of_random_order(rows, 3, seed)) != whole[2] for seed in range(5))
+
+
+def test_another_source_is_judged_on_its_test_split_or_whole() -> None:
+    divided = make_source("train", "test", "val", "test")
+    part, split = judged_part(divided, None, None)
+    assert (part.ids, split) == (["id1", "id3"], "test")
+    assert judged_part(divided, "val", None)[0].ids == ["id2"]
+    assert judged_part(divided, "all", None)[0].ids == divided.ids
+    for source in (make_source(), make_source("train", "val")):
+        part, split = judged_part(source, None, None)
+        assert (part.ids, split) == (source.ids, "all")
+    with pytest.raises(DataError, match="no split 'test'"):
+        judged_part(make_source("train", "val"), "test", None)
+
+
+def test_own_source_is_judged_on_what_the_run_held_out() -> None:
+    source = make_source()
+    nothing = np.zeros(0, dtype=np.int64)
+    rows = {"train": np.array([0, 2]), "val": np.array([1]), "test": np.array([3])}
+    for asked, ids, split in (
+        (None, ["id3"], "test"),
+        ("val", ["id1"], "val"),
+        ("train", ["id0", "id2"], "train"),
+        ("all", source.ids, "all"),
+    ):
+        part, name = judged_part(source, asked, rows)
+        assert (part.ids, name) == (ids, split)
+    part, split = judged_part(source, None, {**rows, "test": nothing})
+    assert (part.ids, split) == (["id1"], "val")
+    with pytest.raises(DataError, match=r"no split 'dev'; it has train, val, test, all \(--split all is everything"):
+        judged_part(source, "dev", rows)
+    everything = {"train": np.arange(4), "val": nothing, "test": nothing}
+    with pytest.raises(DataError, match="nothing of 'some' was held out from training; judge all .* --split all"):
+        judged_part(source, None, everything)
+    with pytest.raises(DataError, match="no split 'val'; it has train, all"):
+        judged_part(source, "val", everything)
