@@ -157,7 +157,12 @@ def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "red").save(folder / "red" / "one more.png")
     with pytest.raises(CheckpointError, match="the set of images is not the one that the run .* began with"):
         train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+    classifier = Classifier.from_pretrained(tmp_path / "run")
+    with pytest.raises(DataError, match="has other images now than when the model was trained .* --split all"):
+        evaluate_classifier(classifier)
+    assert evaluate_classifier(classifier, split="all").metrics.count == 10
     (folder / "red" / "one more.png").unlink()
+    assert evaluate_classifier(classifier).split == "val"
     (folder / "blue").rename(folder / "sky")  # as many classes in another order
     with pytest.raises(CheckpointError, match="the list of classes is not the one"):
         train_classifier(config, tmp_path / "run", resume=True, quiet=True)

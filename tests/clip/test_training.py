@@ -24,7 +24,6 @@ from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
-from opsin.training.record import config_of
 from opsin.training.report import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -92,17 +91,16 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
 
 def test_evaluating_the_files_gives_what_the_run_measured(colour_run: Run, folder: Path) -> None:
     encoder = load_run(colour_run)
-    own = config_of(ClipConfig, encoder.training)
     for split in ("train", "val", "test"):
-        evaluation = evaluate_retrieval(encoder, own, split=split)
+        evaluation = evaluate_retrieval(encoder, encoder.training, split=split)
         assert evaluation.styles.keys() == {"all"}
         assert evaluation.styles["all"].mean_recall(1) == colour_run[1].metrics[f"{split}_recall_at_1"]
         assert f"split {split!r}" in evaluation.protocol
-    everything = evaluate_retrieval(encoder, None, str(folder))
+    everything = evaluate_retrieval(encoder, {}, str(folder))
     assert everything.split == "all" and everything.styles["all"].image_to_text.queries == 8 * len(COLOURS) + 1
     assert {row.id for row in everything.skipped} == {"blank.png", "broken.png"}
     with pytest.raises(DataError, match="has no split 'other-style'; it has train, val, test, all"):
-        evaluate_retrieval(encoder, own, split="other-style")
+        evaluate_retrieval(encoder, encoder.training, split="other-style")
 
 
 def test_a_batch_of_emoji_is_learned_by_heart(tmp_path: Path) -> None:

@@ -68,3 +68,13 @@ def test_own_source_is_judged_on_what_the_run_held_out() -> None:
         judged_part(source, None, everything)
     with pytest.raises(DataError, match="no split 'val'; it has train, all"):
         judged_part(source, "val", everything)
+
+
+def test_what_a_run_held_out_of_a_source_that_has_changed_cannot_be_told() -> None:
+    rows = {"train": np.array([0, 2]), "val": np.array([1]), "test": np.array([3])}
+    for split in (None, "val", "train"):
+        with pytest.raises(DataError, match="'some' has other images now .* --split all, or other images with --data"):
+            judged_part(make_source(), split, rows, changed=True)
+    assert len(judged_part(make_source(), "all", rows, changed=True)[0]) == 4
+    own = make_source("train", "val", "train", "test")  # the source says itself which images are for judging
+    assert judged_part(own, None, rows, changed=True)[1] == "test"

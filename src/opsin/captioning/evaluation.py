@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,6 @@ from opsin.captioning.data import (
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
-from opsin.config import from_dict
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
@@ -29,6 +29,7 @@ from opsin.data.parts import judged_part
 from opsin.data.sources import is_same_source
 from opsin.errors import DataError
 from opsin.runtime import autocast
+from opsin.training.record import config_of, has_changed
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def evaluate_captioner(
     dataset: CaptionDataset
     source: ImageSource | None = None
     if captioner.takes_images:
-        source, split = _choose_images(ref, split, own)
+        source, split = _choose_images(ref, split, own, captioner.training)
         size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
         if captioner.frozen_encoder is None:
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
@@ -141,14 +142,16 @@ def _own_config(captioner: Captioner) -> CaptioningConfig | None:
     """The settings of the run that made the model; None where it does not say what it was trained on."""
     if "data" not in captioner.training:
         return None
-    return from_dict(CaptioningConfig, captioner.training, where="the model's training config")
+    return config_of(CaptioningConfig, captioner.training)
 
 
-def _choose_images(ref: str, split: str | None, own: CaptioningConfig | None) -> tuple[ImageSource, str]:
+def _choose_images(
+    ref: str, split: str | None, own: CaptioningConfig | None, training: Mapping[str, Any]
+) -> tuple[ImageSource, str]:
     if own is None or not is_same_source(ref, own.data):
         return judged_part(open_captioned(ref), split, None)
     source = open_captioned(own.data, own.captions)  # as the run read it: its rows are those of that reading
-    return judged_part(source, split, rows_of_run(source, own))
+    return judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
 
 
 def _choose_features(

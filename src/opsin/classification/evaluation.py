@@ -18,6 +18,7 @@ from opsin.data.parts import judged_part
 from opsin.data.sources import is_same_source, open_labelled
 from opsin.errors import DataError
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
+from opsin.training.record import has_changed
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
         raise DataError("this model does not say what it was trained on; name a source with --data")
     is_own = is_same_source(ref, own_data)
     # The own source is opened as the run read it: its rows are those of that reading.
-    source = _match_classes(open_labelled(own_data if is_own else ref, min_classes=1), classifier.class_names)
-    rows = _rows_of_run(source, classifier.training) if is_own else None
-    source, split = judged_part(source, split, rows)
+    opened = open_labelled(own_data if is_own else ref, min_classes=1)
+    rows = _rows_of_run(opened, classifier.training) if is_own else None
+    matched = _match_classes(opened, classifier.class_names)
+    source, split = judged_part(matched, split, rows, changed=has_changed(opened, classifier.training))
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")

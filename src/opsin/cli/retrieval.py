@@ -19,14 +19,11 @@ def evaluate_model(options: EvaluateOptions) -> int:
     """Judge a model of `opsin train clip`; returns the exit code."""
     if options.beams is not None or options.worst is not None or options.picture is not None:
         raise UsageError(f"--beams, --worst and --picture are for other kinds of models than {options.run}")
-    from opsin.clip.config import ClipConfig
     from opsin.clip.evaluation import evaluate_retrieval
     from opsin.encoders.local_clip import LocalClipEncoder
-    from opsin.training.record import config_of
 
     encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
-    own = config_of(ClipConfig, encoder.training)
-    evaluation = evaluate_retrieval(encoder, own, options.data, options.split)
+    evaluation = evaluate_retrieval(encoder, encoder.training, options.data, options.split)
     if options.json:
         print_json(_retrieval_document(evaluation))
     else:

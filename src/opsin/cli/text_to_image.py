@@ -86,14 +86,11 @@ def _values(text: str | None, kind: Callable[[str], ValueT], option: str, defaul
 
 
 def _exam(options: EvaluateOptions, model: TextToImage, encoder: Any) -> Exam:
-    from opsin.diffusion.config import DiffusionConfig
     from opsin.diffusion.exam import open_exam
-    from opsin.training.record import config_of
 
     given = {"num_prompts": options.prompts, "num_samples": options.samples, "seed": options.seed}
-    own = config_of(DiffusionConfig, model.training) if model.training else None
     return open_exam(
-        own,
+        model.training,
         encoder,
         model.image_size,
         data=options.data,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from opsin.encoders.features import source_vectors
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.runtime import autocast
+from opsin.training.record import config_of, has_changed
 
 BATCH_SIZE = 256
 ALL_STYLES = "all"
@@ -50,19 +53,20 @@ class Evaluation:
 
 
 def evaluate_retrieval(
-    encoder: ImageTextEncoder, own: ClipConfig | None, data: str | None = None, split: str | None = None
+    encoder: ImageTextEncoder, training: Mapping[str, Any], data: str | None = None, split: str | None = None
 ) -> Evaluation:
-    """Evaluate on a split of a source; `own` are the settings of the run that made the model, if opsin made it.
+    """Evaluate on a split of a source; `training` is the record of the model's run, empty if there was none.
 
     Without `data` it is the source that the model was trained on. Which of its images these are, see
     `opsin.data.parts.judged_part`; of a source of which all was trained on, the training images. Their vectors come
     from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no captions or
     no image that can be read.
     """
+    own = config_of(ClipConfig, training) if training else None
     if data is None and own is None:
         raise DataError("say which captioned images to judge the model on")
     ref = data if data is not None else own.data if own is not None else ""
-    source, split = _choose(ref, split, own)
+    source, split = _choose(ref, split, own, training)
     source, image_features = source_vectors(source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     text_features = encoder.encode_text(texts)
@@ -70,13 +74,15 @@ def evaluate_retrieval(
     return Evaluation(ref, split, styles, tuple(source.skipped))
 
 
-def _choose(ref: str, split: str | None, own: ClipConfig | None) -> tuple[ImageSource, str]:
+def _choose(
+    ref: str, split: str | None, own: ClipConfig | None, training: Mapping[str, Any]
+) -> tuple[ImageSource, str]:
     if own is None or not is_same_source(ref, own.data):
         return judged_part(open_captioned(ref), split, None)
     source = open_captioned(own.data)  # as the run read it: its rows are those of that reading
     if split is None and own.train_on == "all":
         split = "train"
-    return judged_part(source, split, rows_of_run(source, own))
+    return judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
 
 
 @torch.no_grad()

@@ -20,14 +20,15 @@ def first_of_random_order(rows: np.ndarray, count: int | None, seed: int) -> np.
 
 
 def judged_part(
-    source: ImageSource, split: str | None, rows: Mapping[str, np.ndarray] | None
+    source: ImageSource, split: str | None, rows: Mapping[str, np.ndarray] | None, *, changed: bool = False
 ) -> tuple[ImageSource, str]:
     """The images to judge a model on, and the name of their split.
 
     `rows` are those of each split of the run that made the model, None for a source that it was not trained on.
     Without `split`: of the own source the test images, or else those held out to validate on; of another source its
     test split, or else all of it. The split `all` is the whole source, training images included. Raises DataError when
-    there are no such images.
+    there are no such images, and when the own source has `changed` since and has no such split itself: divided anew,
+    training images would come out as held out.
     """
     if split == "all":
         return source, split
@@ -44,5 +45,10 @@ def judged_part(
         raise DataError(
             f"{source.name!r} has no split {split!r}; it has {usable}, all (--split all is everything, training images "
             "included)"
+        )
+    if changed and (source.splits is None or split not in source.splits):
+        raise DataError(
+            f"{source.name!r} has other images now than when the model was trained on it, so that those that were held "
+            "out cannot be told from the others; judge all of them with --split all, or other images with --data"
         )
     return source.select(rows[split]), split

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,7 @@ from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.encoders.base import ImageTextEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import derive_seed
+from opsin.training.record import config_of, has_changed
 
 TRAIN, HELD_OUT, OTHER = "train", "held_out", "other"
 SPOKEN = {TRAIN: "training", HELD_OUT: "held-out", OTHER: "other"}
@@ -90,7 +92,7 @@ class Exam:
 
 
 def open_exam(
-    own: DiffusionConfig | None,
+    record: Mapping[str, Any],
     encoder: ImageTextEncoder,
     image_size: int,
     *,
@@ -103,15 +105,21 @@ def open_exam(
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
-    `own` are the settings of the run that made the model, or None where nobody knows. Images are seen at its
+    `record` is that of the run that made the model, empty where nobody knows. Images are seen at its
     `image_size`, as its drawings are. A prompt is the first caption of an image, and the first captions of all images
     are the names it is sought among.
     Raises DataError when the source cannot be used or has no such split, ConfigError for numbers below one.
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
+    own = config_of(DiffusionConfig, record) if record else None
     ref = _source_ref(own, data)
     source = open_prompted(ref, own.captions if own is not None else "all")
+    if own is not None and is_same_source(ref, own.data) and has_changed(source, record):
+        raise DataError(
+            f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
+            "these were; judge it on another source with --data"
+        )
     rows, training_rows = choose_parts(source, ref, split, own)
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from opsin.config import from_dict, to_dict
+from opsin.data.image_source import ImageSource
+from opsin.data.splits import division_digest
 
 SOURCE_DIGEST = "source_digest"
 
@@ -22,6 +24,13 @@ def config_of(config_class: type[ConfigT], training: Mapping[str, Any]) -> Confi
     """The config in a model's `training`. Raises ConfigError when it is of another kind."""
     settings = {name: value for name, value in training.items() if name != SOURCE_DIGEST}
     return from_dict(config_class, settings, where="the model's training config")
+
+
+def has_changed(source: ImageSource, training: Mapping[str, Any]) -> bool:
+    """Whether a source has other images than when the model of this record was trained on it; False where the record
+    does not say."""
+    known = training.get(SOURCE_DIGEST)
+    return known is not None and known != division_digest(source)
 
 
 def source_foundation(source_digest: str | None) -> dict[str, str]:
