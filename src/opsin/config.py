@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,20 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelt most like `name`, or None if none comes close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def check_numbers(
+    config: Any, *names: str, least: float = 0, most: float = math.inf, below: float = math.inf, part: str = ""
+) -> None:
+    """Raise ConfigError unless each of these settings is None or a finite number in this range.
+
+    `part` stands before the name in the message, where several parts of a config have settings of one name.
+    """
+    limit = f" and at most {most:g}" if most < math.inf else f" and below {below:g}" if below < math.inf else ""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (least <= value <= most and value < below):
+            raise ConfigError(f"{part}{name} must be at least {least:g}{limit}, not {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
