@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,6 +28,20 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 def json_digest(content: Any) -> str:
     """SHA-256, in hexadecimal, of JSON types."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def check_numbers(
+    config: Any, *names: str, least: float = 0, most: float = math.inf, below: float = math.inf, part: str = ""
+) -> None:
+    """Raise ConfigError unless each of these settings is None or a finite number in this range.
+
+    `part` stands before the name in the message, where several parts of a config have settings of one name.
+    """
+    limit = f" and at most {most:g}" if most < math.inf else f" and below {below:g}" if below < math.inf else ""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (least <= value <= most and value < below):
+            raise ConfigError(f"{part}{name} must be at least {least:g}{limit}, not {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
@@ -29,6 +28,7 @@ from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.data.preprocessing import Preprocessing
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.nn.attention import MultiHeadAttention
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.course_data import write_course_coco
@@ -288,7 +288,7 @@ def test_small_convolutional_encoder(captioned_folder: Path, tmp_path: Path) -> 
     assert report.metrics["val_exact_match"] == 1.0
     model = Captioner.from_pretrained(tmp_path).model
     assert model.encoder is not None
-    assert not any(isinstance(module, nn.MultiheadAttention) for module in model.encoder.modules())
+    assert not any(isinstance(module, MultiHeadAttention) for module in model.encoder.modules())
     assert len(model.encoder.transformer.layers) == 0
 
 
@@ -417,9 +417,25 @@ def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
         ({"decoder": DecoderConfig(embed_dim=9, num_heads=3)}, "must be even"),
         ({"decoder": DecoderConfig(max_length=2)}, "max_length"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "together below 1"),
+        ({"val_fraction": math.nan}, "val_fraction must be at least 0 and below 1, not nan"),
+        ({"test_fraction": -0.1}, "test_fraction must be at least 0"),
+        ({"encoder": EncoderConfig(patch_size=0)}, "patch_size must be at least 1"),
+        ({"encoder": EncoderConfig(patch_size=6), "image_size": 18}, "power of two"),
+        ({"encoder": EncoderConfig(dropout=1.5)}, "encoder: dropout must be at least 0 and below 1, not 1.5"),
+        ({"encoder": EncoderConfig(dropout=-0.1)}, "encoder: dropout"),
+        ({"encoder": EncoderConfig(num_layers=-1)}, "encoder: num_layers must be at least 0"),
+        ({"decoder": DecoderConfig(num_heads=0)}, "decoder: num_heads must be at least 1, not 0"),
+        ({"decoder": DecoderConfig(num_layers=0)}, "decoder: num_layers must be at least 1"),
+        ({"decoder": DecoderConfig(dropout=-0.1)}, "decoder: dropout"),
+        ({"decoder": DecoderConfig(dim_feedforward=0)}, "decoder: dim_feedforward"),
+        ({"image_size": 0}, r"image_size \(0\)"),
+        ({"shift": 16}, r"shift \(16\) must be below image_size \(16\)"),
+        ({"shift": -1}, "shift must be at least 0"),
+        ({"label_smoothing": 2.0}, "label_smoothing must be at least 0 and at most 1, not 2"),
+        ({"word_loss": math.inf}, "word_loss must be at least 0, not inf"),
         ({"beams": 0}, "beams must be at least 1"),
         ({"min_count": 0}, "min_count must be at least 1"),
-        ({"style_fraction": 1.5}, "style_fraction must be in 0 to 1"),
+        ({"style_fraction": 1.5}, "style_fraction must be at least 0 and at most 1"),
         ({"style_fraction": 0.1, "max_train": 5}, "leave max_train out"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_images_of_any_kind_give_the_same_answer(colour_run: Run, colour_folder:
     assert all(result == results[0] for result in results)
 
 
+def test_one_image_gives_one_answer(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    path = colour_folder / "green" / "00.png"
+    opened = Image.open(path)
+    expected = classifier.classify([path])
+    for image in (path, str(path), path.read_bytes(), opened, np.asarray(opened)):
+        assert classifier.classify(image) == expected
+    assert classifier.attention_maps(opened).shape == (1, 4, 4)
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
+        classifier.classify([path], batch_size=0)
+
+
 def test_precision_is_that_of_the_run_or_the_one_asked_for(colour_run: Run, colour_folder: Path) -> None:
     """bfloat16 keeps 8 bits of a number, so its scores differ from those in float32; on a CPU both always run."""
     pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -145,6 +158,10 @@ def test_evaluation_matches_classes_by_name(colour_run: Run, tmp_path: Path) -> 
     classifier = Classifier.from_pretrained(colour_run[0])
     evaluation = evaluate_classifier(classifier, str(tmp_path / "some"))
     assert (evaluation.split, evaluation.metrics.count, evaluation.metrics.accuracy) == ("all", 6, 1.0)
+    shutil.rmtree(tmp_path / "some" / "blue")
+    (tmp_path / "some" / "green").rename(tmp_path / "green")
+    one = evaluate_classifier(classifier, str(tmp_path / "some"))
+    assert (one.metrics.count, one.metrics.accuracy) == (3, 1.0)
     (tmp_path / "some" / "red").rename(tmp_path / "some" / "mauve")
     with pytest.raises(DataError, match="does not know the class 'mauve'"):
         evaluate_classifier(classifier, str(tmp_path / "some"))
@@ -209,11 +226,11 @@ def test_every_recipe_is_a_valid_config_that_survives_json() -> None:
     [
         ({"image_size": 30}, "must be divisible by patch_size"),
         ({"image_size": 0}, r"image_size \(0\)"),
-        ({"max_train": -1}, "max_train must be above zero"),
+        ({"max_train": -1}, "max_train must be at least 1"),
         ({"augment": {"shift": 32}}, r"shift \(32\) must be below image_size \(32\)"),
-        ({"augment": {"mixup": -0.1}}, "mixup must be at least zero"),
-        ({"augment": {"label_smoothing": 1.5}}, r"label_smoothing must be in \[0, 1\]"),
-        ({"model": {"patch_size": 0}}, "patch_size must be above zero"),
+        ({"augment": {"mixup": -0.1}}, "mixup must be at least 0"),
+        ({"augment": {"label_smoothing": 1.5}}, "label_smoothing must be at least 0 and at most 1"),
+        ({"model": {"patch_size": 0}}, "patch_size must be at least 1"),
         ({"model": {"dropout": 1.0}}, "dropout must be at least 0 and below 1"),
         ({"model": {"num_heads": 5}}, "must be divisible by num_heads"),
         ({"model": {"embed_dim": 33, "num_heads": 3, "positions": "sinusoidal"}}, "even embed_dim"),

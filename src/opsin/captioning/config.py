@@ -5,13 +5,14 @@ Options of the command line are named after fields; those that encoder and decod
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from opsin.config import check_numbers
 from opsin.errors import ConfigError
+from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.training.config import TrainingConfig
 
 
@@ -93,34 +94,21 @@ class CaptioningConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=5)
 
     def __post_init__(self) -> None:
-        if self.image_size % self.encoder.patch_size != 0:
-            raise ConfigError(
-                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
-            )
-        for name, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if part.embed_dim % part.num_heads != 0:
-                raise ConfigError(
-                    f"{name}: embed_dim ({part.embed_dim}) must be divisible by num_heads ({part.num_heads})"
-                )
+        check_layers(self.encoder, least_layers=0, part="encoder: ")
+        check_layers(self.decoder, part="decoder: ")
+        check_patches(self.encoder)
+        check_image_size(self.image_size, self.encoder.patch_size, self.shift)
         if self.decoder.embed_dim % 2 != 0:
             raise ConfigError(f"decoder: embed_dim must be even, not {self.decoder.embed_dim}")
         if self.decoder.max_length < 3:
             raise ConfigError(f"decoder: max_length must leave room for a word, not {self.decoder.max_length}")
-        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+        check_numbers(self, "val_fraction", "test_fraction", below=1)
+        if self.val_fraction + self.test_fraction >= 1:
             raise ConfigError(
-                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be at least 0 and "
-                "together below 1"
+                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be together below 1"
             )
-        if not 0 <= self.style_fraction <= 1:
-            raise ConfigError(f"style_fraction must be in 0 to 1, not {self.style_fraction}")
+        check_numbers(self, "style_fraction", "augment_magnitude", "label_smoothing", most=1)
         if self.style_fraction > 0 and self.max_train is not None:
             raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
-        if not 0 <= self.augment_magnitude <= 1:
-            raise ConfigError(f"augment_magnitude must be in 0 to 1, not {self.augment_magnitude}")
-        for name in ("augment_ops", "word_loss", "shift"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
-        for name in ("min_count", "beams", "max_train", "max_val"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+        check_numbers(self, "augment_ops", "word_loss", "shift")
+        check_numbers(self, "min_count", "beams", "max_train", "max_val", least=1)

@@ -16,7 +16,7 @@ from opsin.captioning.image_captioner import ImageCaptioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import to_dict
-from opsin.data.augment import random_augment, random_flip, random_shift
+from opsin.data.augment import vary
 from opsin.data.preprocessing import Preprocessing
 from opsin.training.task import Batch, StepOutput, Task
 
@@ -80,13 +80,15 @@ class CaptioningTask(Task):
         return StepOutput(loss, metrics)
 
     def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        images = pixels.float() / 255
-        if self.config.flip:
-            images = random_flip(images, generator)
-        if self.config.shift:
-            images = random_shift(images, self.config.shift, generator)
-        if self.config.augment_ops:
-            images = random_augment(images, self.config.augment_ops, self.config.augment_magnitude, generator)
+        config = self.config
+        images = vary(
+            pixels.float() / 255,
+            generator,
+            flip=config.flip,
+            shift=config.shift,
+            augment_ops=config.augment_ops,
+            augment_magnitude=config.augment_magnitude,
+        )
         return self.preprocessing.normalize(images)
 
     def evaluate(self) -> dict[str, float]:

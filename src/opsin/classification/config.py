@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
+from opsin.config import check_numbers
 from opsin.errors import ConfigError
+from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.training.config import TrainingConfig
 
 
@@ -26,17 +27,10 @@ class ViTConfig:
     stem: Literal["linear", "conv"] = "conv"
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "embed_dim", "num_layers", "num_heads", "dim_feedforward"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be above zero, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.embed_dim % self.num_heads != 0:
-            raise ConfigError(f"embed_dim ({self.embed_dim}) must be divisible by num_heads ({self.num_heads})")
+        check_layers(self)
+        check_patches(self)
         if self.positions == "sinusoidal" and self.embed_dim % 2 != 0:
             raise ConfigError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
-        if self.stem == "conv" and self.patch_size.bit_count() != 1:
-            raise ConfigError(f"a conv stem needs a patch_size that is a power of two, not {self.patch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +53,8 @@ class AugmentConfig:
     """Probability spread evenly over all classes in the targets."""
 
     def __post_init__(self) -> None:
-        for name in ("shift", "augment_ops", "mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
-        for name in ("augment_magnitude", "label_smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)}")
+        check_numbers(self, "shift", "augment_ops", "mixup", "cutmix")
+        check_numbers(self, "augment_magnitude", "label_smoothing", most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +74,6 @@ class ClassificationConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=5)
 
     def __post_init__(self) -> None:
-        if self.image_size < 1 or self.image_size % self.model.patch_size != 0:
-            raise ConfigError(
-                f"image_size ({self.image_size}) must be divisible by patch_size ({self.model.patch_size})"
-            )
-        if self.augment.shift >= self.image_size:
-            raise ConfigError(f"shift ({self.augment.shift}) must be below image_size ({self.image_size})")
-        if self.max_train is not None and self.max_train < 1:
-            raise ConfigError(f"max_train must be above zero, not {self.max_train}")
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
+        check_image_size(self.image_size, self.model.patch_size, self.augment.shift)
+        check_numbers(self, "max_train", least=1)
+        check_numbers(self, "val_fraction", below=1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from opsin.classification.config import AugmentConfig, ViTConfig
 from opsin.classification.inference import Classifier
 from opsin.config import json_digest
-from opsin.data.augment import mix, random_augment, random_flip, random_shift
+from opsin.data.augment import mix, vary
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
@@ -48,22 +48,20 @@ class ClassificationTask(Task):
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         labels = batch["label"]
-        images = self._augmented(batch["image"].float() / 255, generator)
+        images = vary(
+            batch["image"].float() / 255,
+            generator,
+            flip=self.augment.flip,
+            shift=self.augment.shift,
+            augment_ops=self.augment.augment_ops,
+            augment_magnitude=self.augment.augment_magnitude,
+        )
         targets = F.one_hot(labels, len(self.class_names)).float()
         images, targets = mix(images, targets, self.augment.mixup, self.augment.cutmix, generator)
         scores = self.model(self.preprocessing.normalize(images))
         loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.augment.label_smoothing)
         accuracy = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         return StepOutput(loss, {"accuracy": accuracy.detach()})
-
-    def _augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        if self.augment.flip:
-            images = random_flip(images, generator)
-        if self.augment.shift:
-            images = random_shift(images, self.augment.shift, generator)
-        if self.augment.augment_ops:
-            images = random_augment(images, self.augment.augment_ops, self.augment.augment_magnitude, generator)
-        return images
 
     def evaluate(self) -> dict[str, float]:
         if self.validation is None:

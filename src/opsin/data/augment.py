@@ -31,6 +31,19 @@ def random_shift(images: Tensor, padding: int, generator: Generator) -> Tensor:
     return padded[samples, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
+def vary(
+    images: Tensor, generator: Generator, *, flip: bool, shift: int, augment_ops: int, augment_magnitude: float
+) -> Tensor:
+    """Mirrored (`flip`), shifted by up to `shift` pixels, and with so many operations, each where it is asked for."""
+    if flip:
+        images = random_flip(images, generator)
+    if shift:
+        images = random_shift(images, shift, generator)
+    if augment_ops:
+        images = random_augment(images, augment_ops, augment_magnitude, generator)
+    return images
+
+
 def random_augment(images: Tensor, num_ops: int, magnitude: float, generator: Generator) -> Tensor:
     """Apply `num_ops` operations to each image, drawn uniformly with replacement, as RandAugment does.
 
