@@ -27,6 +27,7 @@ from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.data.preprocessing import Preprocessing
+from opsin.data.splits import division_digest
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.nn.attention import MultiHeadAttention
 from opsin.training.task import Batch, StepOutput
@@ -132,7 +133,9 @@ def test_save_and_load_give_the_same_captions(colour_run: Run, tmp_path: Path) -
     assert again.caption(images) == captioner.caption(images)
     assert again.vocabulary == captioner.vocabulary
     assert again.metrics == captioner.metrics
-    assert again.training == captioner.training == to_dict(tiny_config(captioner.training["data"], test_fraction=0.2))
+    config = tiny_config(captioner.training["data"], test_fraction=0.2)
+    digest = division_digest(open_captioned(config.data))
+    assert again.training == captioner.training == {**to_dict(config), "source_digest": digest}
 
 
 class StoppingTask(CaptioningTask):
@@ -166,6 +169,22 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
     train_captioner(config, tmp_path / "stopped", resume=True, quiet=True)
     straight, stopped = (load_pretrained(tmp_path / name, kind="captioner")[1] for name in ("straight", "stopped"))
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_a_run_is_not_continued_with_other_images_or_words(tmp_path: Path) -> None:
+    folder = make_captioned_folder(tmp_path / "images", 4)
+    config = tiny_config(folder, max_steps=2)
+    train_captioner(config, tmp_path / "run", quiet=True)
+    table = folder / "captions.csv"
+    before = table.read_text()
+    table.write_text(before.replace("something all in", "all of it in"))
+    with pytest.raises(CheckpointError, match="the vocabulary is not the one that the run .* began with"):
+        train_captioner(config, tmp_path / "run", resume=True, quiet=True)
+    table.write_text(before)
+    assert train_captioner(config, tmp_path / "run", resume=True, quiet=True).steps == 2
+    next(folder.glob("*0.png")).unlink()
+    with pytest.raises(CheckpointError, match="the set of images is not the one"):
+        train_captioner(config, tmp_path / "run", resume=True, quiet=True)
 
 
 def test_every_parameter_gets_a_gradient(captioned_folder: Path) -> None:

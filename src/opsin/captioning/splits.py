@@ -23,7 +23,7 @@ from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
-from opsin.data.splits import split_rows
+from opsin.data.splits import division_digest, split_rows
 from opsin.encoders import load
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
@@ -46,6 +46,8 @@ class CaptionSplits:
     other_style: CaptionDataset | None = None
     feature_dim: int | None = None
     encoder_fingerprint: str | None = None
+    source_digest: str | None = None
+    """See `division_digest`; None for features."""
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -85,7 +87,16 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     train_set = dataset("train")
     assert train_set is not None
     width = train_set.features.shape[-1] if isinstance(train_set, FeatureCaptionDataset) else None
-    return CaptionSplits(vocabulary, train_set, dataset("val"), dataset("test"), dataset(OTHER_STYLE), width, weights)
+    return CaptionSplits(
+        vocabulary,
+        train_set,
+        dataset("val"),
+        dataset("test"),
+        dataset(OTHER_STYLE),
+        width,
+        weights,
+        division_digest(source),
+    )
 
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:

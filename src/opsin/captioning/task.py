@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +14,10 @@ from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_los
 from opsin.captioning.image_captioner import ImageCaptioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.vocabulary import Vocabulary
-from opsin.config import to_dict
+from opsin.config import json_digest
 from opsin.data.augment import vary
 from opsin.data.preprocessing import Preprocessing
+from opsin.training.record import source_foundation, training_record
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -47,6 +47,7 @@ class CaptioningTask(Task):
         mean_length: float,
         feature_dim: int | None = None,
         encoder_fingerprint: str | None = None,
+        source_digest: str | None = None,
     ) -> None:
         """`mean_length` is that of the training captions (`CaptionTable.mean_length`), `feature_dim` the width of the
         features that take the place of images, if they do, `encoder_fingerprint` that of the frozen encoder which
@@ -59,6 +60,7 @@ class CaptioningTask(Task):
         self.mean_length = mean_length
         self.feature_dim = feature_dim
         self.encoder_fingerprint = encoder_fingerprint
+        self.source_digest = source_digest
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
@@ -97,14 +99,14 @@ class CaptioningTask(Task):
         return evaluate_dataset(self.captioner(), self.validation).summary("val")
 
     def foundations(self) -> dict[str, str]:
-        return {} if self.encoder_fingerprint is None else {"frozen encoder": self.encoder_fingerprint}
+        encoder = {} if self.encoder_fingerprint is None else {"frozen encoder": self.encoder_fingerprint}
+        return {"vocabulary": json_digest(self.vocabulary.words), **encoder, **source_foundation(self.source_digest)}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.captioner(metrics).save_pretrained(directory)
 
     def captioner(self, metrics: Mapping[str, float] | None = None) -> Captioner:
         """The model in its present state, ready for use."""
-        training: dict[str, Any] = to_dict(self.config)
         return Captioner(
             self._network,
             self.config.encoder,
@@ -115,7 +117,7 @@ class CaptioningTask(Task):
             frozen_encoder=self.config.frozen_encoder,
             encoder_fingerprint=self.encoder_fingerprint,
             metrics=metrics,
-            training=training,
+            training=training_record(self.config, self.source_digest),
             precision=self.config.training.precision,
         )
 

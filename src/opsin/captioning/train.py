@@ -85,6 +85,7 @@ def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTas
         mean_length,
         splits.feature_dim,
         splits.encoder_fingerprint,
+        splits.source_digest,
     )
 
 
