@@ -105,21 +105,15 @@ def open_exam(
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
-    `record` is that of the run that made the model, empty where nobody knows. Images are seen at its
-    `image_size`, as its drawings are. A prompt is the first caption of an image, and the first captions of all images
-    are the names it is sought among.
+    `record` is that of the run that made the model, empty where nobody knows. Images are seen at its `image_size`, as
+    its drawings are. A prompt is the first caption of an image, and the first captions of all images are the names it
+    is sought among.
+
     Raises DataError when the source cannot be used or has no such split, ConfigError for numbers below one.
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    own = config_of(DiffusionConfig, record) if record else None
-    ref = _source_ref(own, data)
-    source = open_prompted(ref, own.captions if own is not None else "all")
-    if own is not None and is_same_source(ref, own.data) and has_changed(source, record):
-        raise DataError(
-            f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
-            "these were; judge it on another source with --data"
-        )
+    source, ref, own = _open(record, data)
     rows, training_rows = choose_parts(source, ref, split, own)
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
@@ -154,9 +148,10 @@ def choose_parts(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Rows of each part of the prompts, none of them empty, and those that the model was trained on, if any.
 
-    Held out are the images for validation and test, unless their prompt is a caption of a training image.
+    `own` are the settings of the run, or None for a source that it was not trained on. Held out are the images for
+    validation and test, unless their prompt is a caption of a training image.
     """
-    if own is None or not is_same_source(ref, own.data):
+    if own is None:
         rows = np.arange(len(source)) if split in (None, "all") else _rows_of_split(source, str(split))
         return {OTHER: rows}, np.zeros(0, dtype=np.int64)
     assert source.captions is not None
@@ -198,12 +193,21 @@ def _numbered(source: ImageSource) -> ImageSource:
     return replace(source, metadata={"place": np.arange(len(source))})
 
 
-def _source_ref(own: DiffusionConfig | None, data: str | None) -> str:
-    if data is not None:
-        return data
-    if own is None:
-        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
-    return own.data
+def _open(record: Mapping[str, Any], data: str | None) -> tuple[ImageSource, str, DiffusionConfig | None]:
+    """The source to judge on, its name, and the settings of the model's run when that is what it was trained on."""
+    own = config_of(DiffusionConfig, record) if record else None
+    if own is None or (data is not None and not is_same_source(data, own.data)):
+        if data is None:
+            raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
+        return open_prompted(data, "all" if own is None else own.captions), data, None
+    source = open_prompted(own.data, own.captions)  # as the run read it: its rows are those of that reading
+    ref = data or own.data
+    if has_changed(source, record):
+        raise DataError(
+            f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
+            "these were; judge it on another source with --data"
+        )
+    return source, ref, own
 
 
 def _first_captions(source: ImageSource) -> list[str]:

@@ -107,8 +107,9 @@ def refuse_too_few(parts: JudgedData, fraction: float, seed: int) -> None:
 
 
 def _open(name: str, data: str | None, own: str) -> ImageSource:
-    if data:
+    if data and not is_same_source(data, own):
         return open_labelled(data)
+    # The own source is opened as the run read it: its rows are those of that reading.
     if not own:
         raise DataError(f"{name} does not say what it was trained on; name a labelled source with --data")
     try:
