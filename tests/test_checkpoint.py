@@ -18,7 +18,6 @@ from torch import nn
 
 from opsin import checkpoint
 from opsin.checkpoint import (
-    atomic_write,
     export_pretrained,
     load_pretrained,
     load_state_dict,
@@ -28,10 +27,10 @@ from opsin.checkpoint import (
     resolve_model,
     save_pretrained,
     save_training_state,
-    write_json,
 )
 from opsin.config import load_json
 from opsin.errors import CheckpointError, OfflineError
+from opsin.files import write_json
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3)}
 
@@ -43,125 +42,6 @@ def save_model(directory: Path, value: float = 0.0) -> Path:
 
 def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
-
-
-# ------------------------------------------------------------------------------------------ atomic writes
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file"
-    with atomic_write(path) as file:
-        file.write(b"one")
-        assert not path.exists()
-    assert path.read_bytes() == b"one"
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as file:
-        file.write(b"half of tw")
-        raise KeyboardInterrupt
-    assert path.read_bytes() == b"one"
-    with atomic_write(path) as file:
-        file.write(b"two")
-        file.flush()
-        assert path.read_bytes() == b"one"
-    assert path.read_bytes() == b"two"
-    assert names_in(path.parent) == ["file"]
-
-
-def test_paths_that_are_no_text_come_back(tmp_path: Path) -> None:
-    content = {"data": os.fsdecode(b"/pictures/\xff\xc3"), "name": "Käfer 🐞 \\udcff"}
-    write_json(tmp_path / "config.json", content)
-    assert load_json(tmp_path / "config.json") == content
-    assert "Käfer 🐞" in (tmp_path / "config.json").read_text(encoding="utf-8")
-    card = f"# Trained on {content['data']}"
-    model = save_pretrained(tmp_path / "model", kind="toy", config=content, tensors=TENSORS, card=card)
-    assert load_pretrained(model, kind="toy")[0] == content
-    assert (model / "README.md").read_text(encoding="utf-8") == r"# Trained on /pictures/\udcff\udcc3"
-
-
-def test_a_link_is_followed_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "file").write_bytes(b"one")
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "elsewhere" / "file")
-    write_json(link, [1])
-    assert link.is_symlink()
-    assert json.loads((tmp_path / "elsewhere" / "file").read_text()) == [1]
-    assert names_in(tmp_path / "elsewhere") == ["file"]
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
-def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
-    """As /dev/stdout, which would be replaced by a file."""
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        write_json(pipe, [1])
-        assert json.loads(os.read(reader, 100)) == [1]
-    finally:
-        os.close(reader)
-    assert pipe.is_fifo()
-    assert names_in(tmp_path) == ["pipe"]
-
-
-def test_a_model_without_a_card_is_exported(tmp_path: Path) -> None:
-    (save_model(tmp_path / "model") / "README.md").unlink()
-    exported = export_pretrained(tmp_path / "model", tmp_path / "out")
-    assert (exported / "README.md").read_text() == ""
-
-
-def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    refused = pytest.raises(CheckpointError, match="could not be written .*what it held before is kept")
-    with refused, atomic_write(tmp_path / "file") as file:
-        file.write(b"new")
-        raise OSError(28, "No space left on device")
-    assert (tmp_path / "file").read_bytes() == b"old"
-    assert names_in(tmp_path) == ["file"]
-
-
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for place in (tmp_path / "file" / "inside", tmp_path / "folder"):
-        with pytest.raises(CheckpointError, match="could not be written"), atomic_write(place) as file:
-            file.write(b"x")
-    assert names_in(tmp_path) == ["file", "folder"]
-
-
-def _write_within_a_limit(directory: str, limit: int, answer: multiprocessing.connection.Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    messages = []
-    for write in (
-        lambda: save_training_state(Path(directory, "state.pt"), {"x": torch.ones(10_000)}),
-        lambda: save_model(Path(directory, "model"), 2.0),
-        lambda: write_json(Path(directory, "x.json"), ["x" * 10_000]),
-    ):
-        try:
-            write()
-        except CheckpointError as error:
-            messages.append(str(error))
-    answer.send(messages)
-
-
-@pytest.mark.parametrize("limit", [0, 1, 100])
-def test_a_full_disk_loses_nothing(limit: int, tmp_path: Path) -> None:
-    save_training_state(tmp_path / "state.pt", {"x": 1})
-    save_model(tmp_path / "model", 1.0)
-    write_json(tmp_path / "x.json", {})
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_write_within_a_limit, args=(str(tmp_path), limit, sender))
-    process.start()
-    messages = receiver.recv()
-    process.join()
-    assert process.exitcode == 0
-    assert len(messages) == 3
-    for message in messages:
-        assert "could not be written (File too large" in message and "\n" not in message
-    assert load_training_state(tmp_path / "state.pt") == {"x": 1}
-    assert load_pretrained(tmp_path / "model", kind="toy")[0] == {"value": 1.0}
-    assert (tmp_path / "x.json").read_text() == "{}\n"
-    assert names_in(tmp_path) == ["model", "state.pt", "x.json"]
 
 
 # ---------------------------------------------------------------------------------------- training states
@@ -241,6 +121,59 @@ def test_a_newer_format_is_refused(version: object, tmp_path: Path) -> None:
 
 
 # --------------------------------------------------------------------------------- pretrained directories
+
+
+def test_paths_that_are_no_text_come_back(tmp_path: Path) -> None:
+    content = {"data": os.fsdecode(b"/pictures/\xff\xc3"), "name": "Käfer 🐞 \\udcff"}
+    write_json(tmp_path / "config.json", content)
+    assert load_json(tmp_path / "config.json") == content
+    assert "Käfer 🐞" in (tmp_path / "config.json").read_text(encoding="utf-8")
+    card = f"# Trained on {content['data']}"
+    model = save_pretrained(tmp_path / "model", kind="toy", config=content, tensors=TENSORS, card=card)
+    assert load_pretrained(model, kind="toy")[0] == content
+    assert (model / "README.md").read_text(encoding="utf-8") == r"# Trained on /pictures/\udcff\udcc3"
+
+
+def test_a_model_without_a_card_is_exported(tmp_path: Path) -> None:
+    (save_model(tmp_path / "model") / "README.md").unlink()
+    exported = export_pretrained(tmp_path / "model", tmp_path / "out")
+    assert (exported / "README.md").read_text() == ""
+
+
+def _write_within_a_limit(directory: str, limit: int, answer: multiprocessing.connection.Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    messages = []
+    for write in (
+        lambda: save_training_state(Path(directory, "state.pt"), {"x": torch.ones(10_000)}),
+        lambda: save_model(Path(directory, "model"), 2.0),
+        lambda: write_json(Path(directory, "x.json"), ["x" * 10_000]),
+    ):
+        try:
+            write()
+        except CheckpointError as error:
+            messages.append(str(error))
+    answer.send(messages)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 100])
+def test_a_full_disk_loses_nothing(limit: int, tmp_path: Path) -> None:
+    save_training_state(tmp_path / "state.pt", {"x": 1})
+    save_model(tmp_path / "model", 1.0)
+    write_json(tmp_path / "x.json", {})
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_write_within_a_limit, args=(str(tmp_path), limit, sender))
+    process.start()
+    messages = receiver.recv()
+    process.join()
+    assert process.exitcode == 0
+    assert len(messages) == 3
+    for message in messages:
+        assert "could not be written (File too large" in message and "\n" not in message
+    assert load_training_state(tmp_path / "state.pt") == {"x": 1}
+    assert load_pretrained(tmp_path / "model", kind="toy")[0] == {"value": 1.0}
+    assert (tmp_path / "x.json").read_text() == "{}\n"
+    assert names_in(tmp_path) == ["model", "state.pt", "x.json"]
 
 
 def test_a_model_directory_comes_back(tmp_path: Path) -> None:

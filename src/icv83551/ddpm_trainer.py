@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
-from opsin.checkpoint import atomic_write, load_state_dict, save_tensors
+from opsin.checkpoint import load_state_dict, save_tensors
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.errors import CheckpointError
+from opsin.files import atomic_write
 
 NUM_SAMPLES = 25
 KEYS = ("step", "model", "opt")

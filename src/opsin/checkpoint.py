@@ -1,4 +1,4 @@
-"""Files that hold models: pretrained directories, training states, and the atomic writes under both.
+"""Files that hold models: pretrained directories and training states.
 
 A pretrained directory is `config.json`, `model.safetensors` and `README.md`. A training state is one `.pt` file.
 Nothing here ever unpickles code: tensors come from safetensors or `torch.load(weights_only=True)`.
@@ -6,17 +6,16 @@ Nothing here ever unpickles code: tensors come from safetensors or `torch.load(w
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from opsin import config as config_files
 from opsin.errors import CheckpointError, ConfigError, OfflineError
+from opsin.files import atomic_write, sync_directory, write_json
 from opsin.runtime import is_offline
 
 if TYPE_CHECKING:
@@ -25,55 +24,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 ZOO_DIRECTORY = Path(__file__).parent / "zoo"
-
-
-@contextmanager
-def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a temporary file that becomes `path` in one step when the block ends without an error.
-
-    Whoever reads `path`, at any instant and after any crash, finds either the old content or the new one. What a link
-    leads to is replaced, not the link; what is no regular file, such as /dev/stdout, is written to as it is.
-    Raises CheckpointError when the file cannot be written, for example on a full disk; `path` is then untouched.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        with _open_special(path) as file:
-            yield file
-        return
-    path = Path(os.path.realpath(path))
-    # Random, because processes in containers that share a file system can have the same id.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); what it held before is kept"
-        ) from error
-    finally:
-        with suppress(OSError):  # it is gone after the rename; and a folder that refused it never held it
-            temporary.unlink()
-
-
-@contextmanager
-def _open_special(path: Path | str) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "wb") as file:
-            yield file
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
-
-
-def write_json(path: Path | str, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with atomic_write(path) as file:
-        # Paths may hold bytes that are no text, as lone surrogates (PEP 383); their escapes are also those of JSON.
-        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 # ---------------------------------------------------------------------------------------- training states
@@ -324,19 +274,5 @@ def _swap_directory(new: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         os.rename(target, old)
     os.rename(new, target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename durable: on POSIX that needs an fsync of the directory; Windows has no such call.
-
-    Some network file systems refuse it. The rename is done by then, so this is no failed write.
-    """
-    if os.name == "posix":
-        with suppress(OSError):
-            descriptor = os.open(directory, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)

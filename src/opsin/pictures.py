@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from opsin.checkpoint import atomic_write
 from opsin.data.names import printable
+from opsin.files import atomic_write
 
 HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
 RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion of the Okabe-Ito palette

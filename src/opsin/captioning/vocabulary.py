@@ -18,8 +18,8 @@ from pathlib import Path
 
 import emoji
 
-from opsin.checkpoint import write_json
 from opsin.errors import DataError
+from opsin.files import write_json
 
 NULL, START, END, UNKNOWN = SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
 JOINERS = "\u200c\u200d"

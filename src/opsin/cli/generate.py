@@ -153,7 +153,7 @@ def _refuse_impossible_places(targets: list[Path]) -> None:
 
 def _write_images(generations: list[Generation], paths: list[Path]) -> list[list[str]]:
     """Each image into its file; the names by prompt."""
-    from opsin.checkpoint import atomic_write
+    from opsin.files import atomic_write
 
     rest = iter(paths)
     names: list[list[str]] = []

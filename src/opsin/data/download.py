@@ -15,8 +15,8 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
-from opsin.checkpoint import atomic_write
 from opsin.errors import DataError, OfflineError
+from opsin.files import atomic_write
 from opsin.runtime import is_offline
 
 CHUNK = 1 << 20

@@ -22,10 +22,10 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
-from opsin.checkpoint import atomic_write
 from opsin.data.image_source import ImageSource
 from opsin.data.images import open_image
 from opsin.errors import CheckpointError, DataError
+from opsin.files import atomic_write
 from opsin.runtime import cache_dir
 
 SIZE = 64

@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from opsin.checkpoint import write_json
 from opsin.config import differences, from_dict, load_json, to_dict
 from opsin.diffusion.drawings import DrawingModel, Sampling
 from opsin.diffusion.exam import Exam, Part, Pictures, as_images, encode
@@ -30,6 +29,7 @@ from opsin.diffusion.metrics import (
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError, DataError
+from opsin.files import write_json
 from opsin.runtime import make_generator
 
 IMAGES_AT_A_TIME = 64

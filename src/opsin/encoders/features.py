@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from opsin.checkpoint import atomic_write
 from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, pixel_digest
 from opsin.data.threads import map_rows
@@ -33,6 +32,7 @@ from opsin.encoders.base import (
 )
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
+from opsin.files import atomic_write
 from opsin.runtime import cache_dir, resolve_precision
 
 CACHE_VERSION = 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from opsin.checkpoint import atomic_write
+from opsin.files import atomic_write
 
 
 def spread(places: Sequence[int] | np.ndarray, count: int) -> list[int]:

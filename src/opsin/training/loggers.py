@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from opsin.checkpoint import atomic_write
 from opsin.errors import CheckpointError, MissingExtraError
+from opsin.files import atomic_write
 from opsin.runtime import is_offline
 
 

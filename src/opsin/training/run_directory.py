@@ -11,8 +11,8 @@ from typing import Any
 import filelock
 
 from opsin import config as config_files
-from opsin.checkpoint import write_json
 from opsin.errors import CheckpointError, ConfigError
+from opsin.files import write_json
 from opsin.runtime import describe_environment
 
 

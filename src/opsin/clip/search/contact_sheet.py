@@ -10,10 +10,10 @@ from pathlib import Path
 from jinja2 import Environment
 from PIL import Image
 
-from opsin.checkpoint import atomic_write
 from opsin.clip.search.results import Hit, SearchResults
 from opsin.data.names import printable
 from opsin.errors import DataError
+from opsin.files import atomic_write
 
 THUMBNAIL = 224
 PAGE = """<!doctype html>

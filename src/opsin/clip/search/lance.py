@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from opsin.checkpoint import write_json
 from opsin.clip.search.exact import ExactIndex
 from opsin.errors import CheckpointError, MissingExtraError
+from opsin.files import write_json
 
 TABLE = "vectors"
 STATE = "shards-2.json"

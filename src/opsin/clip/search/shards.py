@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from opsin.checkpoint import atomic_write
 from opsin.clip.search.collection import Entry
 from opsin.clip.search.paths import path_to_text, text_to_path
 from opsin.data.images import Skipped
 from opsin.errors import CheckpointError
+from opsin.files import atomic_write
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
