@@ -62,3 +62,13 @@ def test_model_and_settings_of_torch_are_left_as_they_were() -> None:
     assert [module.training for module in model.modules()] == [True, False, True]
     assert torch.backends.mha.get_fastpath_enabled()
     assert torch.is_grad_enabled()
+
+
+def test_element_wise_work_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    profile = profile_model(model, torch.zeros(5, 3, 8, 8))
+    values = 5 * 8 * 6 * 6
+    assert [part.element_wise for part in profile.parts] == [0, 4 * values, 0, values + 5 * 8 * 2 * 2]
+    assert profile.element_wise == sum(part.element_wise for part in profile.parts)
+    assert profile.macs == values * 3 * 9
+    assert not any(module._forward_hooks for module in model.modules())

@@ -2,21 +2,26 @@
 
 Operations are counted by `torch.utils.flop_counter.FlopCounterMode` during one real forward pass. It counts
 matrix products, convolutions and attention, where one multiply-accumulate (MAC) is two floating-point
-operations (FLOPs). Element-wise work (activations, norms, softmax, residual additions) is not counted;
-published figures leave it out as well.
+operations (FLOPs). Element-wise work (activations, norms, softmax, residual additions) is not among them;
+published figures mostly leave it out as well. That of batch norms and pooling, which some profilers add to
+the MACs, is given apart.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +29,10 @@ class Profile:
     """Size and work of one module for one example input.
 
     `parameters` counts every element once, also where two layers share a tensor. `macs` and `flops` are for
-    the whole example input: use a batch of one for figures per image. `parts` holds the direct children in
-    the order in which they are declared; what the model does outside of them belongs to the total only.
+    the whole example input: use a batch of one for figures per image. `element_wise` are operations that the
+    profiler thop counts as MACs besides: four for each value of a batch norm, and one for each value that a
+    pooling to a fixed size reads or gives. `parts` holds the direct children in the order in which they are
+    declared; what the model does outside of them belongs to the total only.
     """
 
     name: str
@@ -33,6 +40,7 @@ class Profile:
     trainable_parameters: int
     macs: int
     flops: int
+    element_wise: int
     parts: tuple[Profile, ...] = ()
 
 
@@ -42,15 +50,17 @@ def profile_model(model: nn.Module, *example_inputs: Any) -> Profile:
     The inputs have to be on the device of the model. The model keeps its mode. Raises whatever the model
     raises for these inputs.
     """
-    with _evaluation_mode(model), FlopCounterMode(display=False) as counter:
+    with _evaluation_mode(model), _counted_element_wise(model) as others, FlopCounterMode(display=False) as counter:
         model(*example_inputs)
     counts = {name: sum(per_operator.values()) for name, per_operator in counter.get_flop_counts().items()}
     root = type(model).__name__
-    parts = tuple(_profile(child, name, counts.get(f"{root}.{name}", 0)) for name, child in model.named_children())
-    return _profile(model, root, counter.get_total_flops(), parts)
+    parts = tuple(
+        _profile(child, name, counts.get(f"{root}.{name}", 0), others[name]) for name, child in model.named_children()
+    )
+    return _profile(model, root, counter.get_total_flops(), others.total(), parts)
 
 
-def _profile(module: nn.Module, name: str, flops: int, parts: tuple[Profile, ...] = ()) -> Profile:
+def _profile(module: nn.Module, name: str, flops: int, element_wise: int, parts: tuple[Profile, ...] = ()) -> Profile:
     parameters = list(module.parameters())
     return Profile(
         name=name,
@@ -58,8 +68,30 @@ def _profile(module: nn.Module, name: str, flops: int, parts: tuple[Profile, ...
         trainable_parameters=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
         macs=flops // 2,
         flops=flops,
+        element_wise=element_wise,
         parts=parts,
     )
+
+
+@contextmanager
+def _counted_element_wise(model: nn.Module) -> Iterator[Counter[str]]:
+    """The `element_wise` operations of each direct child, while the model runs."""
+    counts: Counter[str] = Counter()
+
+    def counting(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        is_norm = isinstance(module, BATCH_NORMS)
+        counts[name.split(".")[0]] += 4 * output.numel() if is_norm else inputs[0].numel() + output.numel()
+
+    hooks = [
+        module.register_forward_hook(partial(counting, name))
+        for name, module in model.named_modules()
+        if isinstance(module, (*BATCH_NORMS, nn.AdaptiveAvgPool2d))
+    ]
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -59,11 +59,14 @@ def main(argv: list[str]) -> int:
     rows = [(part.name, part.parameters, part.macs, part.flops) for part in (*profile.parts, profile)]
     header = ("part", "parameters", "MACs per image", "FLOPs per image")
     print_table(header, rows, title=f"{options.model}, {example.words}")
-    note(
-        f"{profile.parameters / 1e6:.2f} M parameters, {profile.macs / 1e9:.3f} GMACs "
-        f"({profile.flops / 1e9:.3f} GFLOPs) per image",
-        options.quiet,
-    )
+    counts = [
+        f"{profile.parameters / 1e6:.2f} M parameters",
+        f"{profile.macs / 1e9:.3f} GMACs ({profile.flops / 1e9:.3f} GFLOPs) per image",
+    ]
+    if profile.element_wise:
+        both = (profile.macs + profile.element_wise) / 1e9
+        counts.append(f"{both:.2f} GMACs with batch norms and pooling, as the profiler thop counts them")
+    note(", ".join(counts), options.quiet)
     return 0
 
 
