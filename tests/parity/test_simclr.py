@@ -178,7 +178,7 @@ def test_rel_error() -> None:
 
 
 def test_size_of_the_networks() -> None:
-    """The notebook prints `# Model Params: 24.62M FLOPs: 1.31G`, and 23.52M with a linear layer in place of the head."""
+    """The notebook prints `# Model Params: 24.62M FLOPs: 1.31G`; 23.52M with a linear layer in place of the head."""
     model = Model(128)
     probe = nn.Sequential(model.f, nn.Flatten(), nn.Linear(2048, 10))
     for network, parameters in ((model, "24.62"), (probe, "23.52")):
