@@ -40,7 +40,7 @@ zoo: $(VENV)/.stamp-demo  ## Train the models that ship with the package again, 
 	$(BIN)/opsin export build/zoo/emoji-clip --half --card src/opsin/zoo/emoji-clip/README.md --out src/opsin/zoo/emoji-clip
 	$(BIN)/opsin train diffusion --recipe emoji-zoo --out build/zoo/emoji-diffusion
 	$(BIN)/opsin export build/zoo/emoji-diffusion --half --card src/opsin/zoo/emoji-diffusion/README.md --out src/opsin/zoo/emoji-diffusion
-	$(BIN)/opsin train simclr --recipe cifar10-cpu-30min --max-minutes 56 --out build/zoo/cifar10-simclr
+	$(BIN)/opsin train simclr --recipe cifar10-cpu-2h --out build/zoo/cifar10-simclr
 	$(BIN)/opsin export build/zoo/cifar10-simclr --encoder-only --half --card src/opsin/zoo/cifar10-simclr/README.md --out src/opsin/zoo/cifar10-simclr
 
 clean:  ## Remove everything that was built here, the virtual environment included.

@@ -39,8 +39,10 @@ def cifar10_cpu_30min() -> SimclrConfig:
 def cifar10_cpu_2h() -> SimclrConfig:
     """CIFAR-10 in two hours on two CPU cores: a ResNet-18 on views of 20 x 20 pixels.
 
-    `opsin train simclr --recipe cifar10-cpu-2h --data cifar10:DIR --out RUN`, then `opsin evaluate RUN --protocol knn`;
-    its score is not yet measured.
+    `opsin train simclr --recipe cifar10-cpu-2h --data cifar10:DIR --out RUN`, then `opsin evaluate RUN --protocol knn`.
+    Two hours of one core of an AMD EPYC, shared with other work, seed 0, 2026-11-26: kNN accuracy 0.6022 (untrained
+    0.3728) on the 10,000 test images (k = 200, temperature 0.5, 50,000 labelled ones, all as JPEG). On two cores it is
+    not yet measured.
     """
     return SimclrConfig(
         data="cifar10",
