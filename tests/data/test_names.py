@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from opsin.data.names import printable
+from opsin.data.names import name_key, printable
 
 
 @pytest.mark.parametrize("name", ["photo 1.png", "Brötchen.png", "👩‍💻.png", "می‌خواهم", "a\u00a0b", "写真"])
@@ -26,3 +26,13 @@ def test_writing_of_any_language_stays(name: str) -> None:
 )
 def test_what_a_terminal_would_act_on_is_escaped(name: str, shown: str) -> None:
     assert printable(name) == shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["caf\u00e9", "cafe\u0301", "CAF\u00c9", " café\t", "Cafe\u0301"],
+    ids=["nfc", "nfd", "upper", "blanks", "mixed"],
+)
+def test_names_that_people_read_as_equal_have_one_key(name: str) -> None:
+    assert name_key(name) == name_key("café")
+    assert name_key(name) != name_key("cafe")

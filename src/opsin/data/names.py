@@ -1,4 +1,7 @@
-"""Names of files for people: a name may hold newlines, terminal codes, or bytes that are no text (PEP 383)."""
+"""Names of files and classes: when two of them are equal, and how they are printed.
+
+A name may hold newlines, terminal codes, or bytes that are no text (PEP 383).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,15 @@ import unicodedata
 
 JOINERS = "\u200c\u200d"
 """Invisible, and part of the writing of many languages and of emoji."""
+
+
+def name_key(name: str) -> str:
+    """What two names share that people read as equal: Unicode form, letter case and surrounding blanks do not count.
+
+    This is canonical caseless matching (The Unicode Standard, section 3.13, D145) of the stripped name.
+    """
+    decomposed = unicodedata.normalize("NFD", name.strip())
+    return unicodedata.normalize("NFC", decomposed.casefold())
 
 
 def printable(name: str) -> str:
