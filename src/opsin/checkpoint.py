@@ -7,7 +7,6 @@ Nothing here ever unpickles code: tensors come from safetensors or `torch.load(w
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsin import config as config_files
 from opsin.errors import CheckpointError, ConfigError, OfflineError
-from opsin.files import atomic_write, sync_directory, write_json
+from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
 from opsin.runtime import is_offline
 
 if TYPE_CHECKING:
@@ -86,21 +85,19 @@ def save_pretrained(
     directory = Path(directory)
     target = directory.resolve()  # replace what a link leads to, not the link
     content = {"format_version": FORMAT_VERSION, "kind": kind, **config}
-    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     _refuse_other_files(directory)
     try:
         # Copies, because safetensors refuses names that share memory (tied weights).
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        with atomic_write(staging / "model.safetensors") as file:
-            file.write(save(copies, metadata={"format": "pt"}))
-        write_json(staging / "config.json", content)
-        with atomic_write(staging / "README.md") as file:
-            file.write(card.encode("utf-8", "backslashreplace"))
-        _swap_directory(staging, target)
+        with temporary_directory(target) as staging:
+            with atomic_write(staging / "model.safetensors") as file:
+                file.write(save(copies, metadata={"format": "pt"}))
+            write_json(staging / "config.json", content)
+            with atomic_write(staging / "README.md") as file:
+                file.write(card.encode("utf-8", "backslashreplace"))
+            _swap_directory(staging, target)
     except OSError as error:
         raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return directory
 
 

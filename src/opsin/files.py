@@ -1,10 +1,17 @@
-"""Writing files so that whoever reads one, at any instant and after any crash, finds it whole."""
+"""Writing files so that whoever reads one, at any instant and after any crash, finds it whole.
+
+A file is written under a temporary name beside its place, `.NAME.0123abcd.tmp`, and renamed. While it is written, its
+writer holds a lock on it, which ends with the process; so the next writer of the same place can tell what a killed one
+has left behind from what another is writing just now, and removes it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,32 +33,52 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
             yield file
         return
     path = Path(os.path.realpath(path))
-    # Random, because processes in containers that share a file system can have the same id.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        remove_leftovers(path.parent, path.name)
+        with _temporary_file(path) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if os.name != "posix":
+                file.close()  # Windows renames no open file; elsewhere the lock has to last until after the rename
+            os.replace(file.name, path)
         sync_directory(path.parent)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); what it held before is kept"
         ) from error
-    finally:
-        with suppress(OSError):  # it is gone after the rename; and a folder that refused it never held it
-            temporary.unlink()
 
 
 @contextmanager
-def _open_special(path: Path | str) -> Iterator[BinaryIO]:
+def temporary_directory(target: Path) -> Iterator[Path]:
+    """A new directory beside `target`, to be renamed to it within the block; it is removed if it has not been.
+
+    Raises OSError when it cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent, target.name)
+    directory, descriptor = _claimed_directory(target)
     try:
-        with open(path, "wb") as file:
-            yield file
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
+        yield directory
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path, name: str | None = None) -> None:
+    """Remove the temporary files and directories that killed writers of `directory / name` have left.
+
+    Without a name: those of all files in `directory`, which has to be opsin's own. What another process is writing
+    stays. So does what cannot be locked: files on some network file systems, and directories on Windows.
+    """
+    pattern = re.compile(rf"\.{'.+' if name is None else re.escape(name)}\.[0-9a-f]{{1,8}}\.tmp", re.DOTALL)
+    with suppress(OSError):
+        for found in os.listdir(directory):
+            if pattern.fullmatch(found):
+                with suppress(OSError):
+                    _remove_unless_in_use(directory / found)
 
 
 def write_json(path: Path | str, content: Any) -> None:
@@ -74,3 +101,84 @@ def sync_directory(directory: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+@contextmanager
+def _open_special(path: Path | str) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "wb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def _temporary_file(target: Path) -> Iterator[BinaryIO]:
+    """A new file beside `target`, locked; it is removed at the end if it has not been renamed."""
+    while True:
+        with open(_temporary_name(target), "xb") as file:
+            if not _is_claimed(Path(file.name), file.fileno()):
+                continue
+            try:
+                yield file
+            finally:
+                with suppress(OSError):  # as on a full disk, when it is given up
+                    file.close()
+                with suppress(OSError):  # it is gone after the rename
+                    os.unlink(file.name)
+            return
+
+
+def _claimed_directory(target: Path) -> tuple[Path, int | None]:
+    """A new directory beside `target` with the descriptor that holds its lock, where directories can be opened."""
+    while True:
+        directory = _temporary_name(target)
+        directory.mkdir()
+        if os.name != "posix":
+            return directory, None
+        descriptor = os.open(directory, os.O_RDONLY)
+        if _is_claimed(directory, descriptor):
+            return directory, descriptor
+        os.close(descriptor)
+
+
+def _temporary_name(target: Path) -> Path:
+    # Random, because processes in containers that share a file system can have the same id.
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _is_claimed(temporary: Path, descriptor: int) -> bool:
+    """Lock what has just been created; False if another process took it for a leftover before it was locked."""
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system has no locks, so nobody removes anything
+        return True
+    return temporary.exists()
+
+
+def _remove_unless_in_use(path: Path) -> None:
+    """Raises OSError, BlockingIOError among them, when the path is in use, or when that cannot be told."""
+    if os.name != "posix":
+        path.unlink()  # which Windows refuses for open files
+        return
+    is_directory = path.is_dir() and not path.is_symlink()
+    access = os.O_RDONLY if is_directory else os.O_RDWR  # NFS locks only what is open for writing
+    descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        _lock(descriptor)
+        if is_directory:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Hold a file or directory for as long as it is open. Raises BlockingIOError when someone else does."""
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -144,7 +144,12 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path) -> None:
 
 def test_only_leftovers_of_the_run_itself_are_removed(tmp_path: Path) -> None:
     """Another run may be going on below, and the directory may hold what others have put there."""
-    own = [".config.json.1.tmp", "checkpoints/.last.pt.1.tmp", ".model.1.tmp/model.safetensors"]
+    own = [
+        ".config.json.1.tmp",
+        "checkpoints/.last.pt.1.tmp",
+        "samples/.step-3.png.1.tmp",
+        ".model.1.tmp/model.safetensors",
+    ]
     others = [".notes.tmp", "checkpoints/.mine.tmp", "second/checkpoints/.last.pt.2.tmp", "second/.model.2.tmp/x"]
     for name in own + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import filelock
 
 from opsin import config as config_files
 from opsin.errors import CheckpointError, ConfigError
-from opsin.files import write_json
+from opsin.files import remove_leftovers, write_json
 from opsin.runtime import describe_environment
 
 
@@ -73,8 +72,6 @@ class RunDirectory:
     def _remove_leftovers(self) -> None:
         """Temporary files of this run only: other runs may lie below, and the directory may hold files of others."""
         for target in (self.config, self.environment, self.metrics, self.last, self.best, self.model):
-            for leftover in target.parent.glob(f".{target.name}.*.tmp"):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
+            remove_leftovers(target.parent, target.name)
+        for folder in (self.samples, self.samples / "raw"):
+            remove_leftovers(folder)
