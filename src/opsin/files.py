@@ -120,10 +120,9 @@ def _temporary_file(target: Path) -> Iterator[BinaryIO]:
             if not _is_claimed(Path(file.name), file.fileno()):
                 continue
             try:
-                yield file
+                with file:  # closing it can fail, and Windows removes no open file
+                    yield file
             finally:
-                with suppress(OSError):  # as on a full disk, when it is given up
-                    file.close()
                 with suppress(OSError):  # it is gone after the rename
                     os.unlink(file.name)
             return
