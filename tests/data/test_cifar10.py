@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -172,6 +175,49 @@ def test_numbers_that_pass_for_pointers_are_followed_nowhere(tmp_path: Path) -> 
     (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
     with pytest.raises(DataError, match="data_batch_1 is not a batch of CIFAR-10"):
         open_source(f"cifar10:{tmp_path}")
+
+
+def doubling(levels: int) -> bytes:
+    """A list that contains another one twice, and that again another one: 2^levels items to whoever walks it."""
+    return b"\x80\x02]" + b"".join(b"q%c](h%ch%ce" % (n, n, n) for n in range(levels)) + b"."
+
+
+def doubling_key(levels: int) -> bytes:
+    """The same of tuples, as the key of a dictionary, whose hash takes 2^levels steps."""
+    tuples = b"".join(b"q%ch%c\x86" % (n, n) for n in range(levels))
+    return b"\x80\x02})" + tuples + b"K\x01s."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        doubling(60),
+        doubling_key(60),
+        b"\x80\x02]r\x00\x00\x00\x10.",  # the memo index 2^28, for which Python's own reader takes 4 GB
+        b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"abc.",  # a string that claims a terabyte
+        b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+        b"\x80\x02]q\x00h\x00a.",  # a list in itself
+        b"\x80\x02" + b"N0" * 1_500_000 + b"N.",
+    ],
+    ids=["lists", "keys", "memo", "length", "depth", "cycle", "opcodes"],
+)
+def test_pickles_that_ask_for_more_than_they_hold(tmp_path: Path, content: bytes) -> None:
+    """Memory and time of this process are limited, so that a failure fails and does not hang."""
+    write_batches(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
+    code = (
+        "import resource, sys; from opsin.data.sources import open_source; from opsin.errors import DataError\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 20,) * 2)\n"
+        "try: open_source(sys.argv[1])\n"
+        "except DataError as error: print(error)\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used.ru_maxrss\n"
+        "assert grown < 300_000, grown  # kB\n"
+    )
+    command = [sys.executable, "-c", code, f"cifar10:{tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"data_batch_1 is (damaged or no|not a) batch of CIFAR-10", result.stdout)
 
 
 @pytest.mark.parametrize(

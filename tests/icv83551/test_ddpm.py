@@ -206,6 +206,15 @@ def test_hostile_pickles_run_nothing(content: Any, tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "touched").exists()
 
 
+def test_an_entry_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as entry:
+        for _ in range(80):
+            entry.write(bytes(2**20))
+    with pytest.raises(DataError, match="x.npy unpacks to more than"):
+        load_course_emoji(path)
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     good = write_course_emoji(tmp_path / "good.npz").read_bytes()
     path = tmp_path / "x.npz"

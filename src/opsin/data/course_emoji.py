@@ -17,6 +17,10 @@ from opsin.data.pickles import read_pickle
 from opsin.errors import DataError
 
 
+MAX_ENTRY_BYTES = 64 * 2**20
+"""Unpacked; the course's largest entry has less than one megabyte."""
+
+
 @dataclass(frozen=True)
 class CourseEmoji:
     """One emoji: drawings uint8 (H, W, 3), of any sizes, and texts; at least one of each."""
@@ -29,8 +33,10 @@ def load_course_emoji(path: Path | str) -> list[CourseEmoji]:
     """Every entry of the file. Raises DataError when it is absent, damaged, holds anything else, or nothing."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".npy")]
-            entries = [_entry(_read_array(archive.read(name)), f"{path}, {name}") for name in names]
+            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+            if large := [member.filename for member in members if member.file_size > MAX_ENTRY_BYTES]:
+                raise DataError(f"{path} was refused: {large[0][:100]} unpacks to more than {MAX_ENTRY_BYTES:,} bytes")
+            entries = [_entry(_read_array(archive.read(member)), f"{path}, {member.filename}") for member in members]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except DataError:
