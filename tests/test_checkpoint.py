@@ -20,7 +20,6 @@ from opsin import checkpoint
 from opsin.checkpoint import (
     export_pretrained,
     load_pretrained,
-    load_state_dict,
     load_training_state,
     push_to_hub,
     read_model_config,
@@ -31,6 +30,7 @@ from opsin.checkpoint import (
 from opsin.config import load_json
 from opsin.errors import CheckpointError, OfflineError
 from opsin.files import write_json
+from opsin.state_dicts import load_state_dict
 
 TENSORS = {"weight": torch.arange(6.0).view(2, 3), "steps": torch.tensor(3)}
 

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 from tqdm.auto import tqdm
 
-from opsin.checkpoint import load_state_dict, save_tensors
+from opsin.checkpoint import save_tensors
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.errors import CheckpointError
 from opsin.files import atomic_write
+from opsin.state_dicts import load_state_dict, read_torch_file
 
 NUM_SAMPLES = 25
 KEYS = ("step", "model", "opt")
@@ -89,12 +90,7 @@ class Trainer:
         print(f"loading model from {path}.")
         if not path.is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception as error:  # a damaged file can end the unpickler in any way
-            raise CheckpointError(
-                f"{path} was refused: it is truncated, or holds more than tensors and plain values"
-            ) from error
+        state = read_torch_file(path, device=self.device)
         if not isinstance(state, dict) or set(KEYS) - state.keys():
             raise CheckpointError(f"{path} is no checkpoint of this trainer: it needs {', '.join(KEYS)}")
         _refuse_other_types(state, path)

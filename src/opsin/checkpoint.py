@@ -16,9 +16,10 @@ from opsin import config as config_files
 from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
 from opsin.runtime import is_offline
+from opsin.state_dicts import read_safetensors, read_torch_file
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", "README.md")
@@ -50,18 +51,9 @@ def load_training_state(path: Path | str) -> dict[str, Any]:
     Raises CheckpointError when the file is absent, truncated, holds anything but plain data, or is newer than
     this version of opsin.
     """
-    import torch
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no training state at {path}; nothing to resume") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged file can end the unpickler in any way, an IndexError for example
-        raise CheckpointError(
-            f"{path} was refused: it is truncated, is no training state, or holds code instead of plain tensors"
-        ) from error
+    if not Path(path).exists():
+        raise CheckpointError(f"there is no training state at {path}; nothing to resume")
+    state = read_torch_file(path)
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(f"{path} is not a training state of opsin")
     _refuse_newer(state.pop("format_version"), path)
@@ -106,22 +98,12 @@ def load_pretrained(ref: Path | str, *, kind: str) -> tuple[dict[str, Any], dict
 
     Raises CheckpointError when it is absent, truncated, of another kind of model, or newer than this opsin.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     directory = resolve_model(ref)
     content = read_model_config(directory)
     found = content.pop("kind")
     if found != kind:
         raise CheckpointError(f"{directory} holds a model of kind {found!r}; this command needs {kind!r}")
-    weights = directory / "model.safetensors"
-    try:
-        tensors = load_file(weights)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{weights} is missing; the model directory is incomplete") from error
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{weights} cannot be read: it is truncated or no safetensors file") from error
-    return content, tensors
+    return content, read_safetensors(directory / "model.safetensors")
 
 
 def export_pretrained(ref: Path | str, directory: Path | str, *, half: bool = False, card: str | None = None) -> Path:
@@ -160,20 +142,6 @@ def read_model_config(directory: Path) -> dict[str, Any]:
         )
     _refuse_newer(content.pop("format_version"), directory / "config.json")
     return content
-
-
-def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load strictly; CheckpointError names the first tensors that do not fit."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := [name for name in sorted(expected.keys() | given.keys()) if expected.get(name) != given.get(name)]:
-        examples = "; ".join(
-            f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3]
-        )
-        raise CheckpointError(
-            f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})"
-        )
-    model.load_state_dict(tensors)
 
 
 def resolve_model(ref: Path | str) -> Path:

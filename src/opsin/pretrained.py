@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from opsin import checkpoint
 from opsin.config import from_dict, to_dict
 from opsin.runtime import resolve_device, resolve_precision
+from opsin.state_dicts import build_to_fit
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +53,7 @@ class PretrainedModel:
         """
         content, tensors = checkpoint.load_pretrained(ref, kind=cls.kind)
         settings: Any = from_dict(cls.content, content, where=f"{ref}, config.json")
-        network = cls._build(settings)
-        checkpoint.load_state_dict(network, tensors, str(ref))
+        network = build_to_fit(lambda: cls._build(settings), tensors, str(ref))
         return cls._assemble(str(ref), settings, network.to(resolve_device(device)), precision)
 
     def save_pretrained(self, directory: str | Path) -> Path:

@@ -16,7 +16,6 @@ import numpy as np
 from opsin.data.pickles import read_pickle
 from opsin.errors import DataError
 
-
 MAX_ENTRY_BYTES = 64 * 2**20
 """Unpacked; the course's largest entry has less than one megabyte."""
 

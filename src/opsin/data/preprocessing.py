@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.config import check_numbers
+
 STATISTICS_IMAGES = 4096
+MAX_IMAGE_SIZE = 4096
+"""Of network input, in pixels. A model that asks for more is damaged: one image would take gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,9 @@ class Preprocessing:
     image_size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "image_size", least=1, most=MAX_IMAGE_SIZE)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Float images (N, 3, H, W) in [0, 1] to network input of the same shape."""

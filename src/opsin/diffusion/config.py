@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from opsin.config import check_numbers
 from opsin.diffusion.gaussian_diffusion import Objective
 from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
 
 LARGEST_GUIDANCE = 1e6
+MAX_TIMESTEPS = 100_000
+MAX_IMAGE_SIZE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,7 @@ class ProcessConfig:
     """Weigh the time steps by min(SNR, this) (usually 5), instead of as the objective has it."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "timesteps", least=1, most=MAX_TIMESTEPS)
         make_betas(self.beta_schedule, self.timesteps)  # refuses here what training or drawing would refuse later
         if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
             raise ConfigError(f"min_snr_gamma must be above zero, not {self.min_snr_gamma}")
@@ -95,6 +99,8 @@ class DiffusionConfig:
 def refuse_senseless_size(image_size: int, model: UnetConfig) -> None:
     """Raise ConfigError for a size that the network cannot cut into patches and halve at every level."""
     factor = model.patch_size * 2 ** len(model.dim_mults)
+    if image_size > MAX_IMAGE_SIZE:
+        raise ConfigError(f"image_size must be at most {MAX_IMAGE_SIZE}, not {image_size}")
     if image_size < 1 or image_size % factor != 0:
         raise ConfigError(
             f"image_size ({image_size}) must be divisible by {factor}: the network takes patches of "

@@ -14,6 +14,7 @@ from opsin.diffusion.config import ProcessConfig, UnetConfig, refuse_senseless_s
 from opsin.diffusion.model import TextDiffusion, build_model
 from opsin.diffusion.model_card import model_card
 from opsin.errors import ConfigError
+from opsin.state_dicts import build_to_fit
 
 KIND = "text-diffusion"
 
@@ -46,11 +47,13 @@ def read_model(ref: str | Path) -> tuple[DiffusionContent, TextDiffusion]:
     """
     settings, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     content = from_dict(DiffusionContent, settings, where=f"{ref}, config.json")
-    model = build_model(content.model, content.process, content.image_size, content.text_dim)
-    # Weights may be kept in float16; they run in float32 or under autocast.
-    weights = {name: tensor.float() for name, tensor in tensors.items()}
-    schedule = {name: tensor for name, tensor in model.state_dict().items() if _is_of_schedule(name)}
-    checkpoint.load_state_dict(model, {**weights, **schedule}, str(ref))
+    model = build_to_fit(
+        lambda: build_model(content.model, content.process, content.image_size, content.text_dim),
+        # Weights may be kept in float16; they run in float32 or under autocast.
+        {name: tensor.float() for name, tensor in tensors.items()},
+        str(ref),
+        derived=_is_of_schedule,
+    )
     return content, model.to(memory_format=torch.channels_last)
 
 

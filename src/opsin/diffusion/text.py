@@ -18,7 +18,8 @@ from opsin.config import nearest_name
 from opsin.diffusion.prompts import spoken
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.fingerprint import fingerprint
-from opsin.errors import ConfigError, DataError
+from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.state_dicts import read_torch_file
 
 TABLE_KEYS = ("idx_mapping", "embs", "pca_components", "mean")
 NUMPY_GLOBALS = [
@@ -68,14 +69,9 @@ class TextTable:
     def load(cls, path: Path | str) -> TextTable:
         """Read a file without unpickling code. Raises DataError when it is absent, damaged, or no such table."""
         try:
-            with torch.serialization.safe_globals(NUMPY_GLOBALS):
-                content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        except OSError as error:
-            raise DataError(f"the text embeddings {path} cannot be read: {error.strerror or error}") from error
-        except Exception as error:  # a damaged file can end the unpickler in any way
-            raise DataError(
-                f"{path} was refused: it is truncated, or holds more than plain tables of numbers"
-            ) from error
+            content = read_torch_file(path, classes=NUMPY_GLOBALS)
+        except CheckpointError as error:
+            raise DataError(f"the text embeddings cannot be used: {error}") from error
         if not isinstance(content, dict) or set(TABLE_KEYS) - content.keys():
             raise DataError(f"{path} is no table of text embeddings: it needs {', '.join(TABLE_KEYS)}")
         embs, components, mean = (_numbers(content[key], f"{path}: {key}") for key in TABLE_KEYS[1:])

@@ -20,6 +20,7 @@ from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError
 from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.state_dicts import build_to_fit
 
 KIND = "vit-classifier"
 SIMCLR_KIND = "simclr"
@@ -103,20 +104,20 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
         )
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
-    network = VisionTransformer(img_size=settings.preprocessing.image_size, num_classes=0, **settings.model)
     without_head = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
-    checkpoint.load_state_dict(network, without_head, ref)
+    size = settings.preprocessing.image_size
+    network = build_to_fit(lambda: VisionTransformer(img_size=size, num_classes=0, **settings.model), without_head, ref)
     return LocalEncoder(ref, network, settings.preprocessing, settings.training, device)
 
 
 def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
     content, tensors = checkpoint.load_pretrained(ref, kind=SIMCLR_KIND)
     settings = from_dict(_SimclrContent, content, where=f"{ref}, config.json")
-    network = build_image_encoder(settings.preprocessing.image_size, **settings.encoder)
     encoder = {
         name.removeprefix(ENCODER_PREFIX): tensor for name, tensor in tensors.items() if name.startswith(ENCODER_PREFIX)
     }
-    checkpoint.load_state_dict(network, encoder, ref)
+    size = settings.preprocessing.image_size
+    network = build_to_fit(lambda: build_image_encoder(size, **settings.encoder), encoder, ref)
     return LocalVectorEncoder(ref, network, settings.preprocessing, settings.training, device)
 
 

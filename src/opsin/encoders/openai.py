@@ -11,6 +11,7 @@ from torch import Tensor
 
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import CheckpointError
+from opsin.state_dicts import read_safetensors, read_torch_file
 
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 NEEDED = ("text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight", "logit_scale")
@@ -45,14 +46,8 @@ def load_openai_file(path: Path, device: torch.device) -> OpenClipEncoder:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if path.suffix.lower() == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read: it is truncated or no safetensors file") from error
+        return read_safetensors(path)
     if _is_torchscript(path):
         target = path.with_suffix(".state.pt").name
         raise CheckpointError(
@@ -60,12 +55,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"to a file of their own once, by `python -c \"import torch; torch.save(torch.jit.load('{path.name}', "
             f"map_location='cpu').state_dict(), '{target}')\"`, and give that file"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged file can end the unpickler in any way
-        raise CheckpointError(f"{path} was refused: it is truncated, or holds code instead of plain tensors") from error
+    content = read_torch_file(path)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path} is no state dict: it holds something else than named tensors")
     return content

@@ -12,9 +12,10 @@ import torch
 from lightning_fabric.plugins import Precision
 from torch.optim import Optimizer
 
-from opsin.checkpoint import load_state_dict, load_training_state, save_training_state
+from opsin.checkpoint import load_training_state, save_training_state
 from opsin.config import from_dict
 from opsin.errors import CheckpointError, ConfigError
+from opsin.state_dicts import load_state_dict
 from opsin.training.ema import ExponentialMovingAverage
 from opsin.training.run_directory import RunDirectory
 from opsin.training.task import Task

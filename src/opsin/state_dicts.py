@@ -1,0 +1,168 @@
+"""State dicts from files that nobody vouches for: read without running code, and loaded into networks that fit them."""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from opsin.errors import CheckpointError, OpsinError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+NetworkT = TypeVar("NetworkT", bound="nn.Module")
+PARTS_PER_TENSOR, MORE_PARTS = 5, 500
+"""How many modules and parameters a network may have for each tensor in its file, and besides. Ours have about two."""
+
+
+def read_torch_file(path: Path | str, *, device: str | torch.device = "cpu", classes: Iterable[Any] = ()) -> Any:
+    """What `torch.save` wrote: tensors, numbers, texts, and containers of them.
+
+    Args:
+        path: The file.
+        device: Where the tensors go.
+        classes: Further classes and functions that the file may name, such as those of numpy arrays.
+
+    Raises:
+        CheckpointError: The file cannot be read, is damaged, holds code, or unpacks to more bytes than it has.
+    """
+    import torch
+
+    try:
+        file = open(path, "rb")  # noqa: SIM115, because what goes wrong in reading it has other reasons
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        with file, torch.serialization.safe_globals(list(classes)):
+            _refuse_inflated(file, path)
+            return torch.load(file, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file can end the unpickler in any way, an IndexError for example
+        raise CheckpointError(f"{path} was refused: it is truncated, or holds code instead of plain tensors") from error
+
+
+def read_safetensors(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises CheckpointError when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read: it is truncated or no safetensors file") from error
+
+
+def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load strictly; CheckpointError names the first tensors that do not fit."""
+    _refuse_other_shapes(model, tensors, where)
+    model.load_state_dict(tensors)
+
+
+def build_to_fit(
+    build: Callable[[], NetworkT],
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    derived: Callable[[str], bool] = lambda name: False,
+) -> NetworkT:
+    """The network that `build` makes, on the CPU, with these weights.
+
+    It is built without memory first (on torch's meta device) and compared with the tensors, so that a config which
+    asks for a billion layers, or for a table of 100,000 x 100,000, is refused before it costs anything.
+
+    Args:
+        build: Makes a network with any weights.
+        tensors: Its state dict.
+        where: What the tensors come from, for error messages.
+        derived: Tells by name which entries of the state dict follow from the config and are not among `tensors`.
+
+    Raises:
+        CheckpointError: The config describes another network than the tensors, or none.
+    """
+    import torch
+
+    with torch.device("meta"), _LimitedParts(PARTS_PER_TENSOR * len(tensors) + MORE_PARTS, where):
+        try:
+            outline = build()
+        except (OpsinError, MemoryError):
+            raise
+        except Exception as error:  # torch and Python refuse impossible sizes in many ways
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"the config of {where} describes no network that can be built: {reason}") from error
+    _refuse_other_shapes(outline, tensors, where, derived)
+    network = build()
+    own = {name: tensor for name, tensor in network.state_dict().items() if derived(name)}
+    network.load_state_dict({**tensors, **own})
+    return network
+
+
+class _LimitedParts:
+    """While it is entered, a thread that registers more modules and parameters than this gets CheckpointError."""
+
+    def __init__(self, limit: int, where: str) -> None:
+        self.limit, self.where = limit, where
+        self.count, self.thread = 0, threading.get_ident()
+
+    def __enter__(self) -> None:
+        from torch.nn.modules import module
+
+        self.handles = [
+            module.register_module_parameter_registration_hook(self._registered),
+            module.register_module_module_registration_hook(self._registered),
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _registered(self, module: nn.Module, name: str, part: object) -> None:
+        if part is None or threading.get_ident() != self.thread:  # torch's hook is one for all threads
+            return
+        self.count += 1
+        if self.count > self.limit:
+            raise CheckpointError(
+                f"the config of {self.where} describes a network with many more weights than are in the file; "
+                "one of the two is damaged or belongs to another model"
+            )
+
+
+def _refuse_other_shapes(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    derived: Callable[[str], bool] = lambda name: False,
+) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not derived(name)}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wrong := [name for name in sorted(expected.keys() | given.keys()) if expected.get(name) != given.get(name)]:
+        examples = "; ".join(
+            f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3]
+        )
+        raise CheckpointError(
+            f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})"
+        )
+
+
+def _refuse_inflated(file: BinaryIO, path: Path | str) -> None:
+    """Torch stores tensors uncompressed and once. Other archives can unpack to any size."""
+    members = []
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > size:
+        raise CheckpointError(
+            f"{path} was refused: it is a compressed archive, which can unpack to any size; torch.save writes none"
+        )
