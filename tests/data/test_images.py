@@ -16,9 +16,9 @@ from PIL import Image, features
 from opsin.data import images
 from opsin.data.images import ImageReader, find_images, list_images, open_image
 from opsin.errors import DataError
+from tests.data.orientation import ORIENTATION, four_corners, save_turned
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
-ORIENTATION = 0x0112  # the EXIF tag
 
 
 def pixels(image: Any) -> np.ndarray:
@@ -33,30 +33,27 @@ def left_red_right_blue() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize(
-    ("orientation", "size", "blue_at"),
-    [
-        (1, (6, 4), (5, 1)),
-        (2, (6, 4), (0, 1)),
-        (3, (6, 4), (0, 1)),
-        (4, (6, 4), (5, 1)),
-        (5, (4, 6), (1, 5)),
-        (6, (4, 6), (1, 5)),
-        (7, (4, 6), (1, 0)),
-        (8, (4, 6), (1, 0)),
-    ],
-)
-def test_orientation_of_the_camera_is_applied(
-    tmp_path: Path, orientation: int, size: tuple[int, int], blue_at: tuple[int, int]
-) -> None:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    left_red_right_blue().save(tmp_path / "photo.png", exif=exif)
-    opened = open_image(tmp_path / "photo.png")
-    assert opened.size == size
-    assert opened.getpixel(blue_at) == BLUE
-    with Image.open(tmp_path / "photo.png") as unread:
-        assert open_image(unread).size == size
+LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
+FORMATS = [*LOSSLESS, "JPEG", *(["AVIF"] if features.check("avif") else [])]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_the_camera_is_applied_once(tmp_path: Path, orientation: int, format: str) -> None:
+    """From a file, from its bytes, from what Pillow makes of it, and from what has been opened already."""
+    upright = four_corners()
+    path = save_turned(upright, orientation, tmp_path / "photo", format, **LOSSLESS.get(format, {"quality": 95}))
+    opened = open_image(path)
+    difference = np.abs(np.asarray(opened).astype(int) - np.asarray(upright)).mean()
+    assert opened.size == upright.size
+    assert difference == 0 if format in LOSSLESS else difference < 5
+    assert opened.info == {} and not opened.getexif()
+    assert open_image(opened) is opened
+    with Image.open(path) as unread, Image.open(path) as read:
+        read.load()
+        ways = [path.read_bytes(), unread, read, read.copy(), read.convert("RGBA"), opened.copy(), np.asarray(opened)]
+        for way in ways:
+            assert (pixels(way) == np.asarray(opened)).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

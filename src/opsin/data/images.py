@@ -58,16 +58,17 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
     """A decoded RGB image from a path, encoded bytes, a PIL image or an array.
 
     EXIF orientation is applied, transparency is laid over `background`, 16-bit and float greys are scaled to 8 bits, of
-    an animation the first frame is taken. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in
-    [0, 1]. `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged,
-    truncated, no image, or larger than `MAX_PIXELS`.
+    an animation the first frame is taken. The result carries no metadata (`info` is empty, and there is no EXIF), so
+    that nothing is applied a second time: opened again, it is the same object. Arrays are (H, W), (H, W, 1), (H, W, 3)
+    or (H, W, 4), uint8, or float in [0, 1]. `name` stands in for the image in error messages. Raises DataError for a
+    file that is missing, damaged, truncated, no image, or larger than `MAX_PIXELS`.
     """
     name = name or (printable(str(image)) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
-        return _to_rgb(_from_array(image, name), background)
+        return _to_upright_rgb(_from_array(image, name), background)
     try:
         if isinstance(image, Image.Image):
-            return _to_rgb(_upright(image), background)
+            return _to_upright_rgb(image, background)
         if isinstance(image, bytes):
             return _decode(io.BytesIO(image), name, background)
         with open(image, "rb") as file:
@@ -167,7 +168,7 @@ def _decode(file: BinaryIO, name: str, background: str) -> Image.Image:
             f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; "
             "make it smaller"
         )
-    return _to_rgb(_upright(image), background)
+    return _to_upright_rgb(image, background)
 
 
 @cache
@@ -177,15 +178,26 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """A decoded copy, turned as its EXIF says. Of the EXIF nothing else is looked at: it may be odd in many ways."""
+def _to_upright_rgb(image: Image.Image, background: str) -> Image.Image:
+    """The image itself where it is a plain upright RGB image, else a new one without metadata."""
     image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    converted = _to_rgb(image, background)
+    if turn is not None:
+        converted = converted.transpose(turn)
+    elif type(converted) is not Image.Image:  # that of a file format, with what the file says besides the pixels
+        converted = converted.copy()
+    if converted is not image:
+        converted.info = {}
+    return converted
+
+
+def _orientation(image: Image.Image) -> int:
+    """What EXIF (or, without it, XMP) says. Of the EXIF nothing else is looked at: it may be odd in many ways."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises anything on a damaged EXIF; the pixels are whole
-        orientation = None
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image.copy() if turn is None else image.transpose(turn)
+        return 1
 
 
 def _to_rgb(image: Image.Image, background: str) -> Image.Image:

@@ -35,7 +35,8 @@ from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
 from opsin.runtime import cache_dir, resolve_precision
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
+"""Features of another version are not used: older ones may be of images that were turned twice."""
 
 logger = logging.getLogger(__name__)
 
