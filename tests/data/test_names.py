@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from opsin.data.names import name_key, printable
+from opsin.data.names import name_key, one_spelling, printable
 
 
 @pytest.mark.parametrize("name", ["photo 1.png", "Brötchen.png", "👩‍💻.png", "می‌خواهم", "a\u00a0b", "写真"])
@@ -36,3 +36,10 @@ def test_what_a_terminal_would_act_on_is_escaped(name: str, shown: str) -> None:
 def test_names_that_people_read_as_equal_have_one_key(name: str) -> None:
     assert name_key(name) == name_key("café")
     assert name_key(name) != name_key("cafe")
+
+
+def test_the_most_frequent_spelling_stands_for_names_that_read_as_equal() -> None:
+    names = ["Cat", "cat", "cat ", "dog", "cafe\u0301", "CAFÉ"]
+    assert one_spelling(names) == {
+        "Cat": "cat", "cat": "cat", "cat ": "cat", "dog": "dog", "cafe\u0301": "CAFÉ", "CAFÉ": "CAFÉ"
+    }  # fmt: skip

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from opsin.data import parquet_files
 from opsin.data.captioned import with_captions
 from opsin.data.image_source import ImageSource
-from opsin.data.parquet import find_parquet, parquet_source
+from opsin.data.parquet import parquet_source
+from opsin.data.parquet_files import find_parquet
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import open_source
+from opsin.data.sources import open_labelled, open_source
 from opsin.errors import DataError
 
 from .conftest import MakeParquet, encoded, image_cell
@@ -93,7 +99,7 @@ def test_columns_that_are_no_captions_are_named(make_parquet: MakeParquet) -> No
         with_captions(source, str.strip)
 
 
-@pytest.mark.parametrize("columns", [{"text": [1]}, {"caption": [{"raw": "a"}]}, {"label": [[1]]}, {"label": [0.5]}])
+@pytest.mark.parametrize("columns", [{"text": [1]}, {"caption": [{"raw": "a"}]}, {"label": [[0.5]]}, {"label": [0.5]}])
 def test_columns_of_unusable_types_count_as_absent(make_parquet: MakeParquet, columns: dict[str, Any]) -> None:
     source = open_source(make_parquet("a.parquet", {"image": [image_cell()], **columns}))
     assert source.labels is None
@@ -124,16 +130,17 @@ def test_broken_rows_are_named_and_dropped(make_parquet: MakeParquet) -> None:
 
 
 @pytest.mark.parametrize("labels", [[None, 1, -1, 0], [np.nan, 1.0, -1.0, 0.0]], ids=["integers", "pandas"])
-def test_rows_without_label_are_left_out(make_parquet: MakeParquet, labels: list[float | None]) -> None:
+def test_rows_without_label_are_skipped_where_labels_count(
+    make_parquet: MakeParquet, labels: list[float | None]
+) -> None:
     columns = {"image": [image_cell((row, 0, 0)) for row in range(4)], "label": labels, "text": list("abcd")}
-    source = open_source(make_parquet("a.parquet", columns))
+    file = make_parquet("a.parquet", columns)
+    assert open_source(file).captions == [("a",), ("b",), ("c",), ("d",)]
+    source = open_labelled(str(file))
     assert labels_of(source) == ["1", "0"]
     assert source.captions == [("b",), ("d",)]
     assert [source.load(row).getpixel((0, 0)) for row in range(2)] == [(1, 0, 0), (3, 0, 0)]
-    assert [(row.id, row.reason) for row in source.skipped] == [
-        ("a/000000", "has no label"),
-        ("a/000002", "has no label"),
-    ]
+    assert [row.reason for row in source.skipped] == ["2 images without a label, for example a/000000"]
 
 
 @pytest.mark.parametrize("labels", [[None, None], [-1, -1], [np.nan, np.nan], [0.5, 1.0]])
@@ -218,11 +225,11 @@ def test_texts_as_labels_are_numbered_over_all_files(make_parquet: MakeParquet, 
 def test_file_without_the_label_column_leaves_the_others_labelled(make_parquet: MakeParquet, tmp_path: Path) -> None:
     make_parquet("d/train.parquet", {"image": [image_cell()] * 2, "label": [0, 1]})
     make_parquet("d/test.parquet", {"image": [image_cell()], "text": ["hidden"]})
-    source = open_source(tmp_path / "d")
+    assert open_source(tmp_path / "d").captions == [("hidden",), (), ()]
+    source = open_labelled(str(tmp_path / "d"))
     assert source.ids == ["train/000000", "train/000001"]
     assert labels_of(source) == ["0", "1"]
-    assert source.captions == [(), ()]
-    assert [row.id for row in source.skipped] == ["test/000000"]
+    assert [row.reason for row in source.skipped] == ["1 images without a label, for example test/000000"]
 
 
 def test_names_for_integer_labels_can_be_given(make_parquet: MakeParquet) -> None:
@@ -261,11 +268,133 @@ def test_damaged_file(make_parquet: MakeParquet, keep: int) -> None:
         open_source(file)
 
 
-def test_files_that_do_not_fit_together(make_parquet: MakeParquet, tmp_path: Path) -> None:
-    make_parquet("d/train.parquet", {"image": [image_cell()]})
-    make_parquet("d/test.parquet", {"image": pa.array([encoded()], type=pa.binary())})
-    with pytest.raises(DataError, match="columns of different types"):
-        open_source(tmp_path / "d")
+def test_images_in_columns_of_two_types(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("d/train.parquet", {"image": [image_cell("red")]})
+    make_parquet("d/test.parquet", {"image": pa.array([encoded("blue")], type=pa.binary())})
+    source = open_source(tmp_path / "d")
+    assert {source.ids[row]: source.load(row).getpixel((0, 0)) for row in range(2)} == {
+        "train/000000": (255, 0, 0),
+        "test/000000": (0, 0, 255),
+    }
+
+
+# -------------------------------------------------------------------------------------------- several labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([["dog", "cat"], ["cat"], [], None], ("cat", "dog")),
+        ([[1, 0], [0], [], [-1]], ("0", "1")),
+        (pa.array([["dog ", "cat"], ["CAT"], ["cat"], ["cat"]]), ("cat", "dog")),
+    ],
+)
+def test_lists_of_labels(make_parquet: MakeParquet, labels: Any, names: tuple[str, ...]) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()] * 4, "label": labels})
+    source = open_source(file)
+    assert (source.labels, source.class_names) == (None, names)
+    assert source.label_sets is not None
+    assert source.label_sets[:2] == [(0, 1), (0,)]
+    assert source.select(np.array([1])).label_sets == [(0,)]
+    with pytest.raises(DataError, match="1 of the 4 images of .* have several labels, for example a/000000"):
+        open_labelled(str(file))
+
+
+def test_lists_of_one_label_each_are_labels(make_parquet: MakeParquet) -> None:
+    file = make_parquet("a.parquet", {"image": [image_cell()] * 3, "labels": [["b"], ["a"], []]})
+    assert labels_of(open_labelled(str(file))) == ["b", "a"]
+
+
+# -------------------------------------------------------------------------------------------- repositories
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("data/train-00000-of-00001", "data/test-00000-of-00001"),
+        ("train/0000", "test/0000"),
+        ("data/train/0000", "data/test/0000"),
+        ("plain_text/train-00000-of-00001", "plain_text/test-00000-of-00001"),
+        ("default/train/0000", "default/test/0000"),
+    ],
+)
+def test_repository_as_downloaded(make_parquet: MakeParquet, tmp_path: Path, train: str, test: str) -> None:
+    make_parquet(f"repo/{train}.parquet", {"image": [image_cell((1, 0, 0)), image_cell((2, 0, 0))], "label": [0, 1]})
+    make_parquet(f"repo/{test}.parquet", {"image": [image_cell((3, 0, 0))], "label": [1]})
+    (tmp_path / "repo/README.md").write_text("---\n", encoding="utf-8")
+    (tmp_path / "repo/example.png").write_bytes(encoded())
+    source = open_source(tmp_path / "repo")
+    assert len(set(source.ids)) == 3
+    reds = {split: [] for split in ("train", "test")}  # type: ignore[var-annotated]
+    for row, split in enumerate(source.splits if source.splits is not None else ()):
+        reds[str(split)].append(source.load(row).getpixel((0, 0))[0])  # type: ignore[index]
+    assert reds == {"train": [1, 2], "test": [3]}
+
+
+def test_repository_of_several_configurations(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    for name in ("small", "large"):
+        make_parquet(f"repo/{name}/train.parquet", {"image": [image_cell()]})
+    with pytest.raises(DataError, match="several configurations of a dataset, in large, small; name one of"):
+        open_source(tmp_path / "repo")
+    assert open_source(tmp_path / "repo/small").ids == ["train/000000"]
+
+
+def test_few_rows_below_many_images_are_not_the_source(make_parquet: MakeParquet, tmp_path: Path) -> None:
+    make_parquet("photos/results/train.parquet", {"image": [image_cell()]})
+    for row in range(3):
+        (tmp_path / f"photos/{row}.png").write_bytes(encoded())
+    assert open_source(tmp_path / "photos").ids == ["0.png", "1.png", "2.png"]
+
+
+# -------------------------------------------------------------------------------------------- bounds
+
+
+def repeated(value: Any, count: int) -> pa.Array:
+    """A value that a parquet file stores once."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), pa.array([value]))
+
+
+def test_small_files_that_unpack_to_gigabytes(tmp_path: Path) -> None:
+    """Read by a process that may have 1.5 GB of address space besides its libraries."""
+    images, captions = repeated(encoded(), 3000), repeated("x" * 10**6, 3000)
+    files: dict[str, tuple[dict[str, pa.Array], str]] = {
+        "image-stored-once": ({"image": repeated(bytes(10**6), 3000)}, "is not an image"),
+        "compressed-image": ({"image": pa.array([bytes(10**8)] * 3)}, "its column 'image' unpacks from"),
+        "caption-stored-once": ({"image": images, "caption": captions}, "fine"),
+        "rows": ({"image": pa.nulls(2_000_000, pa.binary())}, "too few for images"),
+    }
+    for name, (columns, _) in files.items():
+        path, dictionary = tmp_path / f"{name}.parquet", name != "compressed-image"
+        pq.write_table(pa.table(columns), path, use_dictionary=dictionary, compression="zstd", store_schema=False)
+        assert path.stat().st_size < 1_000_000
+    script = f"""
+import resource
+import opsin.data.folders, opsin.data.parquet
+from opsin.data.sources import open_source
+from opsin.errors import DataError
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000,) * 2)
+for name in {list(files)}:
+    try:
+        source = open_source(f"{tmp_path}/{{name}}.parquet")
+        source.load(len(source) - 1)
+        assert [sum(map(len, texts)) for texts in source.captions] == [10**6] * 3000
+        print("fine")
+    except DataError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    for line, (_, expected) in zip(done.stdout.splitlines(), files.values(), strict=True):
+        assert expected in line, done.stdout + done.stderr
+
+
+def test_images_are_read_by_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_files, "CACHED_BYTES", 1)
+    images = pa.array([encoded((row, 0, 0)) for row in range(10)])
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet", row_group_size=3)
+    source = pickle.loads(pickle.dumps(open_source(tmp_path / "a.parquet")))
+    order = [9, 0, 4, 4, 8, 2]
+    assert [source.load(row).getpixel((0, 0))[0] for row in order] == order
 
 
 def test_labels_of_two_types(make_parquet: MakeParquet, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opsin.data.image_source import SPLITS, ImageSource, map_readable
+from opsin.data.image_source import SPLITS, UNLABELLED, ImageSource, map_readable
 from opsin.data.images import Skipped, pixel_digest
 
 
@@ -55,9 +55,13 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
 
 
 def _class_counts(source: ImageSource) -> dict[str, int]:
-    if source.labels is None or source.class_names is None:
+    if source.class_names is None:
         return {}
-    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    if source.labels is not None:
+        labels = source.labels[source.labels != UNLABELLED]
+    else:
+        labels = np.array([label for of_image in source.label_sets or () for label in of_image], dtype=np.int64)
+    counts = np.bincount(labels, minlength=len(source.class_names))
     return {name: int(count) for name, count in zip(source.class_names, counts, strict=True)}
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from opsin.data.image_source import ImageSource
-from opsin.data.parquet import find_parquet, parquet_source
+from opsin.data.parquet import parquet_source
+from opsin.data.parquet_files import find_parquet
 from opsin.data.pickles import read_pickle
 from opsin.errors import DataError
 from opsin.runtime import cache_dir

@@ -18,6 +18,7 @@ from opsin.data.threads import map_rows
 from opsin.errors import DataError
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = -1
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -44,7 +45,9 @@ class ImageSource:
     rows: np.ndarray
     """Row numbers that `loader` knows, int64 (N,)."""
     labels: np.ndarray | None = None
-    """Class of each image, int64 (N,), an index into `class_names`."""
+    """Class of each image, int64 (N,), an index into `class_names`; `UNLABELLED` where it has none."""
+    label_sets: Sequence[tuple[int, ...]] | None = None
+    """Classes of each image in place of `labels`, where some image has several; indices into `class_names`."""
     class_names: tuple[str, ...] | None = None
     captions: Sequence[tuple[str, ...]] | None = None
     """Texts of each image, any number of them."""
@@ -81,6 +84,7 @@ class ImageSource:
             ids=taken(self.ids),
             rows=taken(self.rows),
             labels=taken(self.labels),
+            label_sets=taken(self.label_sets),
             captions=taken(self.captions),
             splits=taken(self.splits),
             groups=taken(self.groups),
@@ -96,9 +100,18 @@ class ImageSource:
             )
         return self.select(np.flatnonzero(self.splits == name))
 
+    def labelled(self) -> ImageSource:
+        """The images that have a label; how many have none is listed in `skipped`."""
+        if self.labels is None or (self.labels != UNLABELLED).all():
+            return self
+        missing = np.flatnonzero(self.labels == UNLABELLED)
+        reason = f"{len(missing)} images without a label, for example {printable(self.ids[missing[0]])}"
+        rest = self.select(self.labels != UNLABELLED)
+        return replace(rest, skipped=[*self.skipped, Skipped(printable(self.name), reason)])
+
     def relabel(self, labels: np.ndarray, class_names: tuple[str, ...]) -> ImageSource:
         """The same images under other classes."""
-        return replace(self, labels=labels, class_names=class_names)
+        return replace(self, labels=labels, label_sets=None, class_names=class_names)
 
 
 def split_of_file(name: str) -> str | None:

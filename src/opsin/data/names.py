@@ -6,6 +6,8 @@ A name may hold newlines, terminal codes, or bytes that are no text (PEP 383).
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 JOINERS = "\u200c\u200d"
 """Invisible, and part of the writing of many languages and of emoji."""
@@ -18,6 +20,17 @@ def name_key(name: str) -> str:
     """
     decomposed = unicodedata.normalize("NFD", name.strip())
     return unicodedata.normalize("NFC", decomposed.casefold())
+
+
+def one_spelling(names: Iterable[str]) -> dict[str, str]:
+    """For each name, the one spelling of all names that read as equal to it: the most frequent, without blanks around
+    it; of several the first in order of characters."""
+    counts = Counter(names)
+    spellings: dict[str, Counter[str]] = {}
+    for name, count in counts.items():
+        spellings.setdefault(name_key(name), Counter())[name.strip()] += count
+    chosen = {key: min(found, key=lambda name: (-found[name], name)) for key, found in spellings.items()}
+    return {name: chosen[name_key(name)] for name in counts}
 
 
 def printable(name: str) -> str:

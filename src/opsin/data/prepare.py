@@ -11,7 +11,7 @@ from filelock import FileLock
 from opsin.config import nearest_name
 from opsin.data import cifar10, emoji
 from opsin.data.download import RemoteFile, download, extract
-from opsin.data.parquet import find_parquet
+from opsin.data.parquet_files import find_parquet
 from opsin.errors import DataError
 
 

@@ -79,7 +79,8 @@ def _open(text: str) -> ImageSource:
     path = Path(text).expanduser()
     if path.is_dir():
         from opsin.data.folders import folder_source
-        from opsin.data.parquet import find_parquet, parquet_source
+        from opsin.data.parquet import parquet_source
+        from opsin.data.parquet_files import find_parquet
 
         if parquet_files := find_parquet(path):
             return parquet_source(parquet_files, name=text)
@@ -98,9 +99,17 @@ def _open(text: str) -> ImageSource:
 def open_labelled(ref: str, *, min_classes: int = 2) -> ImageSource:
     """`open_source` for what takes labels; DataError unless it has images of at least so many classes, besides.
 
-    Learning takes two of them; one is enough to judge a model that knows others as well.
+    Images without a label are skipped. Learning takes two classes; one is enough to judge a model that knows others
+    as well.
     """
-    source = open_source(ref)
+    source = open_source(ref).labelled()
+    if source.label_sets is not None:
+        counts = [len(labels) for labels in source.label_sets]
+        raise DataError(
+            f"{sum(count > 1 for count in counts)} of the {len(source)} images of {ref!r} have several labels, for "
+            f"example {printable(source.ids[counts.index(max(counts))])}; a model with one class an image needs one "
+            "label each"
+        )
     if source.labels is None or source.class_names is None:
         raise DataError(
             f"the source {ref!r} has no labels; name one with class folders, or with a column `label`, by --data"

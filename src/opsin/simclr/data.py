@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.image_source import ImageSource
+from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
 from opsin.data.splits import division_digest, split_rows
 from opsin.errors import DataError
@@ -74,9 +74,16 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
     validated = _some(rows["val"], MOST_VALIDATED, derive_seed(seed, "validated"))
     val = image_dataset(source.select(validated), config.image_size) if len(validated) else None
     bank = None
-    if source.labels is not None and len(np.unique(source.labels[rows["train"]])) > 1:
+    if _has_classes(source, rows["train"], validated):
         bank = SomeImages(train, _some(np.arange(len(train)), MOST_NEIGHBOURS, derive_seed(seed, "neighbours")))
     return SimclrData(train, val, bank, len(source.class_names or ()), division_digest(source))
+
+
+def _has_classes(source: ImageSource, train: np.ndarray, val: np.ndarray) -> bool:
+    """Whether all these images have labels, the training images of at least two classes."""
+    if source.labels is None or (source.labels[np.concatenate([train, val])] == UNLABELLED).any():
+        return False
+    return len(np.unique(source.labels[train])) > 1
 
 
 def rows_of_run(source: ImageSource, config: SimclrConfig) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from opsin.clip.search.paths import contained_path, path_to_text
 from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
 from opsin.data.names import printable
-from opsin.data.parquet import find_parquet
+from opsin.data.parquet_files import find_parquet
 from opsin.data.sources import open_source
 from opsin.errors import DataError
 
