@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ from opsin.cli import main as cli
 from opsin.cli import train
 from opsin.cli.options import SharedOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import human_bytes, print_table
+from opsin.clip.search.index import ImageIndex
 from opsin.config import to_dict
 from opsin.data import emoji
 from opsin.data.images import open_image
@@ -153,6 +155,45 @@ def test_reader_that_goes_away_is_no_crash() -> None:
     result = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 141
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_break_nothing(tmp_path: Path, closed: str) -> None:
+    """The next file that was opened got the descriptor of a closed stream, and messages were written into it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8), "red").save(photos / "red.png")
+    (photos / "broken.png").write_bytes(b"no image")
+    command = f"{sys.executable} -m opsin index {photos} --out {tmp_path / 'index'} --model emoji-clip {closed}"
+    result = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(ImageIndex.open(tmp_path / "index")) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("arguments", ["--help", "doctor --quiet"])
+def test_a_result_that_cannot_be_written_is_said(arguments: str) -> None:
+    command = f"{sys.executable} -m opsin {arguments} > /dev/full"
+    result = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("opsin: No space left on device; make room there")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "some/where"), "some/where: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "there is not enough memory"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug(
+    run_verb: Callable[..., int], capsys: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    assert run_verb(raising(error)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"opsin: {said}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,3 +141,10 @@ def test_nearest_name() -> None:
     assert nearest_name("emoij-clip", ["emoji-clip", "cifar10-vit"]) == "emoji-clip"
     assert nearest_name("xyz", ["emoji-clip"]) is None
     assert nearest_name("xyz", []) is None
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="is not valid JSON: it is nested too deeply"):
+        load_json(tmp_path / "config.json")

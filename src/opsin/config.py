@@ -25,6 +25,14 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What JSON text holds. Raises ValueError for anything else, and for text that is nested too deeply to read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def json_digest(content: Any) -> str:
     """SHA-256, in hexadecimal, of JSON types."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -69,7 +77,7 @@ def from_dict(config_class: type[ConfigT], mapping: Mapping[str, Any], where: st
 def load_json(path: Path | str) -> dict[str, Any]:
     """Read a JSON object from a file; ConfigError when it is absent or is no JSON object."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

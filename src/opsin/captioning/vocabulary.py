@@ -7,7 +7,6 @@ are cut into characters, each with its marks. An emoji is a word.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import emoji
 
+from opsin.config import parse_json
 from opsin.errors import DataError
 from opsin.files import write_json
 
@@ -101,7 +101,7 @@ class Vocabulary:
     def load(cls, path: str | Path) -> Vocabulary:
         """Read a JSON file in the course's layout, with `idx_to_word` and `word_to_idx`. Raises DataError."""
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_text(encoding="utf-8"))
             listed, mapping = list(content["idx_to_word"]), dict(content["word_to_idx"])
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from error

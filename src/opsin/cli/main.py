@@ -7,6 +7,7 @@ and SIGTERM, 141 when the reader of stdout went away.
 from __future__ import annotations
 
 import difflib
+import errno
 import io
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 from opsin import __version__
 from opsin.cli.usage import UsageError
+from opsin.data.names import printable
 from opsin.errors import OpsinError
 
 
@@ -46,11 +48,17 @@ VERBS = {
 
 def entry_point() -> None:
     """What the installed `opsin` script calls."""
-    sys.exit(main())
+    code = main()
+    try:
+        sys.stdout.flush()
+    except OSError:  # said already
+        _abandon_stdout()
+    sys.exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command, `argv` being the arguments without the program name; returns the exit code."""
+    _reopen_closed_streams()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return _guarded_print(_help_text())
@@ -91,9 +99,21 @@ def _exit_code(error: BaseException) -> int:
         return _complain(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return _complain("interrupted", 130)
+    if isinstance(error, OSError):
+        return _complain(_reason_of_system(error), 1)
+    if isinstance(error, MemoryError):
+        return _complain("there is not enough memory; use a smaller --batch-size or fewer --workers, if it has them", 1)
     reason = " ".join(str(error).split())
     hint = "this is a bug in opsin or in a library under it; OPSIN_DEBUG=1 shows the traceback"
     return _complain(f"unexpected {type(error).__name__}: {reason[:500]} ({hint})", 1)
+
+
+def _reason_of_system(error: OSError) -> str:
+    """What the operating system refused, as a sentence: a full disk, a missing permission, too many open files."""
+    where = error.filename if isinstance(error.filename, str | bytes) else None
+    reason = error.strerror or str(error) or type(error).__name__
+    hint = "; make room there, or write to another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{printable(os.fsdecode(where))}: {reason}{hint}" if where else f"{reason}{hint}"
 
 
 def _exit_code_of_parser(error: SystemExit) -> int:
@@ -101,6 +121,20 @@ def _exit_code_of_parser(error: SystemExit) -> int:
     if error.code is None or isinstance(error.code, int):
         return error.code or 0
     return _complain(str(error.code), 2)
+
+
+def _reopen_closed_streams() -> None:
+    """Give closed standard streams (`2>&-`) to the null device. The system would give the free descriptor to the next
+    file that is opened, and messages would be written into that."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != descriptor:
+                os.dup2(null, descriptor)
+                os.close(null)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115, since it stays open
 
 
 def _complain(message: str, code: int) -> int:
@@ -113,11 +147,14 @@ def _guarded_print(text: str) -> int:
         print(text, flush=True)
     except BrokenPipeError:
         return _abandon_stdout()
+    except OSError as error:
+        return _exit_code(error)
     return 0
 
 
 def _abandon_stdout() -> int:
-    """The reader (`| head`) is gone: point stdout elsewhere, or Python complains again when it exits."""
+    """Nobody takes what is printed (`| head`, a full disk): point stdout elsewhere, or Python complains again when it
+    exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

@@ -6,13 +6,13 @@ without `_pca`), `coco2014_vocab.json`, `train2014_urls.txt` and `val2014_urls.t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from opsin.config import parse_json
 from opsin.errors import DataError, MissingExtraError
 
 SPLITS = ("train", "val")
@@ -94,7 +94,7 @@ def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, int]]:
     if not path.is_file():
         raise DataError(f"the course's data lacks the file {path}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         idx_to_word, word_to_idx = list(content["idx_to_word"]), dict(content["word_to_idx"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no vocabulary: it needs `idx_to_word` and `word_to_idx`") from error
