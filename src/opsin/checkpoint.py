@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 MODEL_FILES = ("config.json", "model.safetensors", "README.md")
 ZOO_DIRECTORY = Path(__file__).parent / "zoo"
+IMAGENET = "imagenet"
+"""The encoder and classifier of photographs whose weights are in another package; see `opsin.encoders.imagenet`."""
 
 
 # ---------------------------------------------------------------------------------------- training states
@@ -147,25 +149,39 @@ def read_model_config(directory: Path) -> dict[str, Any]:
 def resolve_model(ref: Path | str) -> Path:
     """The model directory behind a reference: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`."""
     text = str(ref)
+    if names_imagenet(text):
+        raise CheckpointError(
+            f"{IMAGENET} is an encoder and a classifier of photographs, which this cannot use: its weights come from "
+            "an installed package and not from a model directory"
+        )
     if not text:  # as a path it would be the working directory
         raise CheckpointError(f"the name of the model is empty; models that ship with opsin: {', '.join(zoo_names())}")
     if text.startswith("hf-hub:"):
         return _from_hub(text.removeprefix("hf-hub:"))
     path = Path(ref)
-    run_model = path / "model"
-    for candidate in (run_model, _replaced(run_model), path, _replaced(path), ZOO_DIRECTORY / text):
-        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
-            return candidate
+    if (found := _model_directory(path)) or (found := _model_directory(ZOO_DIRECTORY / text)):
+        return found
     if (path / "checkpoints").is_dir():
         raise CheckpointError(f"the run {path} has not written a model yet; continue it with --resume")
     if path.exists():
         raise CheckpointError(
             f"{path} is not a model directory: it has no config.json with a model.safetensors beside it"
         )
-    zoo = zoo_names()
+    zoo = [*zoo_names(), IMAGENET]
     near = config_files.nearest_name(text, zoo)
-    hint = f"did you mean {near!r}?" if near else f"models that ship with opsin: {', '.join(zoo) or 'none'}"
+    hint = f"did you mean {near!r}?" if near else f"models that ship with opsin: {', '.join(zoo)}"
     raise CheckpointError(f"there is no model {text!r}, neither as a directory nor by that name; {hint}")
+
+
+def names_imagenet(ref: Path | str) -> bool:
+    """Whether a reference means `IMAGENET`, and no model directory of that name."""
+    return str(ref) == IMAGENET and comes_with_opsin(ref)
+
+
+def comes_with_opsin(ref: Path | str) -> bool:
+    """Whether a reference names a model that is installed along with opsin. A model directory of the same name comes
+    first; a folder of anything else does not."""
+    return str(ref) in (*zoo_names(), IMAGENET) and _model_directory(Path(ref)) is None
 
 
 def zoo_names() -> list[str]:
@@ -185,6 +201,15 @@ def push_to_hub(directory: Path | str, repo_id: str, *, private: bool = False) -
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo_id, folder_path=str(directory))
     return str(url)
+
+
+def _model_directory(path: Path) -> Path | None:
+    """The model in a run or model directory, if there is one."""
+    run_model = path / "model"
+    for candidate in (run_model, _replaced(run_model), path, _replaced(path)):
+        if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
+            return candidate
+    return None
 
 
 def _from_hub(repo_id: str) -> Path:

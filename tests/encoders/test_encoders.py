@@ -206,7 +206,7 @@ def test_without_network_the_error_says_what_to_do(hub_cache: Path, ref: str, do
     assert ref in message
     assert download in message
     assert str(hub_cache / "models--timm--vit_") in message
-    assert "opsin train vit" in message
+    assert "imagenet, which is installed with opsin" in message
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class ProfileOptions(SharedOptions):
     """Options of `opsin profile`."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    """A run or model directory, the name of a model that ships with opsin, imagenet, or hf-hub:ORG/NAME."""
 
 
 class Example(NamedTuple):
@@ -44,9 +44,10 @@ class Example(NamedTuple):
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
     options = parse(ProfileOptions, argv, "opsin profile", DESCRIPTION)
-    from opsin.checkpoint import read_model_config, resolve_model
+    from opsin.checkpoint import IMAGENET, names_imagenet, read_model_config, resolve_model
 
-    kind = str(read_model_config(resolve_model(options.model))["kind"])
+    is_imagenet = names_imagenet(options.model)
+    kind = IMAGENET if is_imagenet else str(read_model_config(resolve_model(options.model))["kind"])
     if kind not in EXAMPLES:
         raise CheckpointError(f"{options.model} is a model of kind {kind!r}, which this verb does not know")
     from opsin.profile import profile_model
@@ -147,10 +148,20 @@ def _simclr(model: str) -> Example:
     return Example(encoder.model, (image,), f"{size} x {size} pixels", {"input": list(image.shape)})
 
 
+def _imagenet(model: str) -> Example:
+    import torch
+
+    from opsin.encoders.imagenet import CROP, load_network
+
+    image = torch.zeros(1, 3, CROP, CROP)
+    return Example(load_network(), (image,), f"{CROP} x {CROP} pixels", {"input": list(image.shape)})
+
+
 EXAMPLES: dict[str, Callable[[str], Example]] = {
     "vit-classifier": _classifier,
     "captioner": _captioner,
     "text-diffusion": _text_to_image,
     "clip": _clip,
     "simclr": _simclr,
+    "imagenet": _imagenet,
 }

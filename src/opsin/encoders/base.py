@@ -6,7 +6,7 @@ Dimensions: N images, D width of the features, P patches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -121,18 +121,26 @@ class NetworkEncoder:
         """Vectors (N, D) of network input (N, 3, H, W)."""
         raise NotImplementedError
 
-    def _batches(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Tensor]:
-        """Network input in batches; threads open and prepare the images of the next one while the network works.
+    def _batches(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        prepare: Callable[[Image.Image], Tensor] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[Tensor]:
+        """Network input in batches, by default of `_prepare`; threads open and prepare the images of the next one while
+        the network works.
 
         An image is handed to them as soon as it is drawn from `images`, so that large ones need not lie in memory
         together, decoded, until there is a batch of them.
         """
 
+        prepare = prepare or self._prepare
+
         def prepared(image: ImageLike) -> Tensor:
-            return self._prepare(open_image(image))
+            return prepare(open_image(image))
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            upcoming = batched((pool.submit(prepared, image) for image in each_image(images)), BATCH_SIZE)
+            upcoming = batched((pool.submit(prepared, image) for image in each_image(images)), batch_size)
             current = next(upcoming, None)
             while current is not None:
                 following = next(upcoming, None)
@@ -167,11 +175,20 @@ class DenseNetworkEncoder(NetworkEncoder):
 
     def encode_dense(self, images: ImageLike | Iterable[ImageLike]) -> DenseFeatures:
         """See `DenseEncoder.encode_dense`. Raises ValueError without any image."""
+        return self._collect_dense(self._batches(images), self._dense)
+
+    def _collect_dense(
+        self, batches: Iterator[Tensor], dense: Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
+    ) -> DenseFeatures:
+        """What `dense` gives for each batch of network input, as one."""
+        parts, grid = [], (0, 0)
         with torch.inference_mode(), autocast(self.device, self.precision):
-            parts = [self._dense(batch) for batch in self._batches(images)]
+            for batch in batches:
+                tokens, grid = dense(batch)
+                parts.append(tokens.float().cpu())
         if not parts:
             raise ValueError("encode_dense needs at least one image")
-        return DenseFeatures(torch.cat([tokens.float().cpu() for tokens, _ in parts]), parts[0][1])
+        return DenseFeatures(torch.cat(parts), grid)
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from opsin.checkpoint import comes_with_opsin, names_imagenet
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
 from opsin.encoders.weights import hub_has
 from opsin.errors import ConfigError, MissingExtraError
@@ -15,9 +16,10 @@ from opsin.runtime import resolve_device, resolve_precision
 def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEncoder:
     """The encoder that a reference names; it has the protocols of `opsin.encoders.base` that its network supports.
 
-    `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` (a model of open_clip or of opsin), a directory with
-    a model of open_clip, a file with a CLIP state dict in OpenAI's format, or a model of opsin: a zoo name, a run or
-    model directory. `precision` is what features are computed in: auto, 32, bf16 or 16.
+    `imagenet`, which is installed with opsin, `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` (a model of
+    open_clip or of opsin), a directory with a model of open_clip, a file with a CLIP state dict in OpenAI's format, or
+    a model of opsin: a zoo name, a run or model directory. `precision` is what features are computed in: auto, 32,
+    bf16 or 16.
 
     Raises ConfigError, CheckpointError, OfflineError when weights are not here and cannot be downloaded, and
     MissingExtraError when the library that has the model is not installed.
@@ -35,9 +37,11 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
 
 
 def absolute_reference(ref: str) -> str:
-    """The same reference from any working directory: a path that exists is made absolute."""
+    """The same reference from any working directory: a path that exists is made absolute, unless it is a folder that
+    happens to have the name of a model that ships with opsin."""
     path = Path(ref).expanduser()
-    return str(path.absolute()) if ref and path.exists() else ref
+    is_path = bool(ref) and path.exists() and not comes_with_opsin(ref)
+    return str(path.absolute()) if is_path else ref
 
 
 def is_pretrained_encoder(ref: str) -> bool:
@@ -46,10 +50,16 @@ def is_pretrained_encoder(ref: str) -> bool:
     Says nothing about repositories of the Hub, which would have to be asked.
     """
     path = Path(ref).expanduser()
-    return ref.startswith(("timm:", "open_clip:")) or (path / "open_clip_config.json").is_file() or path.is_file()
+    if names_imagenet(ref) or ref.startswith(("timm:", "open_clip:")):
+        return True
+    return (path / "open_clip_config.json").is_file() or path.is_file()
 
 
 def _load(ref: str, target: torch.device) -> NetworkEncoder:
+    if names_imagenet(ref):
+        from opsin.encoders.imagenet import load_imagenet
+
+        return load_imagenet(target)
     kind, _, name = ref.partition(":")
     if kind == "timm" and name:
         from opsin.encoders.timm import load_timm

