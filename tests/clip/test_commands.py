@@ -77,7 +77,6 @@ def test_labels_of_a_file_may_have_commas(
         (["--labels", "a,b", "--model", "nothing"], 1, "there is no model 'nothing'"),
         (["--other"], 2, "--other is for labels of your own; give --labels"),
         (["--template", "{}"], 2, "--template is for labels of your own"),
-        ([], 2, "with --model, or labels of your own with --labels"),
         (["--model", "open_clip:ViT-B-32/openai"], 2, "give --labels"),
     ],
 )

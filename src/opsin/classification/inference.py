@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.checkpoint import names_imagenet
 from opsin.classification.config import ViTConfig
 from opsin.classification.model_card import model_card
 from opsin.data.images import ImageLike
@@ -18,7 +20,7 @@ from opsin.data.pixels import pixel_batches
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import PretrainedModel
-from opsin.runtime import autocast
+from opsin.runtime import autocast, resolve_device
 
 KIND = "vit-classifier"
 
@@ -67,6 +69,18 @@ class Classifier(PretrainedModel):
         self.preprocessing = preprocessing
 
     @classmethod
+    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
+        """See `PretrainedModel.from_pretrained`; `imagenet` is a classifier of photographs of 1,000 things."""
+        if not names_imagenet(ref):
+            return super().from_pretrained(ref, device, precision)
+        from opsin.classification.imagenet import ImagenetClassifier
+        from opsin.encoders.imagenet import load_imagenet
+
+        encoder = load_imagenet(resolve_device(device))
+        encoder.precision = precision
+        return ImagenetClassifier(encoder)
+
+    @classmethod
     def _build(cls, content: _Content) -> VisionTransformer:
         return build_model(content.model, content.preprocessing.image_size, len(content.class_names))
 
@@ -102,12 +116,17 @@ class Classifier(PretrainedModel):
         Raises DataError for a broken image.
         """
         results = []
-        for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
-            values, indices = self.predict_pixels(pixels).softmax(dim=1).topk(min(top_k, len(self.class_names)), dim=1)
+        for scores in self._scores(images, batch_size):
+            values, indices = scores.softmax(dim=1).topk(min(top_k, len(self.class_names)), dim=1)
             for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
                 labels = tuple(self.class_names[index] for index in row_indices)
                 results.append(Classification(labels, tuple(row_values)))
         return results
+
+    def _scores(self, images: ImageLike | Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
+        """Scores (N, K) of at most `batch_size` images at a time."""
+        for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
+            yield self.predict_pixels(pixels)
 
     @torch.inference_mode()
     def predict_pixels(self, pixels: Tensor, batch_size: int = 256) -> Tensor:

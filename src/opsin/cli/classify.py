@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opsin.cli.classify_options import ClassifyOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, print_json, print_table, write_csv
 
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
+    from opsin.clip.zero_shot import ZeroShotClassification
     from opsin.data.images import ImageReader
 
 
@@ -36,12 +39,14 @@ def _classifier_reference(options: ClassifyOptions) -> str:
     for name in ("template", "other", "logit_scale", "picture"):
         if getattr(options, name):
             raise UsageError(f"--{name.replace('_', '-')} is for labels of your own; give --labels as well")
-    if options.model is None:
-        raise UsageError("name a trained classifier with --model, or labels of your own with --labels")
-    from opsin.checkpoint import read_model_config, resolve_model
+    from opsin.checkpoint import IMAGENET, names_imagenet, read_model_config, resolve_model
     from opsin.encoders.loading import is_pretrained_encoder
     from opsin.encoders.local_clip import KIND
 
+    if options.model is None or names_imagenet(options.model):
+        if options.attention is not None:
+            raise UsageError(f"--attention is for a classifier of `opsin train vit`, and {IMAGENET} has no attention")
+        return IMAGENET
     if is_pretrained_encoder(options.model):
         raise UsageError(f"{options.model} is no classifier; with a model of images and texts, give --labels")
     if read_model_config(resolve_model(options.model))["kind"] == KIND:
@@ -65,12 +70,33 @@ def _classify(options: ClassifyOptions, model: str) -> int:
         _print_json(model, reader, results)
     else:
         _print_table(reader, results)
+    if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
+        write_classes(options.csv, reader.read, results)
+        note(f"table: {options.csv}", quiet=options.quiet)
     if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.classification.pictures import save_attention_pictures
 
         save_attention_pictures(classifier, reader.read, results, options.attention)
         note(f"attention pictures: {options.attention}", quiet=options.quiet)
+    if options.model is None:
+        note(
+            "these are classes of ImageNet, by the model imagenet; for classes of your own: --labels WORDS, or a model "
+            "of `opsin train vit` and --model",
+            quiet=options.quiet,
+        )
     return 0
+
+
+def write_classes(
+    path: Path, files: Sequence[Path], results: Sequence[Classification | ZeroShotClassification]
+) -> None:
+    """A table of `--csv`: a row for each image and each of its classes, the most probable first."""
+    rows = [
+        (str(file), label, f"{probability:.6f}")
+        for file, result in zip(files, results, strict=True)
+        for label, probability in zip(result.labels, result.probabilities, strict=True)
+    ]
+    write_csv(path, ("file", "label", "probability"), rows)
 
 
 def _print_json(model: str, reader: ImageReader, results: list[Classification]) -> None:

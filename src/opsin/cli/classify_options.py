@@ -20,9 +20,10 @@ class ClassifyOptions(ModelOptions):
     ]
     """Image files and directories of images."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, or, with
-    --labels, a model of images and texts, which may also be open_clip:ARCHITECTURE/TAG, a directory with a model of
-    open_clip, or a file with a CLIP state dict, and by default is emoji-clip."""
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, by
+    default imagenet, which names 1,000 kinds of things in photographs. With --labels a model of images and texts, which
+    may also be open_clip:ARCHITECTURE/TAG, a directory with a model of open_clip, or a file with a CLIP state dict, and
+    by default is emoji-clip."""
     labels: Annotated[str | None, tyro.conf.arg(metavar="LABELS")] = None
     """Classify by labels of your own, without training: "a person,an animal,food", or @FILE with one label a line,
     which may then have commas."""
@@ -38,6 +39,8 @@ class ClassifyOptions(ModelOptions):
     """With --labels: also draw the first images with their labels into this PNG file."""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 3
     """How many classes to show for each image."""
+    csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
+    """Also write a table with the columns file, label and probability: a row for each class that is shown."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Of a classifier: also draw, for each image, where the model looked, into this directory."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from opsin.data.names import printable
@@ -42,6 +45,18 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
             escape(printable(title)), style="bold"
         )  # a title of the table itself would be folded to the table's width
     console.print(table)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table for spreadsheets and scripts, in UTF-8, whole or not at all."""
+    from opsin.files import atomic_write
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def print_confusion(confusion: Any, names: Sequence[str], accuracy: Any) -> None:

@@ -49,6 +49,11 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         _print_document(model, classifier, reader, results)
     else:
         _print_labels(reader, results)
+    if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
+        from opsin.cli.classify import write_classes
+
+        write_classes(options.csv, reader.read, results)
+        note(f"table: {options.csv}", quiet=options.quiet)
     if options.picture is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.clip.pictures import MOST_IMAGES, zero_shot_figure
         from opsin.pictures import save_figure

@@ -1,0 +1,54 @@
+"""The 1,000 classes of ImageNet as a classifier like any other, without training; see `opsin.encoders.imagenet`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from opsin.checkpoint import IMAGENET
+from opsin.classification.inference import Classifier
+from opsin.data.images import ImageLike
+from opsin.data.pixels import each_image
+from opsin.data.preprocessing import Preprocessing
+from opsin.encoders.imagenet import RESIZED, ImagenetEncoder, class_names
+from opsin.errors import ConfigError
+from opsin.pretrained import PretrainedModel
+
+
+class ImagenetClassifier(Classifier):
+    """The encoder `imagenet` with the classes that it was trained on. It cannot be saved: it is no directory."""
+
+    def __init__(self, encoder: ImagenetEncoder) -> None:
+        PretrainedModel.__init__(self, encoder.network, precision=encoder.precision)
+        self.encoder = encoder
+        self.class_names = class_names()
+        self.preprocessing = Preprocessing(image_size=RESIZED)
+
+    def predict_pixels(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
+        """Scores (N, 1000) float32 on the CPU for uint8 pixels (N, 3, 256, 256), of which the centre is looked at."""
+        return self.encoder.class_scores(pixels.permute(0, 2, 3, 1).numpy())
+
+    def _scores(self, images: ImageLike | Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
+        remaining = iter(each_image(images))
+        while (first := next(remaining, None)) is not None:
+            yield self.encoder.class_scores(chain([first], islice(remaining, batch_size - 1)))
+
+    def attention_maps(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> np.ndarray:
+        """Raises ConfigError: a convolutional network has no attention."""
+        raise ConfigError(
+            f"{IMAGENET} is a convolutional network and has no attention to show; that takes a Vision Transformer, "
+            "such as `opsin train vit` makes"
+        )
+
+    def save_pretrained(self, directory: str | Path) -> NoReturn:
+        """Raises ConfigError: the weights are not opsin's."""
+        raise ConfigError(f"{IMAGENET} comes from an installed package and is not saved as a model directory")
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> NoReturn:
+        """Raises ConfigError: the weights are not opsin's."""
+        raise ConfigError(f"{IMAGENET} comes from an installed package and is not uploaded as a model of opsin")
