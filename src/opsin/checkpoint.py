@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opsin import config as config_files
 from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
+from opsin.hub import hub_files
 from opsin.runtime import is_offline
 from opsin.state_dicts import read_safetensors, read_torch_file
 
@@ -157,7 +158,7 @@ def resolve_model(ref: Path | str) -> Path:
     if not text:  # as a path it would be the working directory
         raise CheckpointError(f"the name of the model is empty; models that ship with opsin: {', '.join(zoo_names())}")
     if text.startswith("hf-hub:"):
-        return _from_hub(text.removeprefix("hf-hub:"))
+        return hub_files(text, text.removeprefix("hf-hub:"), MODEL_FILES)
     path = Path(ref)
     if (found := _model_directory(path)) or (found := _model_directory(ZOO_DIRECTORY / text)):
         return found
@@ -210,24 +211,6 @@ def _model_directory(path: Path) -> Path | None:
         if (candidate / "config.json").is_file() and (candidate / "model.safetensors").is_file():
             return candidate
     return None
-
-
-def _from_hub(repo_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(MODEL_FILES), local_files_only=is_offline()))
-    except HFValidationError as error:
-        raise CheckpointError(f"hf-hub:{repo_id} is not of the form hf-hub:ORG/NAME") from error
-    except LocalEntryNotFoundError as error:
-        raise OfflineError(
-            f"the model {repo_id} is not in the local cache and cannot be downloaded now; download it where there is a "
-            f"network (`hf download {repo_id}`), copy the folder here and give its path, or use one that ships with "
-            f"opsin: {', '.join(zoo_names()) or 'none yet'}"
-        ) from error
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"the Hub has no readable model {repo_id}: {str(error).splitlines()[0]}") from error
 
 
 def _refuse_newer(version: Any, path: Path | str) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from opsin.checkpoint import comes_with_opsin, names_imagenet
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
-from opsin.encoders.weights import hub_has
 from opsin.errors import ConfigError, MissingExtraError
+from opsin.hub import hub_has
 from opsin.runtime import resolve_device, resolve_precision
 
 

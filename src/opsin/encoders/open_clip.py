@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from opsin.config import load_json
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder, TextNetwork
 from opsin.encoders.timm import patch_tokens
-from opsin.encoders.weights import hub_file, hub_files
 from opsin.errors import CheckpointError, ConfigError
+from opsin.hub import hub_file, hub_files
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 CONFIG_FILE = "open_clip_config.json"

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opsin.encoders.base import DenseNetworkEncoder
-from opsin.encoders.weights import hub_file
 from opsin.errors import ConfigError
+from opsin.hub import hub_file
 
 
 class TimmEncoder(DenseNetworkEncoder):
