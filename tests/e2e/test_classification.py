@@ -102,6 +102,23 @@ def test_a_picture_that_cannot_be_written_does_not_cost_the_result(opsin: Opsin,
     assert "red" in classified.stdout
 
 
+def test_export_of_the_best_and_the_last_weights(opsin: Opsin, run: Path, folder: Path, tmp_path: Path) -> None:
+    """The model of the run has the best weights; whichever are exported come with their own scores and card."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    loss = [row["val_loss"] for row in rows if "val_loss" in row][-1]
+    (run / "model" / "model.safetensors").rename(tmp_path / "kept")  # as of a run that has not ended
+    for which in ("best", "last"):
+        exported = opsin("export", run, "--weights", which, "--out", tmp_path / which)
+        assert exported.returncode == 0, exported.stderr
+        assert json.loads((tmp_path / which / "config.json").read_text())["metrics"]["val_loss"] == loss
+        assert f"| val_loss | {loss:.4f} |" in (tmp_path / which / "README.md").read_text()
+        classified = opsin("classify", folder / "red" / "00.png", "--model", tmp_path / which, "--json")
+        assert classified.returncode == 0, classified.stderr
+    (tmp_path / "kept").rename(run / "model" / "model.safetensors")
+    refused = opsin("export", tmp_path / "best", "--weights", "last", "--out", tmp_path / "again")
+    assert_one_clear_line(refused, "is not a run directory")
+
+
 def test_help_names_options_once(opsin: Opsin) -> None:
     text = opsin("train", "vit", "--help").stdout
     for option in ("--data", "--out", "--recipe", "--max-minutes", "--resume", "--device", "--precision", "--seed"):

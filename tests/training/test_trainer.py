@@ -13,9 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from opsin.checkpoint import load_training_state
+from opsin.errors import CheckpointError, TrainingInterrupted
 from opsin.training.loggers import read_metrics
 from opsin.training.trainer import Trainer
-from tests.training.toy import ToyData, ToyTask, toy_config, train_toy
+from opsin.training.weights import write_weights
+from tests.training.toy import Accident, ToyData, ToyTask, UnluckyTask, toy_config, train_toy
 
 
 def train_rows(run: Path) -> list[dict]:
@@ -118,13 +120,54 @@ def test_best_and_last_weights(tmp_path: Path) -> None:
     assert (best.metrics, last.metrics) == ({"val_loss": 1.0}, {"val_loss": 2.0})
     kept = load_training_state(tmp_path / "best" / "checkpoints" / "best.pt")
     assert kept["step"] == 6
-    assert not (tmp_path / "last" / "checkpoints" / "best.pt").exists()
     averages = load_training_state(tmp_path / "last" / "checkpoints" / "last.pt")["ema"]
     for name, tensor in exported(tmp_path / "best").items():
         assert torch.equal(tensor, kept["model"][name])
     for name, tensor in exported(tmp_path / "last").items():
         assert torch.equal(tensor, averages[name])
         assert not torch.equal(tensor, exported(tmp_path / "best")[name])
+    choices = [json.loads((tmp_path / run / "weights.json").read_text()) for run in ("best", "last")]
+    assert [(choice["weights"], choice["step"]) for choice in choices] == [("best", 6), ("last", 9)]
+    assert [choice["choice"] for choice in choices] == [best.choice, last.choice]
+
+
+@pytest.mark.parametrize("export", ["best", "last"])
+@pytest.mark.parametrize("ema_decay", [0.9, 0.0])
+def test_a_run_keeps_both_weights(export: str, ema_decay: float, tmp_path: Path) -> None:
+    """Either can be written afterwards, with its own scores, whichever the model has."""
+    run = tmp_path / "run"
+    task = ToyTask(validation_losses=[3.0, 1.0, 2.0])
+    train_toy(run, task=task, max_steps=9, export=export, ema_decay=ema_decay, checkpoint_minutes=1)
+    state = load_training_state(run / "checkpoints" / "last.pt")
+    own = {name.removeprefix("model."): value for name, value in state["model"].items()}
+    kept = {"best": load_training_state(run / "checkpoints" / "best.pt")["model"], "last": state["ema"] or own}
+    for which, loss in {"best": 1.0, "last": 2.0}.items():
+        written = write_weights(run, which, tmp_path / which)  # type: ignore[arg-type]
+        assert (written == run / "model") == (which == export)
+        tensors = load_file(written / "model.safetensors")
+        assert tensors.keys() == kept[which].keys()
+        assert all(torch.equal(tensor, kept[which][name]) for name, tensor in tensors.items())
+        assert json.loads((written / "config.json").read_text())["metrics"] == {"val_loss": loss}
+
+
+def test_weights_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointError, match="is not a run directory"):
+        write_weights(run, "last", tmp_path / "none")
+    with pytest.raises(TrainingInterrupted):
+        train_toy(run, task=UnluckyTask(Accident(step=2, kind="SIGTERM")), max_steps=9)
+    with pytest.raises(CheckpointError, match="no validation has found best weights"):
+        write_weights(run, "best", tmp_path / "none")
+    with pytest.raises(TrainingInterrupted):
+        task = UnluckyTask(Accident(step=3, kind="SIGTERM"), validation_losses=[3.0])
+        train_toy(run, task=task, max_steps=9, resume=True)
+    assert not (run / "model").exists()
+    best = write_weights(run, "best", tmp_path / "best")
+    last = write_weights(run, "last", tmp_path / "last")
+    assert json.loads((best / "config.json").read_text())["metrics"] == {"val_loss": 3.0}
+    assert json.loads((last / "config.json").read_text())["metrics"] == {}  # nothing was measured after step 5
+    averages = load_training_state(run / "checkpoints" / "last.pt")["ema"]
+    assert torch.equal(load_file(last / "model.safetensors")["3.bias"], averages["3.bias"])
 
 
 def test_a_higher_metric_can_be_the_better_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from opsin.config import json_digest
 from opsin.data.augment import vary
 from opsin.data.preprocessing import Preprocessing
 from opsin.training.record import source_foundation, training_record
+from opsin.training.selection import ERROR, error_of_mean
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -36,6 +37,7 @@ class CaptioningTask(Task):
 
     monitor = "val_cider_d"
     higher_is_better = True
+    other_metrics = {"val_loss": False, "val_distinct_ratio": True}
 
     def __init__(
         self,
@@ -96,7 +98,9 @@ class CaptioningTask(Task):
     def evaluate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
-        return evaluate_dataset(self.captioner(), self.validation).summary("val")
+        result = evaluate_dataset(self.captioner(), self.validation)
+        error = error_of_mean([score.cider_d for score in result.metrics.per_image])
+        return {**result.summary("val"), self.monitor + ERROR: error}
 
     def foundations(self) -> dict[str, str]:
         encoder = {} if self.encoder_fingerprint is None else {"frozen encoder": self.encoder_fingerprint}

@@ -59,6 +59,7 @@ def train_captioner(
     return CaptionerReport(
         model=trainer.run.model,
         metrics=metrics,
+        choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(splits.train),

@@ -18,6 +18,7 @@ from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.training.metrics import classification_metrics
 from opsin.training.record import SOURCE_DIGEST, source_foundation
+from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -68,7 +69,8 @@ class ClassificationTask(Task):
             return {}
         scores, labels = evaluate_dataset(self.classifier(), self.validation)
         metrics = classification_metrics(scores, labels)
-        return {"val_accuracy": metrics.accuracy, "val_loss": metrics.loss}
+        error = error_of_share(metrics.accuracy, metrics.count)
+        return {"val_accuracy": metrics.accuracy, "val_accuracy" + ERROR: error, "val_loss": metrics.loss}
 
     def foundations(self) -> dict[str, str]:
         source = source_foundation(self.training_config.get(SOURCE_DIGEST))

@@ -46,6 +46,7 @@ def train_classifier(
     return TrainReport(
         model=trainer.run.model,
         metrics=metrics,
+        choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(train_data),

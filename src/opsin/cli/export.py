@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import human_bytes, note, print_json
+
+MODEL_CLASSES = {
+    "vit-classifier": "opsin.classification.inference:Classifier",
+    "captioner": "opsin.captioning.inference:Captioner",
+    "simclr": "opsin.simclr.inference:SimclrEncoder",
+    "text-diffusion": "opsin.diffusion.inference:TextToImage",
+    "clip": "opsin.encoders.local_clip:LocalClipEncoder",
+}
+"""The class that writes the models of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +35,9 @@ class ExportOptions(SharedOptions):
     """Round the weights to float16, which halves the size."""
     encoder_only: Flag = False
     """Leave out the projection that a model of `opsin train simclr` was trained with: its features stay the same."""
+    weights: Literal["best", "last"] | None = None
+    """Of a run directory: the best weights by validation, or the last ones (EMA weights where the run has them). By
+    default those that the run chose for its model."""
     card: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A model card in Markdown that takes the place of the one that training wrote."""
 
@@ -36,7 +49,11 @@ def main(argv: list[str]) -> int:
     from opsin.checkpoint import MODEL_FILES, export_pretrained
 
     with tempfile.TemporaryDirectory() as folder:
-        model = _encoder_alone(options.model, Path(folder) / "model") if options.encoder_only else options.model
+        model: str | Path = options.model
+        if options.weights is not None:
+            model = _weights_of_run(options.model, options.weights, Path(folder))
+        if options.encoder_only:
+            model = _encoder_alone(model, Path(folder) / "encoder")
         directory = export_pretrained(model, options.out, half=options.half, card=card)
     size = sum((directory / name).stat().st_size for name in MODEL_FILES)
     if options.json:
@@ -47,7 +64,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _encoder_alone(model: str, directory: Path) -> Path:
+def _weights_of_run(run: str, which: Literal["best", "last"], folder: Path) -> Path:
+    """A model directory of these weights, with a card that has their scores."""
+    from opsin.checkpoint import read_model_config
+    from opsin.training.weights import write_weights
+
+    plain = write_weights(run, which, folder / "weights")
+    if plain != folder / "weights":
+        return plain
+    module, name = MODEL_CLASSES[str(read_model_config(plain)["kind"])].split(":")
+    model = getattr(import_module(module), name).from_pretrained(plain, device="cpu")
+    return Path(model.save_pretrained(folder / "model"))
+
+
+def _encoder_alone(model: str | Path, directory: Path) -> Path:
     from opsin import SimclrEncoder
 
     return SimclrEncoder.from_pretrained(model, device="cpu").without_projection().save_pretrained(directory)

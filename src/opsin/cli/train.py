@@ -191,6 +191,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
             {
                 "model": str(report.model),
                 "metrics": report.metrics,
+                "choice": report.choice,
                 "steps": report.steps,
                 "seconds": round(report.seconds, 1),
                 "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
@@ -199,6 +200,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
         return
     print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
+    print(f"weights: {report.choice}")
     for row in report.skipped:
         print(f"left out  {row.id}: {row.reason}")
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}

@@ -24,6 +24,7 @@ from opsin.encoders.clip_card import model_card
 from opsin.encoders.local_clip import KIND, ClipContent
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.training.record import source_foundation, training_record
+from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -62,7 +63,11 @@ class ClipTask(Task):
         return StepOutput(loss, {"accuracy": accuracy, "logit_scale": scale.detach()})
 
     def evaluate(self) -> dict[str, float]:
-        return {} if self.validation is None else summary(self.scores_of(self.validation), "val")
+        if self.validation is None:
+            return {}
+        metrics = summary(self.scores_of(self.validation), "val")
+        # Both directions ask about the same pairs, so that their mean is hardly surer than one of them.
+        return {**metrics, self.monitor + ERROR: error_of_share(metrics[self.monitor], len(self.validation))}
 
     def scores_of(self, dataset: CaptionedImages) -> dict[str, RetrievalPair]:
         """Retrieval scores of the model in its present state; its mode is left as it was."""

@@ -39,6 +39,7 @@ def train_clip(config: ClipConfig, directory: str | Path, *, resume: bool = Fals
     return TrainReport(
         model=trainer.run.model,
         metrics=metrics,
+        choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(splits.train),

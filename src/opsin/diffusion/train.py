@@ -44,6 +44,7 @@ def train_diffusion(
     return DiffusionReport(
         model=trainer.run.model,
         metrics=dict(result.metrics),
+        choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(splits.train),

@@ -20,6 +20,7 @@ from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views
 from opsin.training.record import source_foundation
+from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 
@@ -63,7 +64,9 @@ class SimclrTask(Task):
                 if loss is not None:
                     metrics["val_loss"] = loss
                 if self.data.bank is not None:
-                    metrics["val_knn_accuracy"] = self._knn_accuracy(self.data.val, self.data.bank)
+                    accuracy = self._knn_accuracy(self.data.val, self.data.bank)
+                    metrics["val_knn_accuracy"] = accuracy
+                    metrics["val_knn_accuracy" + ERROR] = error_of_share(accuracy, len(self.data.val))
                 return metrics
         finally:
             self.model.train(training)

@@ -39,6 +39,7 @@ def train_simclr(
     return SimclrReport(
         model=trainer.run.model,
         metrics=dict(result.metrics),
+        choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(data.train),

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from opsin.errors import CheckpointError, MissingExtraError
 from opsin.files import atomic_write
 from opsin.runtime import is_offline
+from opsin.training.run_directory import RunDirectory
 
 
 class MetricsLog:
@@ -106,7 +107,7 @@ def _start_wandb(project: str, directory: Path) -> Any:
 
 def wandb_id(directory: Path) -> str:
     """The name under which a run continues its record, drawn once: directories of different runs may share a name."""
-    path = directory / "wandb_id"
+    path = RunDirectory(directory).wandb_id
     if not path.exists():
         with atomic_write(path) as file:
             file.write(secrets.token_hex(8).encode())

@@ -14,6 +14,8 @@ class TrainReport:
 
     model: Path
     metrics: dict[str, float]
+    choice: str
+    """Which weights the model has, and how sure it is that they are the best."""
     steps: int
     seconds: float
     num_train: int

@@ -16,7 +16,8 @@ from opsin.runtime import describe_environment
 
 
 class RunDirectory:
-    """Paths of a run: config.json, environment.json, metrics.jsonl, samples/, checkpoints/{last,best}.pt, model/."""
+    """Paths of a run: config.json, environment.json, metrics.jsonl, samples/, checkpoints/{last,best}.pt, model/, and
+    weights.json, which says which weights the model has, and why."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -26,7 +27,12 @@ class RunDirectory:
         self.samples = self.path / "samples"
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
+        self.description = self.path / "checkpoints" / "model"
+        """A model directory of this run without its weights."""
+        self.weights = self.path / "weights.json"
+        self.report = self.path / "report.html"
         self.model = self.path / "model"
+        self.wandb_id = self.path / "wandb_id"
 
     def read_config(self) -> dict[str, Any]:
         """The resolved config of the run; CheckpointError when the directory holds no run."""
@@ -71,7 +77,8 @@ class RunDirectory:
 
     def _remove_leftovers(self) -> None:
         """Temporary files of this run only: other runs may lie below, and the directory may hold files of others."""
-        for target in (self.config, self.environment, self.metrics, self.last, self.best, self.model):
+        files = (self.config, self.environment, self.metrics, self.weights, self.wandb_id)
+        for target in (*files, self.last, self.best, self.description, self.model):
             remove_leftovers(target.parent, target.name)
         for folder in (self.samples, self.samples / "raw"):
             remove_leftovers(folder)

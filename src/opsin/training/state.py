@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +14,12 @@ from torch.optim import Optimizer
 from opsin.checkpoint import load_training_state, save_training_state
 from opsin.config import from_dict
 from opsin.errors import CheckpointError, ConfigError
+from opsin.files import write_json
 from opsin.state_dicts import load_state_dict
 from opsin.training.ema import ExponentialMovingAverage
+from opsin.training.loggers import read_metrics
 from opsin.training.run_directory import RunDirectory
+from opsin.training.selection import Criterion, describe_choice, without_errors
 from opsin.training.task import Task
 
 
@@ -37,7 +39,11 @@ class Counters:
     slowest_validation: float = 0.0
     """Seconds."""
     best: float | None = None
+    """The monitored score of the best weights so far."""
+    best_step: int = -1
     best_metrics: dict[str, float] = field(default_factory=dict)
+    top_metrics: dict[str, float] = field(default_factory=dict)
+    """Metrics of the validation with the highest score so far, which need not be the best one."""
     last_metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -57,7 +63,10 @@ class TrainingState:
         self.optimizer = optimizer
         self.ema = ema
         self.precision = precision  # holds the loss scale of float16
+        self.criterion = Criterion(task.monitor, task.higher_is_better, task.other_metrics)
         self.counters = Counters()
+        self.exported_metrics: dict[str, float] = {}
+        self.choice = ""
 
     def save(self) -> None:
         """Write the state; CheckpointError when that fails, and then the previous one is still there."""
@@ -90,10 +99,10 @@ class TrainingState:
             self.counters = from_dict(Counters, content["counters"], where)
         except (ConfigError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{where} does not fit this run: {error}") from error
-        if self.paths.best.exists():
-            # It may be newer than this state, when a run is killed after a validation and before the next save.
-            metrics = load_training_state(self.paths.best).get("metrics", {})
-            self.counters.best, self.counters.best_metrics = metrics.get(self.task.monitor), metrics
+        # The file is what counts: it may be newer than this state, when a run is killed after a validation and before
+        # the next save.
+        best = load_training_state(self.paths.best) if self.paths.best.exists() else {}
+        self._take_as_best(best.get("step", -1), best.get("metrics", {}))
 
     @contextmanager
     def exported_weights(self) -> Iterator[None]:
@@ -108,33 +117,52 @@ class TrainingState:
         finally:
             self.task.model.load_state_dict(own)
 
-    def keep_if_best(self, metrics: Mapping[str, float], *, write: bool) -> None:
-        """Remember metrics that are better than all before; with `write` also the weights that the model holds."""
-        value = metrics.get(self.task.monitor)
-        if value is None or not math.isfinite(value):
+    def keep_if_best(self, metrics: Mapping[str, float]) -> None:
+        """Remember the metrics, and write the weights that the model holds, where these are the best so far."""
+        counters = self.counters
+        if not self.criterion.can_use(metrics):
             return
-        if self.counters.best is not None and self._rank(metrics) <= self._rank(self.counters.best_metrics):
-            return
-        if write:
-            content = {"model": self.task.model.state_dict(), "step": self.counters.step, "metrics": dict(metrics)}
+        if counters.best is None or self.criterion.supersedes(metrics, counters.best_metrics, counters.top_metrics):
+            content = {"model": self.task.model.state_dict(), "step": counters.step, "metrics": dict(metrics)}
             save_training_state(self.paths.best, content)
-        self.counters.best, self.counters.best_metrics = value, dict(metrics)
+            self._take_as_best(counters.step, metrics)
+        elif self.criterion.gain(metrics, counters.top_metrics) > 0:
+            counters.top_metrics = dict(metrics)
 
-    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, float]:
-        """What is highest for the best weights: the monitor, and where that is equal the lower `val_loss`. A score of
-        few images can be the same, such as 0, at every validation."""
-        sign = 1 if self.task.higher_is_better else -1
-        return sign * metrics[self.task.monitor], -metrics.get("val_loss", math.inf)
+    def _take_as_best(self, step: int, metrics: Mapping[str, float]) -> None:
+        counters = self.counters
+        usable = self.criterion.can_use(metrics)
+        counters.best = metrics[self.task.monitor] if usable else None
+        counters.best_step, counters.best_metrics = step, dict(metrics)
+        if usable and (not counters.top_metrics or self.criterion.gain(metrics, counters.top_metrics) > 0):
+            counters.top_metrics = dict(metrics)
+
+    def describe_model(self) -> None:
+        """Keep what a model directory of this run holds besides its weights, so that these can be exported at any
+        time."""
+        self.task.save_model(self.paths.description, {})
+        (self.paths.description / "model.safetensors").unlink()
 
     def export(self, which: str) -> None:
-        """Write the model directory from the `best` weights, if any validation found some, or from the `last` ones."""
-        metrics = self.counters.last_metrics
+        """Write the model directory from the `best` weights, if any validation found some, or from the `last` ones, and
+        a file that says which and why. `exported_metrics` and `choice` are those of these weights from then on."""
+        counters = self.counters
+        step, metrics = counters.step, counters.last_metrics
+        use_best = which == "best" and counters.best is not None
         with self.exported_weights():
-            if which == "best" and self.counters.best is not None:
+            if use_best:
                 content = load_training_state(self.paths.best)
                 load_state_dict(self.task.model, content.get("model", {}), str(self.paths.best))
-                metrics = self.counters.best_metrics
-            self.task.save_model(self.paths.model, metrics)
+                step, metrics = counters.best_step, counters.best_metrics
+            self.exported_metrics = without_errors(metrics)
+            self.task.save_model(self.paths.model, self.exported_metrics)
+        if which == "last":
+            self.choice = f"the last weights, of step {step}, as --export last asks for"
+        else:
+            rows = read_metrics(self.paths.metrics)
+            self.choice = describe_choice(rows, counters.best_step if use_best else None, self.criterion)
+        chosen = "best" if use_best else "last"
+        write_json(self.paths.weights, {"weights": chosen, "step": step, "choice": self.choice})
 
 
 def _refuse_other_foundations(now: Mapping[str, str], before: Mapping[str, str], where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,10 @@ class Task(nn.Module, ABC):
     """A model together with how it is trained and judged. The trainer sees nothing else of a system."""
 
     monitor: str = "val_loss"
-    """The metric of `evaluate` that decides which weights are best; among equals the lower `val_loss` does."""
+    """The metric of `evaluate` by which the best weights are chosen; see `opsin.training.selection`."""
     higher_is_better: bool = False
+    other_metrics: ClassVar[Mapping[str, bool]] = {"val_loss": False}
+    """Metrics that decide where `monitor` cannot tell, each with whether higher is better."""
     smallest_batch: int = 1
     """An epoch leaves its last batch out when that has fewer samples."""
 
@@ -59,7 +61,11 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Metrics on the validation data, with the model as it is; empty when there is no validation data."""
+        """Metrics on the validation data, with the model as it is; empty when there is no validation data.
+
+        Where `monitor` is the mean over samples that change from one validation to the next by chance, its standard
+        error is among the metrics, under its name and `opsin.training.selection.ERROR`.
+        """
 
     def foundations(self) -> dict[str, str]:
         """What the run builds on and does not train, such as a text encoder: names, and fingerprints that tell each

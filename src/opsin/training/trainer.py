@@ -32,6 +32,7 @@ from opsin.training.progress import ProgressDisplay
 from opsin.training.run_directory import RunDirectory
 from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
+from opsin.training.selection import describe_metrics
 from opsin.training.signals import StopSignals
 from opsin.training.state import TrainingState
 from opsin.training.task import BatchDataset, StepOutput, Task
@@ -42,11 +43,13 @@ DISPLAY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run leaves: its steps, its seconds of training, and the metrics of the exported model."""
+    """What a finished run leaves: its steps, its seconds of training, the metrics of the exported model, and a sentence
+    on which weights these are and how sure the choice is."""
 
     steps: int
     seconds: float
     metrics: dict[str, float]
+    choice: str = ""
 
 
 class Trainer:
@@ -80,6 +83,7 @@ class Trainer:
             processes.on_first(lambda: stack.enter_context(self.run.locked(resume=resume)))
             run = _Run(self, processes, task, dataset, resume)
             processes.on_first(lambda: self.run.record(run_config))
+            processes.on_first(run.state.describe_model)
             try:
                 return run.train()
             except RuntimeError as error:
@@ -173,9 +177,7 @@ class _Run:
                 self._validate(log, display, agreed.progress)
             self._save()
         self.processes.on_first(lambda: self.state.export(self.config.export))
-        exported_best = self.config.export == "best" and self.counters.best is not None
-        metrics_of_model = self.counters.best_metrics if exported_best else self.counters.last_metrics
-        return TrainingResult(self.counters.step, self.clock.seconds, dict(metrics_of_model))
+        return TrainingResult(self.counters.step, self.clock.seconds, self.state.exported_metrics, self.state.choice)
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         """One optimiser step; returns the loss and metrics of the joint batch, still on the device."""
@@ -279,8 +281,8 @@ class _Run:
             self.task.save_samples(self.paths.samples, step)
             if metrics and log is not None:
                 log.write(step, {**metrics, "seconds": self.clock.seconds})
-                display.note(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-            self.state.keep_if_best(metrics, write=self.config.export == "best")
+                display.note(f"step {step}  {describe_metrics(metrics)}")
+            self.state.keep_if_best(metrics)
         if self.ema is not None:
             with torch.no_grad():
                 self.task.save_samples(self.paths.samples / "raw", step)
