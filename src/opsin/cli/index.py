@@ -34,6 +34,8 @@ class IndexOptions(SharedOptions):
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """The encoder of a new index, by default emoji-clip, which ships with opsin; open_clip:ARCHITECTURE/TAG,
     hf-hub:ORG/NAME, or a directory. An index keeps its encoder."""
+    rehash: bool = False
+    """Read every file again, also where size, times and inode say that it has not changed."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
 
@@ -46,13 +48,19 @@ def main(argv: list[str]) -> int:
     if holds_index(options.out):
         index = ImageIndex.open(options.out, device=options.device)
         _refuse_other_model(index, options.model)
+        if index.is_outdated:
+            note(
+                f"{options.out} was made by an earlier version of opsin, which turned some photos the wrong way; all "
+                "images are encoded again",
+                quiet=options.quiet,
+            )
     else:
         from opsin.clip.search.collection import open_collection
 
         open_collection(options.source)  # so that a mistyped folder leaves no empty index behind
         model = DEFAULT_MODEL if options.model is None else options.model
         index = ImageIndex.create(options.out, model, device=options.device)
-    report = index.update(options.source, quiet=options.quiet)
+    report = index.update(options.source, rehash=options.rehash, quiet=options.quiet)
     if options.json:
         _print_json(index, report)
     else:
@@ -80,6 +88,8 @@ def _print_report(report: UpdateReport) -> None:
         "deleted": len(report.deleted), "unchanged": report.unchanged, "left out": len(report.skipped),
         "in the index": report.total,
     }  # fmt: skip
+    if report.repaired:
+        counts["repaired (their vectors were damaged)"] = len(report.repaired)
     print_table(("images", "count"), list(counts.items()))
     for row in report.skipped[:SKIPPED_SHOWN]:
         print(f"left out  {row.reason}")
@@ -107,6 +117,7 @@ def _print_json(index: ImageIndex, report: UpdateReport) -> None:
             "added": shown(report.added),
             "changed": shown(report.changed),
             "moved": [{"from": printable(old), "to": printable(new)} for old, new in report.moved],
+            "repaired": shown(report.repaired),
             "deleted": shown(report.deleted),
             "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
             "other_files": {printable(suffix): count for suffix, count in report.other_files.items()},

@@ -117,7 +117,7 @@ def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds other files"):
         embed(photos, tmp_path / "other", load_colours)
     manifest = tmp_path / "out" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 9'))
+    manifest.write_text(manifest.read_text().replace('"format_version": 2', '"format_version": 9'))
     with pytest.raises(CheckpointError, match="format version 9"):
         embed(photos, tmp_path / "out", load_colours)
     (tmp_path / "broken").mkdir()

@@ -279,7 +279,7 @@ def test_a_newer_format_a_damaged_file_and_no_index(index: ImageIndex, tmp_path:
     database = index.path / "index.sqlite3"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(CheckpointError, match="format version 99, and this opsin reads up to 1; update opsin"):
+    with pytest.raises(CheckpointError, match="format version 99, and this opsin reads up to 2; update opsin"):
         ImageIndex.open(index.path)
     database.write_bytes(b"no database at all, " * 100)
     with pytest.raises(CheckpointError, match="damaged"):
@@ -290,13 +290,6 @@ def test_a_newer_format_a_damaged_file_and_no_index(index: ImageIndex, tmp_path:
         ImageIndex.create(index.path, ColourEncoder())
     with pytest.raises(ConfigError, match="in use for something else"):
         ImageIndex.create(tmp_path / "photos", ColourEncoder())
-
-
-def test_a_shard_that_was_cut_short(index: ImageIndex) -> None:
-    (shard,) = index.path.glob("*.npy")
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        index.search("red")
 
 
 def test_a_file_deleted_since_is_reported(index: ImageIndex, photos: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from opsin.clip.search.lance import FEWEST_ROWS, LanceIndex
 from opsin.errors import CheckpointError, MissingExtraError
 from tests.clip.search.colours import ColourEncoder, paint, paint_many
 
+ROOT = Path(__file__).parents[3]
 WIDTH = 30
 """Not a multiple of eight, which the quantisation works in."""
 
@@ -80,6 +83,40 @@ def test_an_index_is_searched_and_followed(tmp_path: Path) -> None:
         ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red")
     shutil.rmtree(tmp_path / "index" / "lancedb")
     assert len(ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red", k=30)) == 20
+
+
+OFFLINE_SEARCH = """
+import sys
+
+opened = []
+
+def note(event, arguments):
+    if event == "socket.__new__" and arguments[1] != 1:  # 1: AF_UNIX, a pair of which asyncio talks to itself through
+        opened.append(arguments[1:])
+    if event in ("socket.bind", "socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        opened.append(event)
+
+sys.addaudithook(note)
+sys.path.insert(0, sys.argv[1])
+import socket
+from opsin.clip.search.index import ImageIndex
+from tests.clip.search.colours import ColourEncoder
+
+had_ipv6 = socket.has_ipv6
+print(len(ImageIndex.open(sys.argv[2], ColourEncoder(), backend="lancedb").search("red")))
+assert "urllib3" in sys.modules  # which opened the socket
+assert socket.has_ipv6 == had_ipv6
+raise SystemExit(f"opened {opened}" if opened else 0)
+"""
+
+
+def test_offline_no_socket_is_opened(tmp_path: Path) -> None:
+    paint_many(tmp_path / "photos", 5)
+    ImageIndex.create(tmp_path / "index", ColourEncoder()).update(tmp_path / "photos")
+    environment = {**os.environ, "OPSIN_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", OFFLINE_SEARCH, str(ROOT), str(tmp_path / "index")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "5\n"), result.stderr
 
 
 def test_without_lancedb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,17 +28,29 @@ from opsin.data.parquet_files import find_parquet
 from opsin.data.sources import open_source
 from opsin.errors import DataError
 
+MAX_INTEGER = 2**63 - 1
+"""Of SQLite and Parquet; inodes can be larger."""
 MAX_FILE_BYTES = 2**30
 """Larger files are left out: no image within the limit on pixels needs more."""
 
 
 class Entry(NamedTuple):
-    """One image of a collection; `size` in bytes and `mtime_ns` are 0 where it is no file of its own."""
+    """One image of a collection, and what tells its file from others and from earlier content; 0 for what is no file.
+
+    Size and modification time alone do not: programs keep the time when they rename, copy or unpack a file. The change
+    time (`ctime_ns`) is set by the file system alone; the inode helps where renaming leaves that as it is.
+    """
 
     id: str
     """The path relative to the root with `/` between its parts, or the id that the source gives."""
     size: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+
+    @classmethod
+    def of_file(cls, id: str, status: os.stat_result) -> Entry:
+        return cls(id, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & MAX_INTEGER)
 
 
 class Collection(Protocol):
@@ -92,7 +104,7 @@ class FolderCollection:
 
     @property
     def state(self) -> str:
-        """See `Collection.state`: size and time of each entry say it all."""
+        """See `Collection.state`: the entries say it all."""
         return ""
 
     def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
@@ -128,7 +140,7 @@ class SourceCollection:
     skipped: Sequence[Skipped] = ()
 
     state: str = field(init=False)
-    """See `Collection.state`: size and time of the parquet files, if it is made of any, when it was opened."""
+    """See `Collection.state`: size and times of its parquet files, if it has any."""
 
     def __post_init__(self) -> None:
         self.state = _parquet_state(self.ref)
@@ -235,7 +247,7 @@ class _Listing:
             elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.resolved_root):
                 self._skip(relative, "is a link that leads out of the folder")
             else:
-                self.entries.append(Entry(relative, found.st_size, found.st_mtime_ns))
+                self.entries.append(Entry.of_file(relative, found))
         except OSError as error:  # a link to nowhere, or to itself
             self._skip(relative, f"cannot be read: {error.strerror}")
         return None
@@ -254,7 +266,9 @@ def _holds_parquet(folder: Path) -> bool:
 def _parquet_state(ref: str) -> str:
     path = Path(ref).expanduser()
     files = [path] if path.is_file() else sorted(file for found in find_parquet(path).values() for file in found)
-    return "\n".join(f"{path_to_text(file.name)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    entries = (Entry.of_file(path_to_text(file.name), file.stat()) for file in files)
+    # Without the inodes: on some shared file systems, each machine sees others.
+    return "\n".join(" ".join(map(str, entry[:-1])) for entry in entries)
 
 
 @lru_cache(maxsize=2)

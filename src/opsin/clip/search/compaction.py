@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from opsin.clip.search.database import Changes, Database, Known, Place
+from opsin.clip.search.database import Changes, Database, Known, Place, Shard
+from opsin.clip.search.integrity import damage, damaged_shards
 from opsin.clip.search.shards import ShardRow, read_vectors, remove_shard, write_shard
 
 FULL_ROWS = 65536
@@ -20,29 +21,33 @@ def is_due(database: Database) -> bool:
         return False
     shards = database.shards()
     dead = len(database.tombstones())
-    small = sum(rows < FULL_ROWS // 2 for rows in shards.values())
-    return small >= MANY_SHARDS or dead > DEAD_SHARE * sum(shards.values())
+    small = sum(shard.rows < FULL_ROWS // 2 for shard in shards.values())
+    return small >= MANY_SHARDS or dead > DEAD_SHARE * sum(shard.rows for shard in shards.values())
 
 
 def compact(directory: Path, database: Database) -> None:
     """Rewrite all shards that are small or have dead rows; the caller holds the lock of the index.
 
     The new shards are complete before the database names them, the old ones are removed after it no longer does.
+    Raises CheckpointError when the vectors of an old one are damaged.
     """
     meta = database.meta()
-    dim, number = int(meta["dim"]), int(meta["next_shard"])
+    number = meta.next_shard
     shards = database.shards()
     with_dead_rows = {shard for shard, _, _ in database.tombstones()}
-    old = [shard for shard, rows in shards.items() if rows < FULL_ROWS // 2 or shard in with_dead_rows]
+    old = [shard for shard, (_, rows, _) in shards.items() if rows < FULL_ROWS // 2 or shard in with_dead_rows]
+    images = database.images().values()
+    if damaged := damaged_shards(directory, database, images).intersection(old):
+        raise damage(directory, database, f"the vectors in shard {min(damaged)} are lost or altered")
     chosen = set(old)
-    moving = sorted((known for known in database.images().values() if known.place.shard in chosen), key=_by_place)
+    moving = sorted((known for known in images if known.place.shard in chosen), key=_by_place)
     changes = Changes(dropped_shards=old)
     for start in range(0, len(moving), FULL_ROWS):
         part = moving[start : start + FULL_ROWS]
-        vectors = _gather(directory, [known.place for known in part], dim)
+        vectors = _gather(directory, [known.place for known in part], meta.dim)
         rows = [ShardRow(known.entry, known.digest) for known in part]
-        write_shard(directory, number, vectors, rows, key=meta["fingerprint"])
-        changes.new_shards[number] = len(part)
+        info = write_shard(directory, number, vectors, rows, key=meta.shard_key)
+        changes.new_shards.append(Shard(number, info.rows, info.vectors_sha256))
         changes.images += [Known(known.entry, known.digest, Place(number, row)) for row, known in enumerate(part)]
         number += 1
     changes.meta["next_shard"] = str(number)

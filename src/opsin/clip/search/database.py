@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +21,20 @@ from opsin.clip.search.paths import path_to_text, text_to_path
 from opsin.clip.search.shards import EncoderInfo
 from opsin.errors import CheckpointError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 lacks change times, inodes and digests of shards, and some of its photos were turned the wrong way."""
 DATABASE = "index.sqlite3"
 FOLDER, SOURCE = "folder", "source"
 """Kinds of collection. What an index was made of is not guessed anew from what lies in the folder now."""
 SECONDS_TO_WAIT = 30
 """For another process to end its transaction."""
 
+META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);"
 TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE shards (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL);
+CREATE TABLE shards (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE images (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    shard INTEGER NOT NULL, row INTEGER NOT NULL
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL, sha256 TEXT NOT NULL, shard INTEGER NOT NULL, row INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX images_by_place ON images (shard, row);
 CREATE INDEX images_by_content ON images (sha256);
@@ -40,11 +42,41 @@ CREATE TABLE tombstones (
     shard INTEGER NOT NULL, row INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (shard, row)
 );
 CREATE INDEX tombstones_by_content ON tombstones (sha256);
-CREATE TABLE skipped (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT NOT NULL);
+CREATE TABLE skipped (
+    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL, reason TEXT NOT NULL
+);
 """
+ENTRY, ENTRY_TYPES = "path, size, mtime_ns, ctime_ns, inode", (str, int, int, int, int)
+DROP_TABLES = "".join(f"DROP TABLE IF EXISTS {name};" for name in ("shards", "images", "tombstones", "skipped"))
 
-SHARDS = "SELECT number, rows FROM shards ORDER BY number"
-TOMBSTONES = "SELECT shard, row, sha256 FROM tombstones ORDER BY shard, row"
+
+class Meta(NamedTuple):
+    """Settings of an index."""
+
+    encoder: str
+    fingerprint: str
+    dim: int
+    source: str
+    """Empty before the first update, as is `kind`."""
+    kind: str
+    """`FOLDER` or `SOURCE`."""
+    state: str
+    next_shard: int
+    revision: int
+
+    @property
+    def shard_key(self) -> str:
+        """Of shards whose vectors belong into this index."""
+        return f"{self.fingerprint} {FORMAT_VERSION}"
+
+
+class Shard(NamedTuple):
+    """A file of vectors."""
+
+    number: int
+    rows: int
+    sha256: str
 
 
 class Place(NamedTuple):
@@ -67,8 +99,7 @@ class Changes:
     """What one transaction does."""
 
     meta: dict[str, str] = field(default_factory=dict)
-    new_shards: dict[int, int] = field(default_factory=dict)
-    """Rows of each."""
+    new_shards: list[Shard] = field(default_factory=list)
     dropped_shards: list[int] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     """Paths that are no longer images of the index."""
@@ -88,102 +119,116 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Raises CheckpointError when there is no readable index at `path`, or one of a newer format."""
         self.path = path
-        if not path.is_file():
-            raise CheckpointError(f"{path.parent} holds no index; make one with 'opsin index SRC --out {path.parent}'")
-        with self._connection() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > FORMAT_VERSION:
-                raise CheckpointError(
-                    f"the index {path.parent} has format version {version}, and this opsin reads up to "
-                    f"{FORMAT_VERSION}; update opsin, or make the index again"
-                )
-            if version < 1:
-                raise CheckpointError(f"{path} is no index of opsin; make the index again in another directory")
+        with _clear_errors(path):
+            is_there = stat.S_ISREG(path.stat().st_mode)
+        version = self._version() if is_there else 0
+        if version > FORMAT_VERSION:
+            raise CheckpointError(
+                f"the index {path.parent} has format version {version}, and this opsin reads up to {FORMAT_VERSION}; "
+                "update opsin, or make the index again"
+            )
+        if version < 1:
+            raise CheckpointError(f"{path} is no index of opsin; make the index again in another directory")
 
     @classmethod
     def create(cls, path: Path, info: EncoderInfo) -> Database:
         """An index without images, in place as a whole or not at all."""
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.unlink(missing_ok=True)
-        with _clear_errors(path), closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
-            connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
-            meta = {"encoder": info.encoder, "fingerprint": info.fingerprint, "dim": str(info.dim)}
-            values = {**meta, "source": "", "kind": "", "state": "", "next_shard": "0", "revision": "0"}
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
-        os.replace(temporary, path)
+        with _clear_errors(path):
+            for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+                leftover.unlink(missing_ok=True)
+            with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
+                connection.executescript(f"BEGIN; {META} {TABLES} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
+                meta = Meta(info.encoder, info.fingerprint, info.dim, "", "", "", 0, 0)
+                values = [(key, str(value)) for key, value in meta._asdict().items()]
+                connection.executemany("INSERT INTO meta VALUES (?, ?)", values)
+            os.replace(temporary, path)
         return cls(path)
 
-    def meta(self) -> dict[str, str]:
-        """Settings of the index: encoder, fingerprint, dim, source (as `path_to_text` writes it), kind (`FOLDER` or
-        `SOURCE`, empty before the first update), state, next_shard, revision."""
-        return dict(self._rows("SELECT key, value FROM meta"))
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the index has the format of an earlier opsin: of that, `meta`, `count` and `sizes` can be read."""
+        return self._version() < FORMAT_VERSION
+
+    def renew(self, info: EncoderInfo) -> None:
+        """Make an index of an earlier format one of this format, without images, of the same source."""
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _renew(connection, info)
+            connection.execute("COMMIT")
+
+    def meta(self) -> Meta:
+        """The settings."""
+        with self._connection() as connection:
+            return _meta(connection)
 
     def info(self) -> EncoderInfo:
         """The encoder that made the index."""
         meta = self.meta()
-        return EncoderInfo(meta["encoder"], meta["fingerprint"], int(meta["dim"]))
+        return EncoderInfo(meta.encoder, meta.fingerprint, meta.dim)
 
-    def layout(self) -> tuple[str, dict[int, int], list[tuple[int, int, str]]]:
+    def layout(self) -> tuple[int, dict[int, Shard], list[tuple[int, int, str]]]:
         """Revision, `shards` and `tombstones` of one and the same moment."""
         with self._connection() as connection:
             connection.execute("BEGIN")
-            revision = connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()[0]
-            shards = connection.execute(SHARDS).fetchall()
-            tombstones = connection.execute(TOMBSTONES).fetchall()
+            layout = _meta(connection).revision, _shards(connection), _tombstones(connection)
             connection.execute("COMMIT")
-        return str(revision), dict(shards), tombstones
+        return layout
 
     def count(self) -> int:
         """How many images there are."""
-        return int(self._rows("SELECT count(*) FROM images")[0][0])
+        return int(self._rows("SELECT count(*) FROM images", int)[0][0])
 
-    def shards(self) -> dict[int, int]:
-        """Rows of each shard, in order."""
-        return dict(self._rows(SHARDS))
+    def shards(self) -> dict[int, Shard]:
+        """The shards by number, in order."""
+        with self._connection() as connection:
+            return _shards(connection)
+
+    def sizes(self) -> dict[str, int]:
+        """The size of each image's file, by path."""
+        return {text_to_path(text): size for text, size in self._rows("SELECT path, size FROM images", str, int)}
 
     @garbage_collection_paused()
     def images(self) -> dict[str, Known]:
         """All images by path."""
         known = {}
-        for text, size, mtime_ns, digest, shard, row in self._rows("SELECT * FROM images"):
+        query = f"SELECT {ENTRY}, shard, row, sha256 FROM images"
+        for text, size, mtime_ns, ctime_ns, inode, shard, row, digest in self._rows(query, *ENTRY_TYPES, int, int, str):
             path = text_to_path(text) if "%" in text else text
-            known[path] = Known(Entry(path, size, mtime_ns), digest, Place(shard, row))
+            known[path] = Known(Entry(path, size, mtime_ns, ctime_ns, inode), digest, Place(shard, row))
         return known
 
     def tombstones(self) -> list[tuple[int, int, str]]:
         """Shard, row and digest of every row without an image."""
-        return self._rows(TOMBSTONES)
+        with self._connection() as connection:
+            return _tombstones(connection)
 
     def skipped(self) -> dict[str, tuple[Entry, str]]:
         """Files that are known to be broken, by path."""
-        rows = self._rows("SELECT path, size, mtime_ns, reason FROM skipped")
-        paths = (text_to_path(row[0]) for row in rows)
-        return {
-            path: (Entry(path, size, mtime), reason) for path, (_, size, mtime, reason) in zip(paths, rows, strict=True)
-        }
+        found = {}
+        for text, *numbers, reason in self._rows(f"SELECT {ENTRY}, reason FROM skipped", *ENTRY_TYPES, str):
+            path = text_to_path(text)
+            found[path] = Entry(path, *numbers), reason
+        return found
 
     def paths_at(self, places: Sequence[Place]) -> list[str | None]:
         """The image of each row, None for a row without one."""
+        query = "SELECT path FROM images WHERE shard = ? AND row = ?"
         with self._connection() as connection:
-            found = [
-                connection.execute("SELECT path FROM images WHERE shard = ? AND row = ?", place).fetchone()
-                for place in places
-            ]
-        return [None if row is None else text_to_path(row[0]) for row in found]
+            found = [_select(connection, query, (str,), place) for place in places]
+        return [text_to_path(rows[0][0]) if rows else None for rows in found]
 
-    def place_of(self, digest: str) -> Place | None:
-        """Any row with this content, tombstones included."""
-        query = (
-            "SELECT shard, row FROM images WHERE sha256 = ? UNION ALL "
-            "SELECT shard, row FROM tombstones WHERE sha256 = ? LIMIT 1"
-        )
-        rows = self._rows(query, (digest, digest))
+    def place_of(self, digest: str, *, except_in: Collection[int] = ()) -> Place | None:
+        """Any row with this content, tombstones included, that is not in certain shards."""
+        where = f"WHERE sha256 = ? AND shard NOT IN ({', '.join(map(str, except_in))})"
+        query = f"SELECT shard, row FROM images {where} UNION ALL SELECT shard, row FROM tombstones {where} LIMIT 1"
+        rows = self._rows(query, int, int, values=(digest, digest))
         return Place(*rows[0]) if rows else None
 
     def dead_places(self, digest: str) -> list[Place]:
         """The rows without an image that have this content."""
         query = "SELECT shard, row FROM tombstones WHERE sha256 = ? ORDER BY shard, row"
-        return [Place(*row) for row in self._rows(query, (digest,))]
+        return [Place(*row) for row in self._rows(query, int, int, values=(digest,))]
 
     def apply(self, changes: Changes) -> None:
         """Make all changes, or none. Raises CheckpointError when they cannot be written."""
@@ -197,15 +242,20 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, values: Iterable[object] = ()) -> list[tuple]:
+    def _version(self) -> int:
+        return int(self._rows("PRAGMA user_version", int)[0][0])
+
+    def _rows(self, query: str, *types: type, values: Iterable[object] = ()) -> list[tuple]:
         with self._connection() as connection:
-            return connection.execute(query, tuple(values)).fetchall()
+            return _select(connection, query, types, values)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         with _clear_errors(self.path):
-            connection = sqlite3.connect(self.path, timeout=SECONDS_TO_WAIT, isolation_level=None)
-            with closing(connection):
+            uri = (
+                f"{self.path.absolute().as_uri()}?mode=rw"  # without the mode, a file that has gone would be made anew
+            )
+            with closing(sqlite3.connect(uri, SECONDS_TO_WAIT, isolation_level=None, uri=True)) as connection:
                 yield connection
 
 
@@ -216,32 +266,81 @@ def _apply(connection: sqlite3.Connection, changes: Changes) -> None:
     for number in changes.dropped_shards:
         connection.execute("DELETE FROM tombstones WHERE shard = ?", (number,))
         connection.execute("DELETE FROM shards WHERE number = ?", (number,))
-    connection.executemany("INSERT INTO shards VALUES (?, ?)", changes.new_shards.items())
-    rows = (
-        (path_to_text(known.entry.id), known.entry.size, known.entry.mtime_ns, known.digest, *known.place)
-        for known in changes.images
-    )
-    connection.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO shards VALUES (?, ?, ?)", changes.new_shards)
+    rows = ((*_stored(known.entry), known.digest, *known.place) for known in changes.images)
+    connection.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     dead = ((*place, digest) for place, digest in changes.dead.items())
     connection.executemany("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", dead)
     if changes.skipped is not None:
         connection.execute("DELETE FROM skipped")
-        broken = (
-            (path_to_text(path), entry.size, entry.mtime_ns, reason)
-            for path, (entry, reason) in changes.skipped.items()
-        )
-        connection.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?)", broken)
+        broken = ((*_stored(entry), reason) for entry, reason in changes.skipped.values())
+        connection.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?, ?, ?)", broken)
     connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", changes.meta.items())
     connection.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'revision'")
 
 
+def _renew(connection: sqlite3.Connection, info: EncoderInfo) -> None:
+    for statement in f"{DROP_TABLES} {TABLES}".split(";"):
+        connection.execute(statement)
+    settings = [(info.encoder, "encoder"), (info.fingerprint, "fingerprint"), (str(info.dim), "dim"), ("", "state")]
+    connection.executemany("UPDATE meta SET value = ? WHERE key = ?", settings)
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+
+
+def _stored(entry: Entry) -> tuple[str, int, int, int, int]:
+    return (path_to_text(entry.id), *entry[1:])
+
+
+def _select(
+    connection: sqlite3.Connection, query: str, types: Sequence[type], values: Iterable[object] = ()
+) -> list[tuple]:
+    """The rows of a query. Raises ValueError for another type in a column: SQLite stores any in any."""
+    rows = connection.execute(query, tuple(values)).fetchall()
+    for expected, column in zip(types, zip(*rows, strict=True), strict=bool(rows)):
+        if wrong := set(map(type, column)) - {expected}:
+            raise ValueError(f"{wrong.pop().__name__} in place of {expected.__name__}")
+    return rows
+
+
+def _meta(connection: sqlite3.Connection) -> Meta:
+    found = dict(_select(connection, "SELECT key, CAST(value AS TEXT) FROM meta", (str, str)))
+    if missing := [key for key in Meta._fields if key not in found]:
+        raise ValueError(f"its settings lack {', '.join(missing)}")
+    texts = {key: found[key] for key in Meta._fields}
+    numbers = {key: int(texts[key]) for key in ("dim", "next_shard", "revision")}
+    if numbers["dim"] < 1 or min(numbers.values()) < 0:
+        raise ValueError(f"its settings have the numbers {numbers}")
+    return Meta(**{**texts, **numbers, "source": text_to_path(texts["source"])})
+
+
+def _shards(connection: sqlite3.Connection) -> dict[int, Shard]:
+    rows = _select(connection, "SELECT number, rows, sha256 FROM shards ORDER BY number", (int, int, str))
+    return {row[0]: Shard(*row) for row in rows}
+
+
+def _tombstones(connection: sqlite3.Connection) -> list[tuple[int, int, str]]:
+    return _select(connection, "SELECT shard, row, sha256 FROM tombstones ORDER BY shard, row", (int, int, str))
+
+
 @contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
+    index = path.parent
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise CheckpointError(
-            f"the index {path.parent} could not be read or written ({error}); it is as it was"
-        ) from error
-    except (sqlite3.DatabaseError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); remove {path.parent} and make the index again") from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{index} holds no index; make one with 'opsin index SRC --out {index}'") from error
+    except NotADirectoryError as error:
+        raise CheckpointError(f"{index} is a file; an index is a directory that 'opsin index' has made") from error
+    except OSError as error:
+        raise CheckpointError(f"the index {index} cannot be read or written: {error.strerror or error}") from error
+    except (sqlite3.DatabaseError, ValueError) as error:
+        if isinstance(error, sqlite3.OperationalError) and not _is_damage(error):
+            raise CheckpointError(
+                f"the index {index} could not be read or written ({error}); it is as it was"
+            ) from error
+        raise CheckpointError(f"{path} is damaged ({error}); remove {index} and make the index again") from error
+
+
+def _is_damage(error: sqlite3.OperationalError) -> bool:
+    """A table or column that is not there, or text that is none; the other errors come from disk, rights or locks."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR

@@ -30,6 +30,7 @@ from opsin.clip.search.shards import (
 from opsin.clip.search.tasks import LoadEncoder, Task, encoder_info, plan, write_task
 from opsin.data.images import Skipped
 from opsin.errors import ConfigError, DataError
+from opsin.files import remove_leftovers
 
 ROWS_PER_SHARD = 8192
 Engine = Literal["local", "ray"]
@@ -72,6 +73,7 @@ def embed(
     encoder = load_encoder()
     info = encoder_info(encoder)
     _refuse_other_content(out, info, collection.ref)
+    remove_leftovers(out)
     tasks = plan(collection, info, rows_per_shard)
     mine = [task for task in tasks if task.number % count == index]
     missing = [task for task in mine if not _is_done(out, task)]

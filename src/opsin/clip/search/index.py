@@ -21,8 +21,8 @@ from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.clip.search.database import DATABASE, FOLDER, Database
+from opsin.clip.search.integrity import damage, refuse_damaged
 from opsin.clip.search.lock import locked
-from opsin.clip.search.paths import text_to_path
 from opsin.clip.search.query import Term, encode_query, query_terms
 from opsin.clip.search.results import Hit, SearchResults, UpdateReport
 from opsin.clip.search.shards import EncoderInfo
@@ -68,13 +68,13 @@ class ImageIndex:
         use, CheckpointError when it cannot be written, and what loading the encoder raises.
         """
         path = Path(path)
-        if (path / DATABASE).exists():
+        if holds_index(path):
             raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
         if path.is_file() or (path.is_dir() and any(not name.startswith(".") for name in os.listdir(path))):
             raise ConfigError(f"{path} is in use for something else; choose a new directory for the index")
         loaded = load(encoder, device) if isinstance(encoder, str) else encoder
         with locked(path):
-            if (path / DATABASE).exists():  # another process was faster
+            if holds_index(path):  # another process was faster
                 raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
             database = Database.create(path / DATABASE, encoder_info(loaded))
         return cls(path, database, loaded, device, "exact")
@@ -91,7 +91,8 @@ class ImageIndex:
         """The index in a directory. Its encoder is loaded when it is first needed, if it is not given.
 
         With the backend `lancedb` the search is approximate; see `opsin.clip.search.lance`. Raises CheckpointError when
-        there is no readable index, or when it is of a newer format or of an encoder with other weights.
+        there is no readable index, or when it is of a newer format or of an encoder with other weights. An index of an
+        earlier format (see `is_outdated`) is not searched; `update` makes it anew.
         """
         index = cls(Path(path), Database(Path(path) / DATABASE), None, device, backend)
         if encoder is not None:
@@ -109,7 +110,13 @@ class ImageIndex:
     @property
     def source(self) -> str:
         """The folder or other data source whose images are in the index; empty before the first update."""
-        return text_to_path(self._database.meta()["source"])
+        return self._database.meta().source
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the index was made by an earlier opsin whose vectors cannot be relied on: it turned some photos the
+        wrong way. `search` refuses it, and `update` encodes all images again."""
+        return self._database.is_outdated
 
     @property
     def encoder(self) -> ImageEncoder:
@@ -119,9 +126,12 @@ class ImageIndex:
                 self._encoder = self._checked(load(self.info.encoder, self._device))
             return self._encoder
 
-    def update(self, source: str | Path | None = None, *, quiet: bool = True) -> UpdateReport:
+    def update(self, source: str | Path | None = None, *, rehash: bool = False, quiet: bool = True) -> UpdateReport:
         """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
         the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
+
+        A file is read again when its size, times or inode have changed, with `rehash` in any case. Vectors that were
+        damaged on disk are noticed, and those images are encoded again.
 
         Only one process at a time may do this. When it fails or is interrupted, the index is as it was, and the next
         update need not encode again what this one has. Raises ConfigError for another writer or another source,
@@ -129,7 +139,10 @@ class ImageIndex:
         """
         with locked(self.path):
             collection = self._collection_to_index(source)
-            update = Update(self.path, self._database, collection, self._encode_images)
+            if self.is_outdated:  # so that it does not matter if the encoder has other weights by now
+                self._encoder = self._encoder or load(self.info.encoder, self._device)
+                self._database.renew(encoder_info(self._encoder))
+            update = Update(self.path, self._database, collection, self._encode_images, rehash=rehash)
             report = update.run(quiet=quiet)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(
@@ -145,6 +158,7 @@ class ImageIndex:
     def compact(self) -> None:
         """Drop the vectors of deleted images from disk and join small shards; `update` does so when it pays."""
         with locked(self.path):
+            self._refuse_outdated()
             compaction.compact(self.path, self._database)
 
     def search(
@@ -180,6 +194,7 @@ class ImageIndex:
 
     def _nearest(self, query: np.ndarray, k: int) -> tuple[Snapshot, np.ndarray, list[str]]:
         """The vectors that were searched, and cosines and ids of the nearest."""
+        self._refuse_outdated()
         for _ in range(ATTEMPTS):
             snapshot = self._current()
             positions, cosines = snapshot.vectors.search(query, k)
@@ -187,6 +202,8 @@ class ImageIndex:
             known = [id for id in ids if id is not None]
             if len(known) == len(ids):
                 return snapshot, cosines, known
+            if self._database.meta().revision == snapshot.revision:
+                raise damage(self.path, self._database, "its database has no images for some vectors")
             # The index has been updated since its vectors were read, and has these images elsewhere, or no longer.
         raise self._restless()
 
@@ -213,16 +230,24 @@ class ImageIndex:
     def _current(self) -> Snapshot:
         """The vectors as they are now."""
         for attempt in range(ATTEMPTS):
-            revision = self._database.meta()["revision"]
-            if self._snapshot is not None and self._snapshot.revision == revision:
-                return self._snapshot
+            revision = self._database.meta().revision
             try:
+                if self._snapshot is not None and self._snapshot.revision == revision:
+                    refuse_damaged(self.path, self._database, self._snapshot.shards)
+                    return self._snapshot
                 self._snapshot = read_snapshot(self.path, self._database, self._backend)
                 return self._snapshot
             except CheckpointError:  # compaction may have removed a file just now
-                if attempt == ATTEMPTS - 1 or self._database.meta()["revision"] == revision:
+                if attempt == ATTEMPTS - 1 or self._database.meta().revision == revision:
                     raise
         raise self._restless()
+
+    def _refuse_outdated(self) -> None:
+        if self.is_outdated:
+            raise CheckpointError(
+                f"the index {self.path} was made by an earlier version of opsin, which turned some photos the wrong "
+                f"way; run 'opsin index {printable(self.source)} --out {self.path}', which encodes all images again"
+            )
 
     def _restless(self) -> CheckpointError:
         return CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
@@ -234,7 +259,7 @@ class ImageIndex:
         wanted = str(source) if source is not None else old
         if not old:
             return open_collection(wanted)
-        is_folder = self._database.meta()["kind"] == FOLDER
+        is_folder = self._database.meta().kind == FOLDER
         folder = Path(wanted).expanduser()
         if is_folder and (wanted == old or folder.is_dir()):
             listed = list_folder(folder)  # it may have become empty, and may hold other data by now
@@ -251,14 +276,12 @@ class ImageIndex:
 
     def _knows_some(self, listed: FolderCollection) -> bool:
         """Whether a folder can be the old one at a new place: a file has the name and the size of an indexed one."""
-        known = self._database.images()
-        return not known or any(
-            entry.id in known and known[entry.id].entry.size == entry.size for entry in listed.entries
-        )
+        known = self._database.sizes()
+        return not known or any(known.get(entry.id) == entry.size for entry in listed.entries)
 
     def _source_collection(self) -> Collection:
         """The collection for opening its images, not listed."""
-        if self._database.meta()["kind"] == FOLDER:
+        if self._database.meta().kind == FOLDER:
             return FolderCollection(Path(self.source), ())
         return SourceCollection(self.source, ())
 
@@ -284,8 +307,12 @@ class ImageIndex:
 
 
 def holds_index(path: Path) -> bool:
-    """Whether there is an index in a directory, be it damaged or of another format."""
-    return (path / DATABASE).exists()
+    """Whether there is an index in a directory, be it damaged or of another format. Raises CheckpointError when that
+    cannot be seen."""
+    try:
+        return (path / DATABASE).exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _is_same(path: Path, other: Path) -> bool:

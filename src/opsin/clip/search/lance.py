@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +24,7 @@ from filelock import FileLock
 from opsin.clip.search.exact import ExactIndex
 from opsin.errors import CheckpointError, MissingExtraError
 from opsin.files import write_json
+from opsin.runtime import is_offline
 
 TABLE = "vectors"
 STATE = "shards-2.json"
@@ -58,7 +60,8 @@ class LanceIndex:
         """
         os.environ.setdefault("LANCEDB_LOG", "error")  # it logs to stderr otherwise
         try:
-            import lancedb
+            with _without_looking_for_ipv6():
+                import lancedb
         except ImportError as error:
             raise MissingExtraError(
                 "the backend lancedb needs LanceDB: pip install 'opsin[search]'; the exact search needs nothing"
@@ -87,6 +90,17 @@ class LanceIndex:
         cosines = self._exact.vectors(positions).astype(np.float64) @ vector.astype(np.float64)
         best = np.argsort(-cosines, kind="stable")[:k]
         return positions[best], cosines[best]
+
+
+@contextmanager
+def _without_looking_for_ipv6() -> Iterator[None]:
+    """While offline, no socket is opened: urllib3, which LanceDB imports, would open one on ::1 to see if it can."""
+    had_ipv6 = socket.has_ipv6
+    socket.has_ipv6 = had_ipv6 and not is_offline()
+    try:
+        yield
+    finally:
+        socket.has_ipv6 = had_ipv6
 
 
 @contextmanager

@@ -55,6 +55,8 @@ class UpdateReport:
     changed: tuple[str, ...]
     moved: tuple[tuple[str, str], ...]
     """Old and new path."""
+    repaired: tuple[str, ...]
+    """Images whose vectors in the index were damaged, so that they have been encoded again."""
     deleted: tuple[str, ...]
     unchanged: int
     skipped: tuple[Skipped, ...]

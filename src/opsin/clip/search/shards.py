@@ -1,10 +1,10 @@
 """Embeddings on disk: shards of a fixed form, each written whole or not at all, and a manifest over them.
 
 A shard is three files: `000000.npy`, float16 (n, D), rows of length one, which can be memory-mapped;
-`000000.parquet`, as many rows with the columns `path` (see `opsin.clip.search.paths`), `size`, `mtime_ns`, `sha256`;
-and `000000.json`, written last, with the digests of both and the images that were left out. A shard without this last
-file does not exist. `manifest.json` lists the shards of a finished or unfinished collection with the encoder that made
-them. Equal content gives equal bytes.
+`000000.parquet`, as many rows with the columns `path` (see `opsin.clip.search.paths`), `size`, `mtime_ns`, `ctime_ns`,
+`inode`, `sha256`; and `000000.json`, written last, with the digests of both and the images that were left out. A shard
+without this last file does not exist. `manifest.json` lists the shards of a finished or unfinished collection with the
+encoder that made them. Equal content gives equal bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from opsin.data.images import Skipped
 from opsin.errors import CheckpointError
 from opsin.files import atomic_write
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 lacks change times and inodes, and has vectors of photos that were turned the wrong way."""
 MANIFEST = "manifest.json"
-SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("sha256", pa.string())])
+NUMBERS = ("size", "mtime_ns", "ctime_ns", "inode")
+SCHEMA = pa.schema([("path", pa.string()), *((name, pa.int64()) for name in NUMBERS), ("sha256", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -101,19 +104,32 @@ def read_info(directory: Path, number: int) -> ShardInfo | None:
         content = json.loads(shard_file(directory, number, "json").read_bytes())
         skipped = tuple(Skipped(row["id"], row["reason"]) for row in content.pop("skipped"))
         info = ShardInfo(number=number, skipped=skipped, **content)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    if type(info.rows) is not int or info.rows < 0:
         return None
     return info if all(shard_file(directory, number, suffix).is_file() for suffix in ("npy", "parquet")) else None
 
 
 def is_intact(directory: Path, info: ShardInfo) -> bool:
     """Whether the files of a shard are those that were written."""
-    expected = {"npy": info.vectors_sha256, "parquet": info.table_sha256}
     try:
-        return all(
-            hashlib.sha256(shard_file(directory, info.number, suffix).read_bytes()).hexdigest() == digest
-            for suffix, digest in expected.items()
-        )
+        table_sha256 = _digest_of(shard_file(directory, info.number, "parquet"))
+    except OSError:
+        return False
+    return table_sha256 == info.table_sha256 and has_vectors(directory, info.number, info.vectors_sha256)
+
+
+def has_vectors(directory: Path, number: int, sha256: str, *, trust_status: bool = False) -> bool:
+    """Whether the vectors of a shard are there and have this digest.
+
+    With `trust_status` a file is read once a process, and again when its status (size, times, inode) has changed.
+    """
+    path = shard_file(directory, number, "npy")
+    try:
+        if trust_status:
+            return _digest_of_version(path, Entry.of_file("", path.stat())) == sha256
+        return _digest_of(path) == sha256
     except OSError:
         return False
 
@@ -140,8 +156,7 @@ def read_rows(directory: Path, number: int) -> list[ShardRow]:
         raise CheckpointError(f"{path} cannot be read; make the embeddings again ({error})") from error
     columns = [table[name].to_pylist() for name in SCHEMA.names]
     return [
-        ShardRow(Entry(text_to_path(path), size, mtime_ns), digest)
-        for path, size, mtime_ns, digest in zip(*columns, strict=True)
+        ShardRow(Entry(text_to_path(path), *numbers), digest) for path, *numbers, digest in zip(*columns, strict=True)
     ]
 
 
@@ -190,7 +205,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{directory} holds no embeddings: it has no {MANIFEST}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); make the embeddings again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or "dim" not in content:
@@ -223,6 +238,17 @@ def _info_to_json(info: ShardInfo) -> dict[str, Any]:
     }
 
 
+def _digest_of(path: Path) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _digest_of_version(path: Path, version: Entry) -> str:
+    return _digest_of(path)
+
+
 def _write_json(path: Path, content: Any) -> None:
     with atomic_write(path) as file:
         file.write((json.dumps(content, indent=1, ensure_ascii=True) + "\n").encode("ascii"))
@@ -237,8 +263,7 @@ def _npy_bytes(vectors: np.ndarray) -> bytes:
 def _parquet_bytes(rows: Sequence[ShardRow]) -> bytes:
     columns = [
         [path_to_text(row.entry.id) for row in rows],
-        [row.entry.size for row in rows],
-        [row.entry.mtime_ns for row in rows],
+        *([getattr(row.entry, name) for row in rows] for name in NUMBERS),
         [row.digest for row in rows],
     ]
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)

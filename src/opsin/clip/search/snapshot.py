@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from opsin.clip.search.confidence import ChanceLevel, chance_level
-from opsin.clip.search.database import Database, Place
+from opsin.clip.search.database import Database, Place, Shard
 from opsin.clip.search.exact import ExactIndex, VectorIndex
+from opsin.clip.search.integrity import damage, refuse_damaged
 from opsin.clip.search.query import Term
 from opsin.clip.search.shards import read_vectors
-from opsin.errors import CheckpointError
 
 SAMPLE_ROWS = 4096
 """Vectors by which a query is judged against the collection."""
@@ -26,11 +26,11 @@ Backend = Literal["exact", "lancedb"]
 class Snapshot:
     """The index as it was at one revision."""
 
-    revision: str
+    revision: int
     vectors: VectorIndex
     size: int
     """Images that can be found."""
-    numbers: tuple[int, ...]
+    shards: tuple[Shard, ...]
     starts: np.ndarray
     """Position of the first row of each shard, and of the end."""
     sample: np.ndarray
@@ -41,7 +41,7 @@ class Snapshot:
         """Shard and row of positions int64 (K,)."""
         shards = np.searchsorted(self.starts, positions, side="right") - 1
         return [
-            Place(self.numbers[shard], int(position - self.starts[shard]))
+            Place(self.shards[shard].number, int(position - self.starts[shard]))
             for shard, position in zip(shards, positions, strict=True)
         ]
 
@@ -58,11 +58,14 @@ def read_snapshot(directory: Path, database: Database, backend: Backend) -> Snap
     backend `lancedb` without LanceDB."""
     dim = database.info().dim
     revision, shards, tombstones = database.layout()
+    refuse_damaged(directory, database, shards.values())
     arrays = [read_vectors(directory, number, dim) for number in shards]
-    for (number, rows), array in zip(shards.items(), arrays, strict=True):
-        if len(array) != rows:
-            raise CheckpointError(f"shard {number} of {directory} has {len(array)} rows instead of {rows}")
-    starts = np.cumsum([0, *shards.values()])
+    rows = {number: len(array) for number, array in zip(shards, arrays, strict=True)}
+    if any(shard.rows != rows[shard.number] for shard in shards.values()) or any(
+        not 0 <= row < rows.get(number, 0) for number, row, _ in tombstones
+    ):
+        raise damage(directory, database, "its database names rows that the shards do not have")
+    starts = np.cumsum([0, *rows.values()])
     first = dict(zip(shards, starts[:-1], strict=True))
     dead = np.array([first[shard] + row for shard, row, _ in tombstones], dtype=np.int64)
     exact = ExactIndex(arrays, dead)
@@ -73,5 +76,7 @@ def read_snapshot(directory: Path, database: Database, backend: Backend) -> Snap
     if backend == "lancedb":
         from opsin.clip.search.lance import LanceIndex
 
-        vectors = LanceIndex.synchronised(directory / "lancedb", shards, arrays, dead, exact)
-    return Snapshot(revision, vectors, len(exact), tuple(shards), starts, exact.vectors(alive).astype(np.float32))
+        vectors = LanceIndex.synchronised(directory / "lancedb", rows, arrays, dead, exact)
+    return Snapshot(
+        revision, vectors, len(exact), tuple(shards.values()), starts, exact.vectors(alive).astype(np.float32)
+    )

@@ -38,7 +38,8 @@ def plan(collection: Collection, info: EncoderInfo, rows_per_shard: int) -> list
     tasks: list[Task] = []
     for start in range(0, len(collection.entries), rows_per_shard):
         entries = collection.entries[start : start + rows_per_shard]
-        rows = [[path_to_text(entry.id), entry.size, entry.mtime_ns] for entry in entries]
+        # Not the inodes: on some shared file systems, each machine sees others.
+        rows = [[path_to_text(entry.id), entry.size, entry.mtime_ns, entry.ctime_ns] for entry in entries]
         content = [FORMAT_VERSION, info.encoder, info.fingerprint, info.dim, collection.state, rows]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         tasks.append(Task(len(tasks), entries, key))

@@ -2,7 +2,8 @@
 
 Encoded images go to disk at once, in shards that the database does not know yet; it learns of all of them in one
 transaction at the end. So whoever searches meanwhile sees the index as it was, and so does everyone after an update
-that failed; and the next update finds the shards of one that was interrupted, and goes on from there.
+that failed; and the next update finds the shards of one that was interrupted, and goes on from there. Images of damaged
+shards are encoded again.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from opsin.clip.search.collection import Collection, Entry, FolderCollection
-from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place
+from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place, Shard
 from opsin.clip.search.encoding import Encode, Encoded, encode_entries
+from opsin.clip.search.integrity import damaged_shards
 from opsin.clip.search.paths import path_to_text
 from opsin.clip.search.results import UpdateReport
 from opsin.clip.search.shards import (
@@ -34,6 +36,7 @@ from opsin.clip.search.shards import (
 from opsin.data.images import Skipped
 from opsin.data.names import printable
 from opsin.errors import OpsinError
+from opsin.files import remove_leftovers
 
 STAGED_ROWS, STAGED_SECONDS = 512, 120.0
 """Encoded images go to disk when there are so many, or after so long: what a crash can cost, at most."""
@@ -44,7 +47,7 @@ class _Difference:
     """What the collection and the index do not have in common."""
 
     candidates: list[Entry] = field(default_factory=list)
-    """To be read: new, or with another size or time."""
+    """To be read: new, perhaps changed, or without a vector."""
     gone: list[Known] = field(default_factory=list)
     broken: dict[str, tuple[Entry, str]] = field(default_factory=dict)
     """Known to be broken, and still the same file."""
@@ -68,13 +71,19 @@ class _Outcome:
 class Update:
     """One update; the caller holds the lock of the index."""
 
-    def __init__(self, directory: Path, database: Database, collection: Collection, encode: Encode) -> None:
+    def __init__(
+        self, directory: Path, database: Database, collection: Collection, encode: Encode, *, rehash: bool = False
+    ) -> None:
+        """With `rehash` the content of all files is read, also where nothing says that they have changed."""
         self._directory, self._database, self._collection = directory, database, collection
-        self._encode = encode
+        self._encode, self._rehash = encode, rehash
         self._meta = database.meta()
-        self._dim = int(self._meta["dim"])
         self._known = database.images()
-        self._next_shard = int(self._meta["next_shard"])
+        self._damaged = damaged_shards(directory, database, self._known.values())
+        lost = [path for path, known in self._known.items() if known.place.shard in self._damaged]
+        self._lost = {path: self._known.pop(path) for path in lost}
+        """Images whose vectors are damaged."""
+        self._new_shards: dict[int, Shard] = {}
         self._staged: dict[int, list[ShardRow]] = {}
         self._free: dict[str, list[tuple[Place, str | None]]] = {}
         """Rows that an image may take over, by content; with the path of a deleted file."""
@@ -84,6 +93,7 @@ class Update:
         self._outcome = _Outcome()
 
     def run(self, *, quiet: bool = True) -> UpdateReport:
+        remove_leftovers(self._directory)
         self._collect_leftovers()
         difference = self._compare()
         for known in difference.gone:
@@ -114,19 +124,20 @@ class Update:
             if number in live:
                 continue
             info = read_info(self._directory, number)
-            same_encoder = info is not None and info.key == self._meta["fingerprint"]
-            if number < self._next_shard or info is None or not same_encoder or not is_intact(self._directory, info):
+            is_old = number < self._meta.next_shard
+            if is_old or info is None or info.key != self._meta.shard_key or not is_intact(self._directory, info):
                 remove_shard(self._directory, number)
                 continue
             self._staged[number] = read_rows(self._directory, number)
+            self._new_shards[number] = Shard(number, info.rows, info.vectors_sha256)
 
     def _compare(self) -> _Difference:
         difference = _Difference()
         broken = self._database.skipped()
-        timeless = self._meta["state"] != self._collection.state or not self._collection.state
+        timeless = self._meta.state != self._collection.state or not self._collection.state
         for entry in self._collection.entries:
             known = self._known.get(entry.id)
-            comparable = entry.mtime_ns != 0 or not timeless
+            comparable = not self._rehash and (entry.mtime_ns != 0 or not timeless)
             if known is not None and known.entry == entry and comparable:
                 difference.unchanged += 1
             elif entry.id in broken and broken[entry.id][0] == entry and comparable:
@@ -165,7 +176,10 @@ class Update:
         return remaining
 
     def _has_vector(self, digest: str) -> bool:
-        return digest in self._free or self._database.place_of(digest) is not None
+        return digest in self._free or self._place_of(digest) is not None
+
+    def _place_of(self, digest: str) -> Place | None:
+        return self._database.place_of(digest, except_in=self._damaged)
 
     def _place(self, result: Encoded) -> None:
         """Give an image its row: its own, one that is free, or a new one."""
@@ -188,8 +202,8 @@ class Update:
             if old_path is not None and known is None:
                 self._outcome.moved.append((old_path, entry.id))
         else:
-            place_of_copy = self._database.place_of(digest) or self._place_taken(digest)
-            vector = read_vectors(self._directory, place_of_copy.shard, self._dim)[place_of_copy.row]
+            place_of_copy = self._place_of(digest) or self._place_taken(digest)
+            vector = read_vectors(self._directory, place_of_copy.shard, self._meta.dim)[place_of_copy.row]
             self._append(entry, digest, np.array(vector))
 
     def _free_row(self, digest: str) -> tuple[Place, str | None] | None:
@@ -200,7 +214,7 @@ class Update:
                 return place, path
         # The row of a tombstone is as free, and nobody has taken it yet.
         for place in self._database.dead_places(digest):
-            if place not in self._taken:
+            if place not in self._taken and place.shard not in self._damaged:
                 return place, None
         return None
 
@@ -222,14 +236,23 @@ class Update:
         self._staged_at = time.monotonic()
         if not self._pending:
             return
-        number = max([self._next_shard - 1, *self._staged]) + 1
+        number = self._next_shard()
         rows = [ShardRow(entry, digest) for entry, digest, _ in self._pending]
         vectors = np.stack([vector for _, _, vector in self._pending])
-        write_shard(self._directory, number, vectors, rows, key=self._meta["fingerprint"])
+        info = write_shard(self._directory, number, vectors, rows, key=self._meta.shard_key)
         self._staged[number] = rows
+        self._new_shards[number] = Shard(number, info.rows, info.vectors_sha256)
         for position, row in enumerate(rows):
             self._take(row.entry, row.digest, Place(number, position))
         self._pending = []
+
+    def _next_shard(self) -> int:
+        return max([self._meta.next_shard - 1, *self._staged]) + 1
+
+    def _not_repaired(self) -> list[str]:
+        """Images whose vectors are damaged and that have gone or cannot be read, so that they leave the index."""
+        placed = {known.entry.id for known in self._outcome.placed}
+        return [path for path in self._lost if path not in placed]
 
     def _commit(self, difference: _Difference) -> None:
         outcome = self._outcome
@@ -246,32 +269,41 @@ class Update:
         for number, rows in self._staged.items():
             unused = ((Place(number, position), row.digest) for position, row in enumerate(rows))
             dead |= {place: digest for place, digest in unused if place not in self._taken}
+        kind = FOLDER if isinstance(self._collection, FolderCollection) else SOURCE
+        meta = self._meta._replace(
+            source=self._collection.ref, kind=kind, state=self._collection.state, next_shard=self._next_shard()
+        )
         changes = Changes(
             meta={
-                "source": path_to_text(self._collection.ref),
-                "kind": FOLDER if isinstance(self._collection, FolderCollection) else SOURCE,
-                "state": self._collection.state,
-                "next_shard": str(max([self._next_shard - 1, *self._staged]) + 1),
+                "source": path_to_text(meta.source),
+                "kind": meta.kind,
+                "state": meta.state,
+                "next_shard": str(meta.next_shard),
             },
-            new_shards={number: len(rows) for number, rows in self._staged.items()},
-            removed=removed,
+            new_shards=list(self._new_shards.values()),
+            dropped_shards=sorted(self._damaged),
+            removed=removed + self._not_repaired(),
             images=outcome.placed,
             dead=dead,
             revived=sorted(self._taken),
             skipped=broken,
         )
-        is_new = any(self._meta[key] != value for key, value in changes.meta.items())
-        if outcome.placed or removed or self._staged or is_new or broken != self._database.skipped():
+        is_new = meta != self._meta or broken != self._database.skipped()
+        if outcome.placed or removed or self._staged or self._damaged or is_new:
             self._database.apply(changes)
+        for number in self._damaged:
+            remove_shard(self._directory, number)
 
     def _report(self, difference: _Difference) -> UpdateReport:
         outcome = self._outcome
         moved_from = {old for old, _ in outcome.moved}
         moved_to = {new for _, new in outcome.moved}
-        added, changed = [], []
+        added, changed, repaired = [], [], []
         for new in outcome.placed:
-            known = self._known.get(new.entry.id)
-            if known is not None and known.digest != new.digest:
+            known = self._known.get(new.entry.id) or self._lost.get(new.entry.id)
+            if new.entry.id in self._lost and known is not None and known.digest == new.digest:
+                repaired.append(new.entry.id)
+            elif known is not None and known.digest != new.digest:
                 changed.append(new.entry.id)
             elif known is None and new.entry.id not in moved_to:
                 added.append(new.entry.id)
@@ -281,7 +313,12 @@ class Update:
             added=tuple(added),
             changed=tuple(changed),
             moved=tuple(outcome.moved),
-            deleted=(*(k.entry.id for k in difference.gone if k.entry.id not in moved_from), *outcome.lost),
+            repaired=tuple(repaired),
+            deleted=(
+                *(known.entry.id for known in difference.gone if known.entry.id not in moved_from),
+                *outcome.lost,
+                *self._not_repaired(),
+            ),
             unchanged=difference.unchanged + outcome.same,
             skipped=tuple(sorted([*self._collection.skipped, *skipped], key=lambda row: row.id)),
             encoded=outcome.encoded,
