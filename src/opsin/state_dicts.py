@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+CONTAINERS = ("teacher", "model_ema", "state_dict", "model")
+"""Keys under which training scripts keep a state dict, the weights that they would evaluate first."""
+PREFIXES = ("module.", "backbone.")
+"""What DistributedDataParallel and DINO put before the names of a network's weights."""
+
 NetworkT = TypeVar("NetworkT", bound="nn.Module")
 PARTS_PER_TENSOR, MORE_PARTS = 5, 500
 """How many modules and parameters a network may have for each tensor in its file, and besides. Ours have about two."""
@@ -60,6 +65,29 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: it is truncated or no safetensors file") from error
+
+
+def state_dict_of(path: Path | str) -> dict[str, Tensor]:
+    """The weights of one network in a `.safetensors` file or in one of `torch.save`.
+
+    A training script keeps them beside other things: they are looked for under `CONTAINERS`, and a prefix that a
+    wrapper put before their names (`PREFIXES`) is taken off; what lacks the prefix then, such as the head of DINO, is
+    not part of the network. Raises CheckpointError when there are none.
+    """
+    content = read_safetensors(path) if Path(path).suffix.lower() == ".safetensors" else read_torch_file(path)
+    while isinstance(content, dict) and (inside := [key for key in CONTAINERS if isinstance(content.get(key), dict)]):
+        content = content[inside[0]]
+    if not isinstance(content, dict) or not content or not all(_is_tensor(value) for value in content.values()):
+        raise CheckpointError(f"{path} is no state dict: it holds something else than named tensors")
+    while prefix := next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in content)), None):
+        content = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
+    return content
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
 
 
 def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

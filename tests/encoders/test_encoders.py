@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from opsin.encoders.open_clip import DenseOpenClipEncoder, OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, OfflineError
 from opsin.runtime import autocast
+
+from .clip_models import CONFIG, tiny_clip
 
 CPU = torch.device("cpu")
 TIMM_NAME = "test_vit.r160_in1k"
@@ -223,3 +226,76 @@ def test_without_network_the_error_says_what_to_do(hub_cache: Path, ref: str, do
 def test_unknown_references(hub_cache: Path, ref: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         load(ref)
+
+
+TIMM = "test_vit"
+"""A network of timm's own tests, with 0.4 million weights."""
+
+
+def timm_weights(path: Path, form: str) -> tuple[nn.Module, Path]:
+    """A network with random weights, and a file of them as others write it."""
+    torch.manual_seed(1)
+    network = timm.create_model(TIMM, num_classes=3)
+    weights = network.state_dict()
+    if form == "safetensors":
+        save_file(weights, path / "w.safetensors")
+        return network, path / "w.safetensors"
+    teacher = {f"module.backbone.{name}": value for name, value in weights.items()}
+    content = {"plain": weights, "script": {"state_dict": weights, "epoch": 3}}
+    content["dino"] = {"student": {}, "teacher": {**teacher, "module.head.last.weight": torch.zeros(2)}, "epoch": 3}
+    torch.save(content[form], path / "w.pth")
+    return network, path / "w.pth"
+
+
+@pytest.mark.parametrize("form", ["safetensors", "plain", "script", "dino"])
+def test_timm_with_weights_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    network, file = timm_weights(tmp_path, form)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "opsin"):
+        encoder = load(f"timm:{TIMM}@{file.name}", "cpu", "32")
+    assert encoder.name == f"timm:{TIMM}@{file}"
+    images = pictures()
+    batch = torch.stack([encoder._prepare(image) for image in images])
+    with torch.no_grad():
+        expected = network.eval().forward_head(network.forward_features(batch), pre_logits=True)
+    torch.testing.assert_close(encoder.encode_image(images, normalize=False), expected)
+    assert "2 tensors are not used" in caplog.text
+    assert "head.weight" in caplog.text
+
+
+def test_timm_weights_that_do_not_fit(tmp_path: Path) -> None:
+    network, file = timm_weights(tmp_path, "plain")
+    weights = dict(network.state_dict())
+    del weights["blocks.0.attn.qkv.weight"]
+    torch.save(weights, file)
+    with pytest.raises(CheckpointError, match=r"has \d+ of the \d+ tensors .*: blocks\.0\.attn\.qkv\.weight"):
+        load(f"timm:{TIMM}@{file}")
+    torch.save({**network.state_dict(), "norm.weight": torch.zeros(7)}, file)
+    with pytest.raises(CheckpointError, match="do not fit timm's test_vit: .*norm.weight"):
+        load(f"timm:{TIMM}@{file}")
+    torch.save([1, 2], file)
+    with pytest.raises(CheckpointError, match="is no state dict"):
+        load(f"timm:{TIMM}@{file}")
+    with pytest.raises(CheckpointError, match=r"gone\.pth cannot be read"):
+        load(f"timm:{TIMM}@{tmp_path / 'gone.pth'}")
+
+
+def test_open_clip_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    open_clip.add_model_config(tmp_path)
+    model = tiny_clip()
+    file = tmp_path / "w.pt"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, file)
+    encoder = load(f"open_clip:tiny-clip@{file}", "cpu", "32")
+    expected = wrap("x", model, CPU)
+    expected.precision = "32"
+    texts = ["a cat", "a dog"]
+    torch.testing.assert_close(encoder.encode_text(texts), expected.encode_text(texts))
+    with pytest.raises(ConfigError, match="no architecture 'tiny-clop'; did you mean 'tiny-clip'"):
+        load(f"open_clip:tiny-clop@{file}")
+    torch.save({"visual.proj": torch.zeros(2)}, file)
+    with pytest.raises(CheckpointError, match="belong to another model"):
+        load(f"open_clip:tiny-clip@{file}")

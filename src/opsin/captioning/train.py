@@ -67,6 +67,7 @@ def train_captioner(
         takes_images=splits.feature_dim is None or config.frozen_encoder is not None,
         cut=splits.train.table.cut,
         skipped=splits.skipped,
+        needs=config.frozen_encoder,
     )
 
 

@@ -194,6 +194,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
                 "choice": report.choice,
                 "steps": report.steps,
                 "seconds": round(report.seconds, 1),
+                "needs": report.needs,
                 "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
             }
         )
@@ -201,6 +202,8 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
     print(f"weights: {report.choice}")
+    if report.needs is not None:
+        print(f"needs: {report.needs}, whose weights are not in the model's directory")
     for row in report.skipped:
         print(f"left out  {row.id}: {row.reason}")
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}

@@ -50,6 +50,7 @@ def train_diffusion(
         num_train=len(splits.train),
         num_texts=len(splits.texts),
         skipped=splits.skipped,
+        needs=encoder.name,
     )
 
 

@@ -12,14 +12,17 @@ from opsin.errors import ConfigError, MissingExtraError
 from opsin.hub import hub_has
 from opsin.runtime import resolve_device, resolve_precision
 
+LIBRARIES = ("timm", "open_clip")
+"""What may stand before the colon of LIBRARY:NAME and LIBRARY:NAME@FILE."""
+
 
 def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEncoder:
     """The encoder that a reference names; it has the protocols of `opsin.encoders.base` that its network supports.
 
-    `imagenet`, which is installed with opsin, `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, `hf-hub:ORG/NAME` (a model of
-    open_clip or of opsin), a directory with a model of open_clip, a file with a CLIP state dict in OpenAI's format, or
-    a model of opsin: a zoo name, a run or model directory. `precision` is what features are computed in: auto, 32,
-    bf16 or 16.
+    `imagenet`, which is installed with opsin, `timm:NAME`, `open_clip:ARCHITECTURE/TAG`, with `@FILE` behind either for
+    weights from a file, `hf-hub:ORG/NAME` (a model of open_clip or of opsin), a directory with a model of open_clip,
+    a file with a CLIP state dict in OpenAI's format, or a model of opsin: a zoo name, a run or model directory.
+    `precision` is what features are computed in: auto, 32, bf16 or 16.
 
     Raises ConfigError, CheckpointError, OfflineError when weights are not here and cannot be downloaded, and
     MissingExtraError when the library that has the model is not installed.
@@ -39,6 +42,10 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
 def absolute_reference(ref: str) -> str:
     """The same reference from any working directory: a path that exists is made absolute, unless it is a folder that
     happens to have the name of a model that ships with opsin."""
+    kind, _, name = ref.partition(":")
+    if kind in LIBRARIES and "@" in name:
+        name, _, file = name.partition("@")
+        return f"{kind}:{name}@{Path(file).expanduser().absolute()}" if file else ref
     path = Path(ref).expanduser()
     is_path = bool(ref) and path.exists() and not comes_with_opsin(ref)
     return str(path.absolute()) if is_path else ref
@@ -50,7 +57,7 @@ def is_pretrained_encoder(ref: str) -> bool:
     Says nothing about repositories of the Hub, which would have to be asked.
     """
     path = Path(ref).expanduser()
-    if names_imagenet(ref) or ref.startswith(("timm:", "open_clip:")):
+    if names_imagenet(ref) or ref.partition(":")[0] in LIBRARIES and ":" in ref:
         return True
     return (path / "open_clip_config.json").is_file() or path.is_file()
 
@@ -61,14 +68,15 @@ def _load(ref: str, target: torch.device) -> NetworkEncoder:
 
         return load_imagenet(target)
     kind, _, name = ref.partition(":")
-    if kind == "timm" and name:
-        from opsin.encoders.timm import load_timm
+    if kind in LIBRARIES and name:
+        name, _, file = name.partition("@")
+        if kind == "timm":
+            from opsin.encoders.timm import load_timm
 
-        return load_timm(name, target)
-    if kind == "open_clip" and name:
+            return load_timm(name, target, Path(file) if file else None)
         from opsin.encoders.open_clip import load_open_clip
 
-        return load_open_clip(name, target)
+        return load_open_clip(name, target, Path(file) if file else None)
     if kind == "hf-hub" and hub_has(name, "open_clip_config.json"):
         from opsin.encoders.open_clip import load_open_clip_hub
 

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from opsin.config import load_json
+from opsin.config import load_json, nearest_name
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder, TextNetwork
 from opsin.encoders.timm import patch_tokens
 from opsin.errors import CheckpointError, ConfigError
 from opsin.hub import hub_file, hub_files
+from opsin.state_dicts import load_state_dict, state_dict_of
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 CONFIG_FILE = "open_clip_config.json"
@@ -113,16 +114,19 @@ def wrap(
     return (DenseOpenClipEncoder if has_patches else OpenClipEncoder)(name, network, device, load_tokenizer)
 
 
-def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
-    """The model `ARCHITECTURE/TAG` with its published weights.
+def load_open_clip(name: str, device: torch.device, file: Path | None = None) -> OpenClipEncoder:
+    """The model `ARCHITECTURE/TAG` with its published weights, or `ARCHITECTURE` with those of a file.
 
-    Raises ConfigError for one that open_clip does not know, OfflineError when the weights cannot be had.
+    Raises ConfigError for one that open_clip does not know, OfflineError when the weights cannot be had,
+    CheckpointError for a file with other weights.
     """
     import open_clip
 
     ref = f"open_clip:{name}"
     architecture, _, tag = name.partition("/")
     config = open_clip.get_pretrained_cfg(architecture, tag) if tag else {}
+    if file is not None and (config or not tag):
+        return _from_file(ref, architecture, config, file, device)
     if not config:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture))
         known = f"the tags of {architecture} are {tags}" if tags else "opsin expects open_clip:ARCHITECTURE/TAG"
@@ -132,15 +136,36 @@ def load_open_clip(name: str, device: torch.device) -> OpenClipEncoder:
     repo_id, _, filename = config["hf_hub"].rpartition("/")
     weights = hub_file(ref, repo_id, [filename] if filename else DEFAULT_WEIGHTS)
     text = open_clip.get_model_config(architecture)["text_cfg"]
-    # The file is given by name, so that open_clip opens no connection of its own; what a tag implies is then said here.
-    network = open_clip.create_model(
-        architecture,
-        pretrained=str(weights),
-        force_quick_gelu=bool(config.get("quick_gelu")),
-        force_preprocess_cfg={key: config[key] for key in PREPROCESSING if key in config},
-        **_text_network(ref, text),
-    )
+    # The file is given by name, so that open_clip opens no connection of its own.
+    implied = {**_implied_by_tag(config), **_text_network(ref, text)}
+    network = open_clip.create_model(architecture, pretrained=str(weights), **implied)
     return wrap(ref, network, device, lambda: _tokenizer(ref, text, None))
+
+
+def _implied_by_tag(config: dict[str, Any]) -> dict[str, Any]:
+    """Options of `create_model` for what open_clip knows of a tag and does not look up for weights from a file."""
+    return {
+        "force_quick_gelu": bool(config.get("quick_gelu")),
+        "force_preprocess_cfg": {key: config[key] for key in PREPROCESSING if key in config},
+    }
+
+
+def _from_file(
+    ref: str, architecture: str, config: dict[str, Any], file: Path, device: torch.device
+) -> OpenClipEncoder:
+    """`config` is what open_clip knows of the tag, if there is one."""
+    import open_clip
+
+    shape = open_clip.get_model_config(architecture)
+    if shape is None:
+        near = nearest_name(architecture, open_clip.list_models())
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise ConfigError(f"open_clip has no architecture {architecture!r}{hint}")
+    text = shape["text_cfg"]
+    tensors = state_dict_of(file)
+    network = open_clip.create_model(architecture, **_implied_by_tag(config), **_text_network(ref, text))
+    load_state_dict(network, tensors, str(file))
+    return wrap(f"{ref}@{file}", network, device, lambda: _tokenizer(ref, text, None))
 
 
 def load_open_clip_hub(repo_id: str, device: torch.device) -> OpenClipEncoder:

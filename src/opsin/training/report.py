@@ -20,3 +20,5 @@ class TrainReport:
     seconds: float
     num_train: int
     skipped: tuple[Skipped, ...]
+    needs: str | None = None
+    """Reference of another model, without whose weights this one cannot be used."""
