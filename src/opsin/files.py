@@ -7,17 +7,25 @@ has left behind from what another is writing just now, and removes it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from opsin.errors import CheckpointError
+
+NOT_REGULAR = "is no regular file"
+
+
+class NotRegularFile(OSError):
+    """A FIFO, a socket or a device where a file is expected."""
 
 
 @contextmanager
@@ -48,6 +56,27 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); what it held before is kept"
         ) from error
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a file for reading, without waiting: a FIFO, socket or device in its place would answer whenever it likes.
+
+    Raises NotRegularFile for one of those, and the OSError of `open` for what cannot be opened.
+    """
+    _refuse_special(os.stat(path), path)
+    # Something else may have taken its place since; without O_NONBLOCK a FIFO would be waited for.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    try:
+        _refuse_special(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_special(found: os.stat_result, path: Path | str) -> None:
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # of directories, `open` says it itself
+        raise NotRegularFile(errno.EINVAL, NOT_REGULAR, os.fspath(path))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from opsin.data.names import printable
+from opsin.data.outputs import SOFTWARE
 from opsin.files import atomic_write
 
 HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
@@ -84,7 +85,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path) as file, warnings.catch_warnings():
         # Texts may be in a script that the font lacks: boxes in their place say the same as the warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png")
+        figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
 
 
 def cut(text: str, length: int) -> str:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from opsin.data import images
-from opsin.data.images import ImageReader, find_images, list_images, open_image
+from opsin.data.images import ImageReader, open_image
+from opsin.data.listing import find_images, list_images
 from opsin.errors import DataError
 from tests.data.orientation import ORIENTATION, four_corners, save_turned
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from opsin.data.pixels import load_pixels
 from opsin.data.sources import open_labelled, open_source
 from opsin.errors import DataError
 
-from .conftest import MakeParquet, encoded, image_cell
+from .conftest import MakeImage, MakeParquet, encoded, image_cell
 
 
 def schema_metadata(names: list[str]) -> dict[str, str]:
@@ -408,3 +409,15 @@ def test_selected_rows_load_their_own_image(make_parquet: MakeParquet) -> None:
     file = make_parquet("a.parquet", {"image": [image_cell((row, 0, 0)) for row in range(6)]})
     chosen = open_source(file).select(np.array([4, 2]))
     assert [chosen.load(row).getpixel((0, 0)) for row in range(2)] == [(4, 0, 0), (2, 0, 0)]
+
+
+def test_parquet_files_below_that_opsin_wrote_are_no_data(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("photos/1.png")
+    shards = tmp_path / "photos" / "embeddings"
+    shards.mkdir()
+    (shards / "manifest.json").write_text("{}")
+    (shards / "000000.npy").write_bytes(b"")
+    pq.write_table(pa.table({"path": ["1.png"] * 9}), shards / "000000.parquet")
+    os.mkfifo(tmp_path / "photos" / "pipe.parquet")
+    assert find_parquet(tmp_path / "photos") == {}
+    assert open_source(tmp_path / "photos").ids == ["1.png"]

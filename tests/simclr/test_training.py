@@ -103,6 +103,16 @@ def test_a_vision_transformer_learns_as_well(pattern_folder: Path, tmp_path: Pat
     assert features.shape == (1, 16) and np.isfinite(report.metrics["val_loss"])
 
 
+def test_images_beside_class_folders_are_learned_from_without_a_label(pattern_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(pattern_folder, data)
+    for number in range(3):
+        shutil.copy(data / "coarse" / "00.png", data / f"stray-{number}.png")
+    report = train_simclr(tiny_config(data, max_steps=1), tmp_path / "run", quiet=True)
+    assert report.num_train == 36 + 2 and report.labelled  # one is held out
+    assert 0 <= report.metrics["val_knn_accuracy"] <= 1
+
+
 @pytest.mark.parametrize("encoder", [EncoderConfig(), tiny_config("emoji").encoder], ids=["resnet18", "vit"])
 def test_every_parameter_gets_a_gradient(pattern_folder: Path, encoder: EncoderConfig) -> None:
     config = tiny_config(pattern_folder, encoder=encoder)

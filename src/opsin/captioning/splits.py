@@ -101,7 +101,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:
     """The images of a source that have captions, with `all` of them or the `first` one. Raises DataError."""
-    source = captioned(open_source(ref))
+    source = captioned(open_source(ref, labels=False))
     assert source.captions is not None
     return replace(source, captions=[texts[:1] for texts in source.captions]) if captions == "first" else source
 

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> int:
     options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
     _refuse_senseless(options)
     from opsin.captioning.inference import Captioner
-    from opsin.data.images import ImageReader, list_images
+    from opsin.data.images import ImageReader
+    from opsin.data.listing import list_images
     from opsin.errors import DataError
 
     reader = ImageReader(list_images(options.images))

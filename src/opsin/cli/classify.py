@@ -56,7 +56,8 @@ def _classifier_reference(options: ClassifyOptions) -> str:
 
 def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.classification.inference import Classifier
-    from opsin.data.images import ImageReader, list_images
+    from opsin.data.images import ImageReader
+    from opsin.data.listing import list_images
     from opsin.errors import DataError
 
     reader = ImageReader(list_images(options.images))

@@ -153,6 +153,7 @@ def _refuse_impossible_places(targets: list[Path]) -> None:
 
 def _write_images(generations: list[Generation], paths: list[Path]) -> list[list[str]]:
     """Each image into its file; the names by prompt."""
+    from opsin.data.outputs import png_info
     from opsin.files import atomic_write
 
     rest = iter(paths)
@@ -162,7 +163,7 @@ def _write_images(generations: list[Generation], paths: list[Path]) -> list[list
         for image in generation.images:
             path = next(rest)
             with atomic_write(path) as file:
-                image.save(file, format="PNG")
+                image.save(file, format="PNG", pnginfo=png_info())
             names[-1].append(str(path))
     return names
 

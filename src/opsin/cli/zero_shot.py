@@ -25,7 +25,8 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     _refuse_senseless(options)
     labels = read_labels(options.labels or "", OTHER if options.other else None)
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
-    from opsin.data.images import ImageReader, list_images
+    from opsin.data.images import ImageReader
+    from opsin.data.listing import list_images
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
 

@@ -77,7 +77,7 @@ def open_splits(config: ClipConfig) -> ClipSplits:
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:
     """The images of a source that have a caption that is not blank, with `all` of those or the `first`."""
-    source = with_captions(open_source(ref), str.strip)
+    source = with_captions(open_source(ref, labels=False), str.strip)
     assert source.captions is not None
     return replace(source, captions=[texts[:1] for texts in source.captions]) if captions == "first" else source
 

@@ -19,7 +19,8 @@ from PIL import Image
 
 from opsin.data.caption_tables import clean_texts
 from opsin.data.image_source import ImageSource, split_of_file, without_split
-from opsin.data.images import Skipped, find_images, open_image
+from opsin.data.images import Skipped, open_image
+from opsin.data.listing import find_images
 from opsin.errors import DataError
 
 

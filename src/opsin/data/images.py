@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
+from opsin.files import NotRegularFile, open_regular
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -71,11 +71,11 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
             return _to_upright_rgb(image, background)
         if isinstance(image, bytes):
             return _decode(io.BytesIO(image), name, background)
-        with open(image, "rb") as file:
+        with open_regular(image) as file:
             return _decode(file, name, background)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {name}") from error
-    except (IsADirectoryError, PermissionError) as error:
+    except (IsADirectoryError, PermissionError, NotRegularFile) as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{name} is not an image that can be read") from error
@@ -90,48 +90,6 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
 def pixel_digest(image: Image.Image) -> bytes:
     """The same for two RGB images of equal size and pixels only (SHA-256)."""
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
-
-
-def find_images(directory: Path) -> list[Path]:
-    """Image files below a directory, sorted, without hidden ones; links to directories are not followed."""
-    return sorted(
-        path
-        for path in directory.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-        and path.is_file()
-    )
-
-
-def unread_images(directory: Path) -> list[Skipped]:
-    """How many images below a directory are in formats that are not read, by suffix; hidden ones are not counted."""
-    counts = Counter(
-        path.suffix.lower()
-        for path in directory.rglob("*")
-        if path.suffix.lower() in UNREAD_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-    )
-    reason = "in a format that is not read; save as JPEG or PNG"
-    return [Skipped(f"*{suffix}", f"{count} images {reason}") for suffix, count in sorted(counts.items())]
-
-
-def list_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The files among `paths`, and all images in the directories among them, in this order.
-
-    Raises DataError for a path that does not exist and for a directory without images.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = find_images(path)
-            if not found:
-                raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"there is no file {path}")
-    return files
 
 
 class ImageReader:

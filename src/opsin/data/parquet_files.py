@@ -7,7 +7,6 @@ are read one row group at a time.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from opsin.data.image_source import SPLIT_NAMES, split_of_file
-from opsin.data.images import find_images
+from opsin.data.listing import Listing, find_images
 from opsin.data.names import printable
 from opsin.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
+SUFFIX = ".parquet"
 CACHED_BYTES = 2**30
 """Row groups of images that are kept in memory, besides the one that was read last."""
 MOST_EXPANSION, ALWAYS_ALLOWED = 50, 2**28
@@ -51,7 +51,7 @@ def find_parquet(directory: Path) -> dict[str | None, list[Path]]:
 
 
 def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() == ".parquet" and not path.name.startswith(".")
+    return path.suffix.lower() == SUFFIX and not path.name.startswith(".") and path.is_file()
 
 
 def _split(path: Path) -> str | None:
@@ -60,10 +60,7 @@ def _split(path: Path) -> str | None:
 
 
 def _nested(directory: Path) -> list[Path]:
-    files = []
-    for folder, folders, names in os.walk(directory):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [path for name in sorted(names) if _is_parquet(path := Path(folder, name))]
+    files = sorted(directory / file.id for file in Listing(directory, (SUFFIX,)).files())
     configurations: dict[tuple[str, ...], list[Path]] = {}
     for path in files:
         parts = path.relative_to(directory).parts[:-1]

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -46,17 +47,21 @@ def _path_of(ref: str) -> Path | None:
     return path if path.exists() else None
 
 
-def open_source(ref: str | Path) -> ImageSource:
-    """Open the source that a string names. Raises DataError, saying which layouts were tried, when there is none, and
-    when a folder or file of it cannot be read."""
+def open_source(ref: str | Path, *, labels: bool = True) -> ImageSource:
+    """Open the source that a string names.
+
+    `labels=False` says that images without a label are of use: a folder then also gives those that lie beside its class
+    folders; see `opsin.data.folders`. Raises DataError, saying which layouts were tried, when there is
+    no such source, and when a folder or file of it cannot be read.
+    """
     try:
-        return _open(str(ref))
+        return _open(str(ref), labels)
     except OSError as error:  # no permission, or too long a name
         where = error.filename if isinstance(error.filename, str) else str(ref)
         raise DataError(f"{printable(where[:200])} cannot be read: {error.strerror or error}") from error
 
 
-def _open(text: str) -> ImageSource:
+def _open(text: str, labels: bool) -> ImageSource:
     if not text:
         raise DataError(f"the name of the data source is empty; {KINDS}")
     kind, _, argument = text.partition(":")
@@ -84,7 +89,7 @@ def _open(text: str) -> ImageSource:
 
         if parquet_files := find_parquet(path):
             return parquet_source(parquet_files, name=text)
-        return folder_source(path, name=text)
+        return folder_source(path, name=text, labels=labels)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             from opsin.data.parquet import parquet_source
@@ -113,12 +118,34 @@ def open_labelled(ref: str, *, min_classes: int = 2) -> ImageSource:
     if source.labels is None or source.class_names is None:
         raise DataError(
             f"the source {ref!r} has no labels; name one with class folders, or with a column `label`, by --data"
+            + _beside_folders(source)
         )
     present = np.unique(source.labels)
     if len(present) < min_classes:
         name = source.class_names[int(present[0])] if len(present) else "none"
-        raise DataError(f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two")
+        raise DataError(
+            f"the source {ref!r} has images of one class only ({name}); telling apart takes at least two"
+            + _deeper_classes(source)
+        )
     return source
+
+
+def _beside_folders(source: ImageSource) -> str:
+    """A remark on images that lie beside folders with fewer images, which then are no classes."""
+    beside = sum("/" not in id for id in source.ids)
+    if not Path(source.name).expanduser().is_dir() or beside in (0, len(source)):
+        return ""
+    return f". Of its {len(source)} images {beside} lie beside the folders, and too few in them to be taken for classes"
+
+
+def _deeper_classes(source: ImageSource) -> str:
+    """A remark on the folder whose folders may be the classes, where all images lie in one that has several."""
+    path = Path(source.name).expanduser()
+    folders = [PurePosixPath(id).parts[:-1] for id in source.ids] if path.is_dir() else []
+    common = os.path.commonprefix(folders)
+    if not folders or len({parts[: len(common) + 1] for parts in folders}) < 2:
+        return ""
+    return f". If the folders in {printable('/'.join(common))} are the classes, name {path.joinpath(*common)} instead"
 
 
 def _no_such_source(text: str, path: Path) -> str:

@@ -73,7 +73,7 @@ def open_prompted(ref: str, captions: str = "all") -> ImageSource:
 
     Raises DataError when the source has no captions, or none for any image.
     """
-    source = with_captions(open_source(ref), str.strip)
+    source = with_captions(open_source(ref, labels=False), str.strip)
     assert source.captions is not None
     stripped = [tuple(dict.fromkeys(text.strip() for text in texts)) for texts in source.captions]
     return replace(source, captions=[texts[:1] if captions == "first" else texts for texts in stripped])

@@ -80,10 +80,12 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
 
 
 def _has_classes(source: ImageSource, train: np.ndarray, val: np.ndarray) -> bool:
-    """Whether all these images have labels, the training images of at least two classes."""
-    if source.labels is None or (source.labels[np.concatenate([train, val])] == UNLABELLED).any():
+    """Whether at least half of these images have labels, the training images of at least two classes."""
+    if source.labels is None:
         return False
-    return len(np.unique(source.labels[train])) > 1
+    known = [source.labels[rows] != UNLABELLED for rows in (train, val) if len(rows)]
+    classes = set(source.labels[train].tolist()) - {UNLABELLED}
+    return len(classes) > 1 and all(part.mean() >= 0.5 for part in known)
 
 
 def rows_of_run(source: ImageSource, config: SimclrConfig) -> dict[str, np.ndarray]:

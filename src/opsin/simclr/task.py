@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, batches_of
+from opsin.data.image_source import UNLABELLED
 from opsin.data.preprocessing import Preprocessing
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
@@ -106,14 +107,17 @@ class SimclrTask(Task):
         return float((scores.argmax(dim=1) == labels).float().mean())
 
     def _features(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-        """Features (N, D) of length one and labels (N,), on the model's device."""
+        """Features (N, D) of length one and labels (N,) of the images that have one, on the model's device."""
         features, labels = [], []
         for batch in batches_of(dataset, 256):
-            images = self.preprocessing.prepare(batch["image"].to(self._model_device))
+            known = batch["label"] != UNLABELLED
+            if not known.any():
+                continue
+            images = self.preprocessing.prepare(batch["image"][known].to(self._model_device))
             with autocast(self._model_device, self.config.training.precision):
                 encoded = self._network.encoder(images)
             features.append(F.normalize(encoded.float(), dim=1))
-            labels.append(batch["label"].to(self._model_device))
+            labels.append(batch["label"][known].to(self._model_device))
         return torch.cat(features), torch.cat(labels)
 
     @property

@@ -9,8 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,10 +21,12 @@ from PIL import Image
 from opsin.clip.search.paths import contained_path, path_to_text
 from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line
 from opsin.data.names import printable
 from opsin.data.parquet_files import find_parquet
 from opsin.data.sources import open_source
 from opsin.errors import DataError
+from opsin.files import open_regular
 
 MAX_INTEGER = 2**63 - 1
 """Of SQLite and Parquet; inodes can be larger."""
@@ -87,7 +87,7 @@ class Collection(Protocol):
 class FolderCollection:
     """All image files below a folder, at any depth, sorted by the bytes of their paths.
 
-    Hidden files and folders are left out; links to folders are not followed, links to files only if they stay inside.
+    What is left out, see `Listing`; links to folders are not followed, links to files only if they stay inside.
     """
 
     root: Path
@@ -113,7 +113,8 @@ class FolderCollection:
         if entry.size > MAX_FILE_BYTES:
             raise DataError(f"{name} has {entry.size:,} bytes, and the limit is {MAX_FILE_BYTES:,}")
         try:
-            content = contained_path(self.root, entry.id).read_bytes()
+            with open_regular(contained_path(self.root, entry.id)) as file:
+                content = file.read()
         except FileNotFoundError as error:
             raise UnreadableFile(f"{name} has gone since the folder was listed") from error
         except OSError as error:
@@ -200,60 +201,19 @@ def list_folder(root: Path) -> FolderCollection:
     """List the images below a folder, which may be none. Raises DataError when there is no such folder."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; if it lies on another drive, connect it")
-    listing = _Listing(root.absolute(), root.resolve())
-    listing.walk("")
-    listing.entries.sort(key=lambda entry: os.fsencode(entry.id))
-    listing.skipped.sort(key=lambda row: row.id)
-    return FolderCollection(
-        listing.root, listing.entries, listing.skipped, sorted(listing.unreadable), listing.other_files
-    )
-
-
-@dataclass
-class _Listing:
-    root: Path
-    resolved_root: Path
-    entries: list[Entry] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    other_files: Counter[str] = field(default_factory=Counter)
-
-    def walk(self, top: str) -> None:
-        pending = [top]
-        while pending:  # no recursion: folders may be nested deeper than Python's stack
-            folder = pending.pop()
-            try:
-                with os.scandir(self.root / folder) as found:
-                    pending += [name for entry in found if (name := self._look(entry, folder)) is not None]
-            except OSError as error:
-                self.unreadable.append(folder)
-                self._skip(folder or ".", f"the folder cannot be read: {error.strerror}")
-
-    def _look(self, entry: os.DirEntry[str], folder: str) -> str | None:
-        """Note a file; a folder to go on with comes back."""
-        if entry.name.startswith("."):
-            return None
-        relative = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.is_dir(follow_symlinks=False):
-            return relative
-        if entry.name[entry.name.rfind(".") :].lower() not in IMAGE_SUFFIXES:
-            if not entry.is_symlink():
-                self.other_files[os.path.splitext(entry.name)[1].lower()] += 1
-            return None
-        try:
-            found = entry.stat()
-            if not stat.S_ISREG(found.st_mode):
-                self._skip(relative, "is no regular file")
-            elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(self.resolved_root):
-                self._skip(relative, "is a link that leads out of the folder")
-            else:
-                self.entries.append(Entry.of_file(relative, found))
-        except OSError as error:  # a link to nowhere, or to itself
-            self._skip(relative, f"cannot be read: {error.strerror}")
-        return None
-
-    def _skip(self, relative: str, reason: str) -> None:
-        self.skipped.append(Skipped(printable(relative), f"{printable(relative)} {reason}"))
+    listing = Listing(root.absolute())
+    inside = root.resolve()
+    entries, outside = [], []
+    for file in listing.files():
+        if file.is_link and not (listing.root / file.id).resolve().is_relative_to(inside):
+            outside.append(Skipped(printable(file.id), "is a link that leads out of the folder"))
+        else:
+            entries.append(Entry.of_file(file.id, file.stat))
+    entries.sort(key=lambda entry: os.fsencode(entry.id))
+    skipped = [*listing.skipped, *outside, *in_one_line(listing.links, LINK_TO_FOLDER)]
+    skipped += in_one_line(listing.outputs, WRITTEN_BY_OPSIN)
+    named = [Skipped(row.id, f"{row.id} {row.reason}") for row in sorted(skipped, key=lambda row: row.id)]
+    return FolderCollection(listing.root, entries, named, sorted(listing.unreadable), listing.other_files)
 
 
 def _holds_parquet(folder: Path) -> bool:
