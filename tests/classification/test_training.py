@@ -162,7 +162,9 @@ def test_evaluation_matches_classes_by_name(colour_run: Run, tmp_path: Path) -> 
     (tmp_path / "some" / "green").rename(tmp_path / "green")
     one = evaluate_classifier(classifier, str(tmp_path / "some"))
     assert (one.metrics.count, one.metrics.accuracy) == (3, 1.0)
-    (tmp_path / "some" / "red").rename(tmp_path / "some" / "mauve")
+    (tmp_path / "some" / "red").rename(tmp_path / "some" / "Red ")
+    assert evaluate_classifier(classifier, str(tmp_path / "some")).metrics.accuracy == 1.0
+    (tmp_path / "some" / "Red ").rename(tmp_path / "some" / "mauve")
     with pytest.raises(DataError, match="does not know the class 'mauve'"):
         evaluate_classifier(classifier, str(tmp_path / "some"))
 

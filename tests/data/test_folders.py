@@ -11,7 +11,7 @@ import pytest
 
 from opsin.data.folders import folder_source
 from opsin.data.image_source import UNLABELLED, ImageSource
-from opsin.data.sources import open_labelled
+from opsin.data.sources import open_labelled, open_source
 from opsin.data.splits import division_digest
 from opsin.errors import DataError
 
@@ -424,3 +424,40 @@ def test_classes_one_folder_too_deep(make_image: MakeImage, tmp_path: Path) -> N
     make_all(make_image, *FLAT)
     with pytest.raises(DataError, match="has no labels.* Of its 8 images 6 lie beside the folders"):
         open_labelled(str(tmp_path))
+
+
+# ----------------------------------------------------------------------------------- names that read as equal
+
+
+@pytest.mark.parametrize("other", ["cafe\N{COMBINING ACUTE ACCENT}", "Café", "CAFÉ", "café ", " café"])
+def test_classes_whose_names_read_as_equal_are_one(make_image: MakeImage, tmp_path: Path, other: str) -> None:
+    make_all(make_image, "train/café/1.png", "train/café/2.png", "train/dog/1.png", f"val/{other}/1.png")
+    source = opened(tmp_path)
+    assert source.class_names == ("café", "dog")
+    assert class_of(source)[f"val/{other}/1.png"] == "café"
+    make_all(make_image, f"beside/café/{other}.png", f"beside/{other}/1.png", "beside/dog/1.png")
+    assert len(opened(tmp_path / "beside").class_names or ()) == 2
+
+
+def test_folders_side_by_side_that_are_one_class_are_named(
+    make_image: MakeImage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_all(make_image, "train/Cat/1.png", "train/cat/2.png", "train/dog/1.png", "val/cat/1.png")
+    assert opened(tmp_path).class_names == ("cat", "dog")
+    assert caplog.messages == ["the folders 'Cat' and 'cat' are read as one class"]
+
+
+def test_a_class_without_a_training_image_is_a_warning(
+    make_image: MakeImage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_all(make_image, "train/cat/1.png", "train/dog/1.png", "val/Cat/1.png", "test/dog/1.png")
+    open_source(tmp_path)
+    assert caplog.messages == []
+    make_all(make_image, "val/eel/1.png", "test/eel/1.png")
+    open_source(tmp_path)
+    [message] = caplog.messages
+    assert "1 class has images to validate or test on and none to train on: eel" in message
+    caplog.clear()
+    shutil.rmtree(tmp_path / "train")
+    open_source(tmp_path)  # something to judge a model on
+    assert caplog.messages == []

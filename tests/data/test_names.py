@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from opsin.data.names import name_key, one_spelling, printable
+from opsin.data.names import find_equal, name_key, one_spelling, printable
 
 
 @pytest.mark.parametrize("name", ["photo 1.png", "Brötchen.png", "👩‍💻.png", "می‌خواهم", "a\u00a0b", "写真"])
@@ -43,3 +43,10 @@ def test_the_most_frequent_spelling_stands_for_names_that_read_as_equal() -> Non
     assert one_spelling(names) == {
         "Cat": "cat", "cat": "cat", "cat ": "cat", "dog": "dog", "cafe\u0301": "CAFÉ", "CAFÉ": "CAFÉ"
     }  # fmt: skip
+
+
+def test_a_name_is_found_exactly_first_and_else_by_what_people_read() -> None:
+    assert find_equal("cat", ["Cat", "cat"]) == 1
+    assert find_equal("CAT ", ["dog", "Cat"]) == 1
+    assert find_equal("CAT", ["Cat", "cat"]) is None
+    assert find_equal("eel", ["Cat"]) is None

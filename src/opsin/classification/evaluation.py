@@ -12,8 +12,9 @@ from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
 from opsin.data.datasets import image_dataset
-from opsin.data.image_source import ImageSource
+from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
+from opsin.data.names import find_equal
 from opsin.data.parts import judged_part
 from opsin.data.sources import is_same_source, open_labelled
 from opsin.errors import DataError
@@ -35,8 +36,8 @@ class Evaluation:
 def evaluate_classifier(classifier: Classifier, data: str | None = None, split: str | None = None) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on.
 
-    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name. Raises DataError when the
-    model does not know a class of the source, or when the split is empty.
+    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name, as people read them. Raises
+    DataError when the model does not know a class of the source, or when the split is empty.
     """
     own_data = str(classifier.training.get("data", ""))
     ref = data or own_data
@@ -68,12 +69,12 @@ def _rows_of_run(source: ImageSource, training: Mapping[str, Any]) -> dict[str, 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:
     """The source with its labels renumbered to the model's classes."""
     assert source.class_names is not None and source.labels is not None
-    known = {name: index for index, name in enumerate(class_names)}
+    places = {name: find_equal(name, class_names) for name in source.class_names}
     used = [source.class_names[index] for index in np.unique(source.labels)]
-    if unknown := [name for name in used if name not in known]:
+    if unknown := [name for name in used if places[name] is None]:
         raise DataError(
             f"the model does not know the class {unknown[0]!r} of {source.name!r} ({len(unknown)} unknown in all); "
             f"it knows {', '.join(class_names[:10])}{', …' if len(class_names) > 10 else ''}"
         )
-    renumber = np.array([known.get(name, -1) for name in source.class_names], dtype=np.int64)
+    renumber = np.array([UNLABELLED if place is None else place for place in places.values()], dtype=np.int64)
     return source.relabel(renumber[source.labels], class_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one
 from opsin.data.names import name_key, one_spelling, printable
 from opsin.errors import DataError
 
+logger = logging.getLogger(__name__)
 Parts = tuple[str, ...]
 """A path relative to the directory of a source: the names of its folders, and that of the file."""
 
@@ -57,6 +59,7 @@ def folder_source(directory: Path, name: str, *, labels: bool = True) -> ImageSo
         )
     _refuse_deeper_splits(directory, rows.images)
     paths = [directory.joinpath(*image) for image in rows.images]
+    _note_joined(rows)
     captions, unmatched = read_captions([directory, *(directory / folder for folder in splits)], paths)
     return ImageSource(
         name=name,
@@ -88,6 +91,18 @@ def _labels(directory: Path, classes: Sequence[str | None]) -> dict[str, Any]:
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     labels = [UNLABELLED if folder is None else numbers[spelling[names[folder]]] for folder in classes]
     return {"labels": np.array(labels, dtype=np.int64), "class_names": class_names}
+
+
+def _note_joined(rows: _Rows) -> None:
+    """Log which folders of one class stand side by side: a person may have meant two, such as letters of two cases."""
+    depth = 1 if rows.splits else 0
+    names: dict[tuple[Parts, str], set[str]] = defaultdict(set)
+    for image, name in zip(rows.images, rows.classes, strict=False):
+        if name is not None:
+            names[image[:depth], name_key(name)].add(name)
+    for joined in sorted(map(sorted, names.values())):
+        if len(joined) > 1:
+            logger.warning("the folders %s are read as one class", " and ".join(repr(name) for name in joined))
 
 
 def _load(paths: Sequence[Path], row: int) -> Image.Image:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 JOINERS = "\u200c\u200d"
 """Invisible, and part of the writing of many languages and of emoji."""
@@ -31,6 +31,14 @@ def one_spelling(names: Iterable[str]) -> dict[str, str]:
         spellings.setdefault(name_key(name), Counter())[name.strip()] += count
     chosen = {key: min(found, key=lambda name: (-found[name], name)) for key, found in spellings.items()}
     return {name: chosen[name_key(name)] for name in counts}
+
+
+def find_equal(name: str, known: Sequence[str]) -> int | None:
+    """The place of a name among `known`: of exactly this one, else of the only one that reads as equal to it."""
+    if name in known:
+        return known.index(name)
+    equal = [place for place, other in enumerate(known) if name_key(other) == name_key(name)]
+    return equal[0] if len(equal) == 1 else None
 
 
 def printable(name: str) -> str:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path, PurePosixPath
 
@@ -14,10 +15,13 @@ import numpy as np
 
 from opsin.config import nearest_name
 from opsin.data.caption_tables import TEXT_SUFFIXES
-from opsin.data.image_source import ImageSource
+from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.names import printable
 from opsin.errors import DataError
 
+logger = logging.getLogger(__name__)
+SHOWN = 10
+"""Names that a message lists, at most."""
 KINDS = "give a directory, a .parquet file, emoji, cifar10:DIR, coco:DIR, or, for captioners, course-coco:DIR"
 KINDS_OF_DIRECTORIES = ("cifar10", "coco", "course-coco")
 """What may stand before the colon of `KIND:DIR`."""
@@ -51,14 +55,35 @@ def open_source(ref: str | Path, *, labels: bool = True) -> ImageSource:
     """Open the source that a string names.
 
     `labels=False` says that images without a label are of use: a folder then also gives those that lie beside its class
-    folders; see `opsin.data.folders`. Raises DataError, saying which layouts were tried, when there is
-    no such source, and when a folder or file of it cannot be read.
+    folders; see `opsin.data.folders`. Else a class that is validated or tested and never trained on is a warning in the
+    log. Raises DataError, saying which layouts were tried, when there is no such source, and when a folder or file of
+    it cannot be read.
     """
     try:
-        return _open(str(ref), labels)
+        source = _open(str(ref), labels)
     except OSError as error:  # no permission, or too long a name
         where = error.filename if isinstance(error.filename, str) else str(ref)
         raise DataError(f"{printable(where[:200])} cannot be read: {error.strerror or error}") from error
+    if labels and (untrained := _untrained_classes(source)):
+        named = ", ".join(untrained[:SHOWN]) + (", …" if len(untrained) > SHOWN else "")
+        logger.warning(
+            "of %r, %s to validate or test on and none to train on: %s; a model cannot know them",
+            printable(source.name),
+            "1 class has images" if len(untrained) == 1 else f"{len(untrained)} classes have images",
+            named,
+        )
+    return source
+
+
+def _untrained_classes(source: ImageSource) -> list[str]:
+    """Classes that only images outside of the training split have, in a source that has one."""
+    if source.labels is None or source.class_names is None or source.splits is None:
+        return []
+    is_training = source.splits == "train"
+    if not is_training.any():
+        return []
+    untrained = np.setdiff1d(source.labels[~is_training], [*source.labels[is_training], UNLABELLED])
+    return [source.class_names[label] for label in untrained]
 
 
 def _open(text: str, labels: bool) -> ImageSource:
