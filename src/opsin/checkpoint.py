@@ -44,7 +44,9 @@ def save_tensors(path: Path | str, content: Mapping[str, Any]) -> None:
     with atomic_write(path) as file:
         try:
             torch.save(dict(content), file)
-        except RuntimeError as error:  # torch reports a failing write (a full disk) as RuntimeError
+        except RuntimeError as error:  # torch puts one in the place of the OSError of a failing write (a full disk)
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
             raise OSError(None, str(error).splitlines()[0]) from error
 
 

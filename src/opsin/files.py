@@ -110,6 +110,16 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
                     _remove_unless_in_use(directory / found)
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error comes of a write for which there was no room: on the disk, in a quota, or in one file."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"

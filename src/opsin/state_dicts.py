@@ -91,8 +91,9 @@ def _is_tensor(value: object) -> bool:
 
 
 def load_state_dict(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load strictly; CheckpointError names the first tensors that do not fit."""
+    """Load strictly; CheckpointError names the first tensors that do not fit, or that hold NaN or Inf."""
     _refuse_other_shapes(model, tensors, where)
+    refuse_non_finite(tensors, where)
     model.load_state_dict(tensors)
 
 
@@ -115,7 +116,7 @@ def build_to_fit(
         derived: Tells by name which entries of the state dict follow from the config and are not among `tensors`.
 
     Raises:
-        CheckpointError: The config describes another network than the tensors, or none.
+        CheckpointError: The config describes another network than the tensors, or none; or they hold NaN or Inf.
     """
     import torch
 
@@ -128,6 +129,7 @@ def build_to_fit(
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"the config of {where} describes no network that can be built: {reason}") from error
     _refuse_other_shapes(outline, tensors, where, derived)
+    refuse_non_finite(tensors, where)
     network = build()
     own = {name: tensor for name, tensor in network.state_dict().items() if derived(name)}
     network.load_state_dict({**tensors, **own})
@@ -178,6 +180,16 @@ def _refuse_other_shapes(
         )
         raise CheckpointError(
             f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})"
+        )
+
+
+def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError when a weight is NaN or Inf: whatever a network computes with it would be NaN as well."""
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"the weights in {where} are damaged, or their training failed: {len(broken)} of {len(tensors)} tensors "
+            f"hold NaN or Inf, the first is {broken[0]}"
         )
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
 from opsin.checkpoint import load_training_state, save_training_state
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingError, TrainingInterrupted
 from opsin.training.loggers import read_metrics
 from opsin.training.run_directory import RunDirectory
+from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.training.launch import run_toy
 from tests.training.toy import Accident, ToyData, ToyTask, UnluckyTask, toy_config, train_toy
@@ -79,19 +81,24 @@ def test_without_any_finite_validation_the_last_weights_are_exported(tmp_path: P
 # -------------------------------------------------------------------------------------------- the disk
 
 
-@pytest.mark.parametrize("log_every", [1, 1000])
-def test_a_full_disk_keeps_the_previous_state(log_every: int, tmp_path: Path) -> None:
-    """The first thing that cannot be written is the log, or with fewer rows in it the state."""
+@pytest.mark.parametrize(
+    ("log_every", "hidden", "file"), [(1, 32, "metrics"), (1000, 32, "last.pt"), (1000, 999, "last.pt")]
+)
+def test_a_full_disk_keeps_the_previous_state(log_every: int, hidden: int, file: str, tmp_path: Path) -> None:
+    """The first thing that cannot be written is the log, or with fewer rows in it the state, at its end or, where it is
+    large, in torch's midst."""
     run = tmp_path / "run"
-    full = run_toy(run, max_steps=12, log_every=log_every, accident={"step": 6, "kind": "full_disk"})
+    options = {"max_steps": 12, "log_every": log_every, "task": {"hidden": hidden}}
+    full = run_toy(run, **options, accident={"step": 6, "kind": "full_disk"})
     assert full.exit_code == 1
     assert len(full.stderr.splitlines()) == 1
-    assert full.stderr.startswith("CheckpointError: ")
-    assert "File too large" in full.stderr
+    assert full.stderr.startswith("CheckpointError: the disk is full: ")
+    assert file in full.stderr and "File too large" in full.stderr and "unexpected pos" not in full.stderr
+    assert f"The state after step 5 is kept in {run}; continue with --resume" in full.stderr
     assert saved_step(run) == 5
     assert list(run.rglob("*.tmp")) == []
-    assert run_toy(run, max_steps=12, log_every=log_every, resume=True).exit_code == 0
-    assert run_toy(tmp_path / "straight", max_steps=12, log_every=log_every).exit_code == 0
+    assert run_toy(run, **options, resume=True).exit_code == 0
+    assert run_toy(tmp_path / "straight", **options).exit_code == 0
     weights = [(path / "model" / "model.safetensors").read_bytes() for path in (run, tmp_path / "straight")]
     assert weights[0] == weights[1]
 
@@ -192,6 +199,27 @@ def test_data_of_which_nothing_can_be_read_ends_the_run(tmp_path: Path) -> None:
         Trainer(toy_config(), tmp_path / "run", quiet=True).fit(ToyTask(), PatchyData(unreadable=20), {})
 
 
+class DeadlyData(ToyData):
+    """The worker process that reads the sixth batch is killed, as by a system that is out of memory."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        self.calls = getattr(self, "calls", 0) + 1
+        if get_worker_info() is not None and self.calls == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitems__(indices)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_killed_worker_is_said_to_be_one(tmp_path: Path) -> None:
+    trainer = Trainer(toy_config(workers=1, max_steps=9), tmp_path / "run", quiet=True)
+    with pytest.raises(TrainingError) as caught:
+        trainer.fit(ToyTask(), DeadlyData(), {})
+    assert "a data-loading worker was killed, probably out of memory; use fewer --workers than 1" in str(caught.value)
+    assert f"is kept in {tmp_path / 'run'}; continue with --resume" in str(caught.value)
+    trainer = Trainer(toy_config(max_steps=9), tmp_path / "run", quiet=True)
+    assert trainer.fit(ToyTask(), DeadlyData(), {}, resume=True).steps == 9
+
+
 # -------------------------------------------------------------------------------- states that do not fit
 
 
@@ -219,6 +247,10 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         weights.popitem()
         save_training_state(last, {**good, part: weights})
         refused(run, "belong to another model" if part == "model" else "averaged weights differ")
+    for part, name in (("model", "model.3.bias"), ("ema", "3.bias")):
+        for value in (float("nan"), float("inf")):
+            save_training_state(last, {**good, part: {**good[part], name: good[part][name] * value}})
+            refused(run, f"last.pt are damaged, or .*: 1 of 4 tensors hold NaN or Inf, the first is {name}")
     save_training_state(last, {**good, "counters": {**good["counters"], "stepp": 1}})
     refused(run, "did you mean 'step'")
     save_training_state(last, {**good, "optimizer": {"state": {}, "param_groups": []}})
@@ -282,6 +314,31 @@ def test_no_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training data"):
         Trainer(toy_config(), tmp_path / "run", quiet=True).fit(ToyTask(), ToyData(0), {})
     assert not (tmp_path / "run").exists()
+
+
+class Impatient(ToyTask):
+    """Ctrl-C is pressed twice in the fifth step."""
+
+    def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
+        if self.calls == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, generator)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrainingInterrupted) as caught:
+        train_toy(tmp_path / "run", task=Impatient())
+    assert caught.value.exit_code == 130
+    assert str(caught.value) == (
+        f"stopped at once; the state after step 4 is kept in {tmp_path / 'run'}; continue with --resume"
+    )
+    assert capfd.readouterr().err == "stopping after this step; press Ctrl-C again to stop now\n"
+    assert saved_step(tmp_path / "run") == 4
+    train_toy(tmp_path / "run", resume=True)
+    train_toy(tmp_path / "straight")
+    weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("run", "straight")]
+    assert weights[0] == weights[1]
 
 
 def test_an_interrupted_run_in_the_same_process_can_be_resumed(tmp_path: Path) -> None:

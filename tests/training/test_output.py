@@ -78,6 +78,34 @@ def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:
     ]
 
 
+def test_damaged_rows_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "metrics.jsonl"
+    damaged = [
+        b"",
+        b"\xff\xfe{}",
+        b"[1]",
+        b'{"train_loss": 1.0}',
+        b'{"step": "2"}',
+        b'{"step": 1, "x": {}}',
+        b"[" * 9999,
+    ]
+    path.write_bytes(
+        b"\n".join([b'{"step": 1, "train_loss": 0.5}', *damaged, b'{"step": 2, "train_loss": 0.25}', b'{"st'])
+    )
+    rows = [{"step": 1, "train_loss": 0.5}, {"step": 2, "train_loss": 0.25}]
+    assert read_metrics(path) == rows
+    assert caplog.messages == [
+        f"{path} is damaged: 7 of its 10 lines are no metrics and are left out, the first is line 2"
+    ]
+    with MetricsLog(tmp_path, start_step=2):
+        pass
+    assert read_metrics(path) == rows and len(path.read_bytes().splitlines()) == 2
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CheckpointError, match="metrics.jsonl cannot be read"):
+        read_metrics(path)
+
+
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file, where the events should go")
     with pytest.raises(CheckpointError, match="the metrics in .* cannot be written"), MetricsLog(tmp_path):
@@ -102,14 +130,20 @@ def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_the_next_one_acts_as_usual(number: signal.Signals) -> None:
+def test_a_signal_is_answered_and_the_next_one_acts_as_usual(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     calls = []
     previous = signal.signal(number, lambda *_: calls.append(1))
     try:
-        with StopSignals() as signals:
+        with StopSignals(announce=True) as signals:
             assert signals.received == 0
             os.kill(os.getpid(), number)
             assert (signals.received, calls) == (number, [])
+            answer = "stopping after this step" + (
+                "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
+            )
+            assert capfd.readouterr().err == answer + "\n"
             os.kill(os.getpid(), number)
             assert calls == [1]
         os.kill(os.getpid(), number)

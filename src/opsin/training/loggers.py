@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from opsin.errors import CheckpointError, MissingExtraError
 from opsin.files import atomic_write
 from opsin.runtime import is_offline
 from opsin.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -84,16 +87,38 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line cut short by a crash is left out."""
-    if not path.exists():
+    """The rows of a metrics.jsonl, empty when there is no such file.
+
+    A last line cut short by a crash is left out. So are other lines that are no metrics of a step, with a warning.
+    Raises CheckpointError when the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    rows = [_row(line) for line in lines]
+    if damaged := [number for number, row in enumerate(rows[:-1], start=1) if row is None]:
+        logger.warning(
+            "%s is damaged: %d of its %d lines are no metrics and are left out, the first is line %d",
+            path,
+            len(damaged),
+            len(lines),
+            damaged[0],
+        )
+    return [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The metrics in a line: numbers by name, with the step that they were measured after."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not all(isinstance(value, int | float) for value in row.values()):
+        return None
+    return row if isinstance(row.get("step"), int) else None
 
 
 def _start_wandb(project: str, directory: Path) -> Any:

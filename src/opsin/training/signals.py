@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
@@ -10,11 +12,13 @@ from types import FrameType, TracebackType
 class StopSignals:
     """Context manager; `received` is the number of the first signal, or 0. A second signal acts as usual: at once.
 
-    Outside the main thread Python allows no signal handlers; then nothing is caught.
+    With `announce` the first one is answered on stderr. Outside the main thread Python allows no signal handlers; then
+    nothing is caught.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, announce: bool = False) -> None:
         self.received = 0
+        self.announce = announce
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -29,6 +33,12 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
+        if self.announce:
+            again = "; press Ctrl-C again to stop now" if number == signal.SIGINT else ""
+            # Python refuses to write where the signal came in the middle of another write; there may be no stderr.
+            with contextlib.suppress(RuntimeError, OSError, ValueError, AttributeError):
+                sys.stderr.write(f"stopping after this step{again}\n")
+                sys.stderr.flush()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -15,7 +15,7 @@ from opsin.checkpoint import load_training_state, save_training_state
 from opsin.config import from_dict
 from opsin.errors import CheckpointError, ConfigError
 from opsin.files import write_json
-from opsin.state_dicts import load_state_dict
+from opsin.state_dicts import load_state_dict, refuse_non_finite
 from opsin.training.ema import ExponentialMovingAverage
 from opsin.training.loggers import read_metrics
 from opsin.training.run_directory import RunDirectory
@@ -65,6 +65,8 @@ class TrainingState:
         self.precision = precision  # holds the loss scale of float16
         self.criterion = Criterion(task.monitor, task.higher_is_better, task.other_metrics)
         self.counters = Counters()
+        self.saved_step: int | None = None
+        """The step of the state on disk."""
         self.exported_metrics: dict[str, float] = {}
         self.choice = ""
 
@@ -79,6 +81,7 @@ class TrainingState:
             "counters": dataclasses.asdict(self.counters),
         }
         save_training_state(self.paths.last, state)
+        self.saved_step = self.counters.step
 
     def restore(self) -> None:
         """Take up the state on disk; CheckpointError when it is damaged or belongs to a run of another kind."""
@@ -95,10 +98,12 @@ class TrainingState:
             self.optimizer.load_state_dict(content["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(content["ema"])
+                refuse_non_finite(content["ema"], where)
             self.precision.load_state_dict(content["precision"])
             self.counters = from_dict(Counters, content["counters"], where)
         except (ConfigError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{where} does not fit this run: {error}") from error
+        self.saved_step = self.counters.step
         # The file is what counts: it may be newer than this state, when a run is killed after a validation and before
         # the next save.
         best = load_training_state(self.paths.best) if self.paths.best.exists() else {}

@@ -23,11 +23,12 @@ from opsin.errors import DataError, TrainingError, TrainingInterrupted
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
 from opsin.training.ema import ExponentialMovingAverage
+from opsin.training.failures import explained
 from opsin.training.gather import aside
 from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
-from opsin.training.processes import Processes, is_lost_peer, launch, make_fabric
+from opsin.training.processes import Processes, launch, make_fabric
 from opsin.training.progress import ProgressDisplay
 from opsin.training.run_directory import RunDirectory
 from opsin.training.sampler import StepSampler
@@ -71,7 +72,7 @@ class Trainer:
 
         Raises TrainingError when the loss stops being finite, TrainingInterrupted after SIGINT or SIGTERM (the state
         is saved first), CheckpointError when a state cannot be written or does not fit, ConfigError when the
-        directory is in use.
+        directory is in use. After a second SIGINT it is TrainingInterrupted at once, with the state saved last.
         """
         if len(dataset) == 0:
             raise DataError("there is no training data: the source has no usable image in its training split")
@@ -82,14 +83,10 @@ class Trainer:
             stack.enter_context(torch.random.fork_rng(gpus))  # the caller's random numbers are not ours to disturb
             processes.on_first(lambda: stack.enter_context(self.run.locked(resume=resume)))
             run = _Run(self, processes, task, dataset, resume)
-            processes.on_first(lambda: self.run.record(run_config))
-            processes.on_first(run.state.describe_model)
-            try:
+            with explained(run.state, self.config.workers):
+                processes.on_first(lambda: self.run.record(run_config))
+                processes.on_first(run.state.describe_model)
                 return run.train()
-            except RuntimeError as error:
-                if not is_lost_peer(error):
-                    raise
-                raise TrainingError("another process of the run has stopped; its own message says why") from error
 
 
 class _Agreed(NamedTuple):
@@ -153,7 +150,7 @@ class _Run:
         """
         with contextlib.ExitStack() as stack:
             log, display = stack.enter_context(self._outputs())
-            signals = stack.enter_context(StopSignals())
+            signals = stack.enter_context(StopSignals(announce=self.processes.is_first))
             stack.enter_context(contextlib.closing(self.batches))
             agreed = self._agree(signals)
             # A run that goes on to a later end than before is validated by its new schedule.

@@ -1,0 +1,62 @@
+"""What can end a run before its time, as sentences: what happened, what is kept of the run, and how it goes on."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opsin.errors import CheckpointError, TrainingError, TrainingInterrupted
+from opsin.files import is_disk_full
+from opsin.training.processes import is_lost_peer
+from opsin.training.state import TrainingState
+
+WORKER = re.compile(r"DataLoader worker .* (?:killed by signal: (?P<signal>[^.]*)|exited unexpectedly)")
+"""How torch says that a worker process is gone; it has no error of its own for it."""
+
+
+@contextmanager
+def explained(state: TrainingState, workers: int) -> Iterator[None]:
+    """Raise errors of the block again with what the run's user needs to know, where the error itself cannot say it.
+
+    A full disk is a CheckpointError; a data-loading worker or another process that is gone is a TrainingError; a
+    KeyboardInterrupt, which a second Ctrl-C gives, is a TrainingInterrupted.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise TrainingInterrupted(f"stopped at once; {kept(state)}", signal.SIGINT) from interrupt
+    except CheckpointError as error:
+        if not is_disk_full(error):
+            raise
+        raise CheckpointError(f"the disk is full: {error}. {_capital(kept(state))}, once there is room") from error
+    except RuntimeError as error:
+        if is_lost_peer(error):
+            raise TrainingError("another process of the run has stopped; its own message says why") from error
+        if lost := WORKER.search(str(error)):
+            raise TrainingError(f"{_worker(lost['signal'], workers)}; {kept(state)}") from error
+        raise
+
+
+def kept(state: TrainingState) -> str:
+    """What a run that ends now can go on from."""
+    if state.saved_step is None:
+        return f"no state was saved yet; begin the run in {state.paths.path} again with --resume"
+    return f"the state after step {state.saved_step} is kept in {state.paths.path}; continue with --resume"
+
+
+def _worker(signal_name: str | None, workers: int) -> str:
+    if signal_name == "Bus error":
+        return (
+            f"a data-loading worker was killed ({signal_name}): there is too little shared memory (/dev/shm) for "
+            f"--workers {workers}; use fewer, or 0, which needs none"
+        )
+    if signal_name == "Killed":
+        return f"a data-loading worker was killed, probably out of memory; use fewer --workers than {workers}"
+    how = f"was ended by a signal ({signal_name})" if signal_name else "ended by itself"
+    return f"a data-loading worker {how}; with --workers 0 the images are read without any"
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
