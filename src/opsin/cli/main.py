@@ -104,7 +104,8 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, OSError):
         return _complain(_reason_of_system(error), 1)
     if isinstance(error, MemoryError):
-        return _complain("there is not enough memory; use a smaller --batch-size or fewer --workers, if it has them", 1)
+        reason = f" ({error})" if str(error) else ""
+        return _complain(f"there is not enough memory{reason}; try fewer or smaller images at a time", 1)
     reason = " ".join(str(error).split())
     hint = "this is a bug in opsin or in a library under it; OPSIN_DEBUG=1 shows the traceback"
     return _complain(f"unexpected {type(error).__name__}: {reason[:500]} ({hint})", 1)
