@@ -358,6 +358,17 @@ def test_images_for_features_are_refused(colour_run: Run) -> None:
         Captioner.from_pretrained(colour_run[0], device="cpu").caption_features(np.zeros((2, 32)))
 
 
+def test_words_that_are_not_learned_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    captions = ["a red thing", "a red thing", "a blue dog", "a green 猫", "a " * 40]
+    for number, text in enumerate(captions):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    open_splits(tiny_config(tmp_path, val_fraction=0, min_count=2))
+    (message,) = caplog.messages
+    assert "2 of 5 training captions have words that occur fewer than 2 times and are not learned, 4 words" in message
+    assert "('blue', 'dog', 'green' and 1 more" in message and "1 of 5 training captions have more than" in message
+
+
 def test_settings_of_the_data(captioned_folder: Path) -> None:
     splits = open_splits(tiny_config(captioned_folder, captions="first", max_train=7, max_val=2, min_count=3))
     assert len(splits.train) == 7

@@ -243,6 +243,21 @@ def test_data_that_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> No
         open_splits(tiny_config(folder, held_out_style="openmoji"))
 
 
+def test_captions_that_are_cut_or_no_words_are_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(folder, val_fraction=0)
+    build_task(config, open_splits(config))
+    (message,) = caplog.messages
+    assert "the text encoder of this run reads only the first 15 tokens of 1 of 67 captions ('white wh" in message
+    for number, text in enumerate(("?!", "...")):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(text)
+    config = tiny_config(tmp_path, val_fraction=0)
+    with pytest.raises(DataError, match="can read nothing of any of the 2 captions"):
+        build_task(config, open_splits(config))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

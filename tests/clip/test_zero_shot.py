@@ -14,6 +14,7 @@ import opsin
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, NULL_PROMPTS, ZeroShotClassifier
 from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
+from opsin.encoders.loading import load_image_text
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import ConfigError, DataError
 from tests.classification.conftest import make_colour_folder
@@ -192,3 +193,29 @@ def test_sources_that_cannot_be_evaluated(encoder: OpenClipEncoder, tmp_path: Pa
         evaluate_zero_shot(encoder, str(tmp_path / "broken"))
     with pytest.raises(DataError, match="no split 'val'"):
         evaluate_zero_shot(encoder, str(tmp_path / "broken"), "val")
+
+
+def test_labels_that_cannot_be_read_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = load_image_text("emoji-clip", "cpu", "32")
+    ZeroShotClassifier(encoder, ["café", "naïve", "🍎", "dog"])
+    assert caplog.messages == []
+    ZeroShotClassifier(encoder, ["café", "naïve", "犬", "long " * 40])
+    (message,) = caplog.messages
+    assert "emoji-clip can read nothing of 1 of 4 labels ('犬')" in message
+    assert "only the first 31 tokens of 1 of 4 labels ('long long" in message
+    caplog.clear()
+    ZeroShotClassifier(encoder, {"犬": ["dog", "犬"], "cat": ["cat"]})
+    assert caplog.messages == []
+
+
+def test_labels_that_are_the_same_to_the_encoder_are_refused(encoder: OpenClipEncoder) -> None:
+    emoji = load_image_text("emoji-clip", "cpu", "32")
+    for labels in (["🍎", "red apple", "dog"], ["ｆish", "fish"], ["hat " * 40 + "a", "hat " * 40 + "b"]):
+        with pytest.raises(ConfigError, match="as the same, so that it cannot tell them apart"):
+            ZeroShotClassifier(emoji, labels)
+    with pytest.raises(ConfigError, match="as the same"):
+        ZeroShotClassifier(encoder, ["hat " * 20 + "a", "hat " * 20 + "b"])
+    with pytest.raises(ConfigError, match="can read nothing of any label"):
+        ZeroShotClassifier(emoji, ["犬", "猫"])
+    with pytest.raises(ConfigError, match="there twice"):
+        ZeroShotClassifier(emoji, ["caf\u00e9", "cafe\u0301"])

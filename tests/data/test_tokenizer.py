@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opsin.data.emoji import list_emoji
 from opsin.data.tokenizer import PAD_INDEX, SMALLEST_VOCABULARY, START_INDEX, BpeTokenizer
 from opsin.errors import CheckpointError, ConfigError
 
@@ -116,8 +117,26 @@ def test_impossible_sizes_are_refused() -> None:
         BpeTokenizer.train(TEXTS, 300, max_length=1)
 
 
-def test_what_training_texts_never_had_is_not_known() -> None:
+def test_what_training_texts_never_had_is_not_read() -> None:
     tokenizer = BpeTokenizer.train(["жук 🐞"] * 9, 300, max_length=5)
-    assert [tokenizer.knows(text) for text in ("🐞", "жук", "x 日", "7")] == [True] * 4
-    assert not any(tokenizer.knows(text) for text in ("日本", "🍎", "?!", "\u200b", ""))
-    assert [tokenizer.is_cut(text) for text in ("abc", "abcd", "жук " * 5)] == [False, True, True]
+    unread = tokenizer.unread(["🐞", "жук", "x 日", "7", "日本", "?!", "日本", "\u200b", ""])
+    assert (unread.total, unread.max_tokens) == (9, 4)
+    assert unread.unreadable == ("日本", "?!", "日本", "\u200b", "")
+    assert tokenizer.unread(["abc", "abcd", "жук " * 5]).cut == ("abcd", "жук " * 5)
+
+
+def test_an_emoji_without_a_token_is_read_as_its_name() -> None:
+    tokenizer = BpeTokenizer.train(["жук 🐞"] * 9, 300)
+    assert tokenizer.normalize("A🍎  🐞") == "a red apple 🐞"
+    assert tokenizer.encode(["🍎", "❤️ x", "\udcff🍎"]).equal(
+        tokenizer.encode(["red apple", "red heart x", "? red apple"])
+    )
+    assert tokenizer.unread(["🍎"]).unreadable == ()
+    assert tokenizer.encode(["🐞"]).shape[1] < tokenizer.encode(["lady beetle"]).shape[1]
+
+
+def test_names_of_emoji_stay_as_they_are() -> None:
+    names = [name for emoji in list_emoji() for name in emoji.names]
+    spelt = [LONG.normalize(name) for name in names]
+    assert len(names) > 3000
+    assert spelt == [" ".join(unicodedata.normalize("NFKC", name).lower().split()) for name in names]

@@ -224,6 +224,29 @@ def test_sources_without_captions(tmp_path: Path) -> None:
         open_prompted(str(tmp_path))
 
 
+def test_captions_that_the_text_encoder_cannot_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All of them: nothing could be learned; some of them: said once, with their number."""
+    encoder = load_text_encoder("emoji-clip", "cpu")
+    for number in range(6):
+        Image.new("RGB", (16, 16), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("红色的圆" if number % 2 else "蓝色的方块", encoding="utf-8")
+    config = tiny_config(tmp_path, val_fraction=0)
+    with pytest.raises(
+        DataError,
+        match="emoji-clip can read nothing of any of the 6 captions .'蓝色的方块', '红色的圆'.;.*--text-encoder",
+    ):
+        open_splits(config, encoder)
+    assert caplog.messages == []
+    (tmp_path / "0.txt").write_text("a red circle")
+    (tmp_path / "2.txt").write_text("circle " * 40)
+    open_splits(config, encoder)
+    (message,) = caplog.messages
+    assert (
+        "can read nothing of 4 of 6 captions ('红色的圆', '蓝色的方块'), and reads only the first 31 tokens of 1"
+        in message
+    )
+
+
 def test_wrong_configs() -> None:
     for options, message in (
         ({"image_size": 30}, "image_size .30. must be divisible by 16"),

@@ -213,7 +213,7 @@ def test_odd_captions(command: Command, folder: Path, tmp_path: Path, caplog: py
     assert {"blue0.png", "blue1.png", "silent.png"} <= skipped
     words = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))["words"]
     assert {"ωραία", "γάτα", "猫", "🐱", "again", "long"} <= set(words)
-    assert "1 training captions have more than 10 words" in caplog.text
+    assert "1 of 11 training captions have more than 10 words" in caplog.text
     empty = write_captions(folder, tmp_path / "empty", [f"red{index}.png,?!" for index in range(9)])
     assert_one_clear_line(train(command, empty, tmp_path / "x"), "none of the 32 images", "a caption with a word in it")
     (tmp_path / "odd" / "captions.csv").unlink()

@@ -218,3 +218,13 @@ def test_without_the_library(form: str, model: nn.Module, tmp_path: Path, monkey
 def test_without_network_a_model_that_works_is_offered(hub_cache: Path) -> None:
     with pytest.raises(OfflineError, match="What works now: emoji-clip"):
         load("open_clip:ViT-B-16-SigLIP2/webli")
+
+
+def test_texts_of_open_clip_are_cut_at_the_length_of_the_network(model: nn.Module) -> None:
+    """Sixteen tokens, of which one begins and one ends the text."""
+    encoder = wrap("tiny", model, torch.device("cpu"))
+    texts = ["", "hat " * 14, "hat " * 15, "日本語", "hat " * 14 + "!", "hat " * 300]
+    unread = encoder.unread(texts)
+    assert (unread.total, unread.unreadable, unread.max_tokens) == (6, (), 16)
+    assert unread.cut == ("hat " * 15, "hat " * 14 + "!", "hat " * 300)
+    assert encoder.tokenize(texts).shape == (6, 16) and encoder.unread([]).total == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import (
     CaptionDataset,
+    CaptionTable,
     FeatureCaptionDataset,
     ImageCaptionDataset,
     captioned,
@@ -17,17 +19,20 @@ from opsin.captioning.data import (
     encoded_caption_dataset,
     image_caption_dataset,
 )
-from opsin.captioning.vocabulary import Vocabulary
+from opsin.captioning.vocabulary import Vocabulary, tokenise
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
+from opsin.data.unread import examples
 from opsin.encoders import load
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
-from opsin.runtime import derive_seed
+from opsin.runtime import derive_seed, is_first_process
+
+logger = logging.getLogger(__name__)
 
 COURSE = "course-coco:"
 OTHER_STYLE = "other-style"
@@ -86,6 +91,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
 
     train_set = dataset("train")
     assert train_set is not None
+    _warn_of_lost_words(train_set.table, config)
     width = train_set.features.shape[-1] if isinstance(train_set, FeatureCaptionDataset) else None
     return CaptionSplits(
         vocabulary,
@@ -97,6 +103,26 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
         weights,
         division_digest(source),
     )
+
+
+def _warn_of_lost_words(table: CaptionTable, config: CaptioningConfig) -> None:
+    """Say what of the training captions is not learned: rare words, and the ends of long captions."""
+    parts = []
+    captions = [tokenise(text) for texts in table.texts or () for text in texts] if config.min_count > 1 else []
+    lost = [[word for word in words if word not in table.vocabulary.word_to_idx] for words in captions]
+    if rare := dict.fromkeys(word for words in lost for word in words):
+        parts.append(
+            f"{sum(map(bool, lost)):,} of {len(lost):,} training captions have words that occur fewer than "
+            f"{config.min_count} times and are not learned, {len(rare):,} words in all ({examples(rare)}; see "
+            "--min-count)"
+        )
+    if table.cut:
+        parts.append(
+            f"{table.cut:,} of {len(table.tokens):,} training captions have more than {config.decoder.max_length - 2} "
+            "words and are learned without their end (see --max-length)"
+        )
+    if parts and is_first_process():
+        logger.warning("; ".join(parts))
 
 
 def open_captioned(ref: str, captions: str = "all") -> ImageSource:

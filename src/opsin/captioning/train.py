@@ -48,12 +48,6 @@ def train_captioner(
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     metrics = dict(result.metrics)
     if trainer.fabric.is_global_zero:
-        if splits.train.table.cut:
-            logger.warning(
-                "%d training captions have more than %d words and were learned without their end; see --max-length",
-                splits.train.table.cut,
-                config.decoder.max_length - 2,
-            )
         metrics |= _add_test_metrics(trainer.run.model, splits, config)
         _warn_of_collapse(metrics, splits)
     return CaptionerReport(

@@ -21,7 +21,8 @@ from opsin.data.parts import judged_part
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.sources import is_same_source
 from opsin.data.tokenizer import BpeTokenizer
-from opsin.encoders.base import ImageTextEncoder
+from opsin.data.unread import warn_of_unread
+from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import DualEncoder
@@ -69,6 +70,8 @@ def evaluate_retrieval(
     source, split = _choose(ref, split, own, training)
     source, image_features = source_vectors(source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
+    effect = "what is not read makes the scores worse, whatever the images show"
+    warn_of_unread(unread_texts(encoder, texts), encoder.name, "caption", effect)
     text_features = encoder.encode_text(texts)
     styles = _by_style(image_features, text_features, groups, source)
     return Evaluation(ref, split, styles, tuple(source.skipped))

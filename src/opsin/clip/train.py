@@ -12,6 +12,7 @@ from opsin.clip.task import ClipTask, text_tower_options
 from opsin.config import to_dict
 from opsin.data.datasets import preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
+from opsin.data.unread import check_captions
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import build_dual_encoder
@@ -58,6 +59,8 @@ def build_task(config: ClipConfig, splits: ClipSplits) -> ClipTask:
     tokenizer = BpeTokenizer.train(
         (text for texts in train.captions for text in texts), config.text.vocab_size, config.text.max_length
     )
+    unread = tokenizer.unread([text for texts in train.captions for text in texts])
+    check_captions(unread, "of this run", "give captions in words, or a larger --vocab-size for rare characters")
     preprocessing = preprocessing_for(train.images, config.image_size)
     with seeded(config.training.seed, "weights"):
         text = text_tower_options(config, tokenizer)

@@ -19,7 +19,9 @@ from torch import Tensor
 from opsin.clip.calibration import expected_calibration_error, fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
 from opsin.data.images import ImageLike
-from opsin.encoders.base import ImageTextEncoder
+from opsin.data.names import name_key
+from opsin.data.unread import Unread, examples, warn_of_unread
+from opsin.encoders.base import ImageTextEncoder, TokenEncoder
 from opsin.errors import ConfigError
 
 DEFAULT_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
@@ -67,9 +69,10 @@ class ZeroShotClassifier:
         """Labels are put into the templates at `{}`; a mapping gives the words that stand there for each label.
 
         `other` names a class for images that no label fits better than `null_prompts`, which are used as they are.
-        `logit_scale` is the factor on cosines before the softmax, by default the encoder's. Raises ConfigError for
-        fewer than two classes, labels that are empty or the same but for case, a template without `{}`, and a scale
-        that is not above zero.
+        `logit_scale` is the factor on cosines before the softmax, by default the encoder's. A warning is logged about
+        labels that the encoder cannot read as a whole, where that can be told. Raises ConfigError for fewer than two
+        classes, labels that are empty or the same but for case, or that the encoder reads as the same or cannot read at
+        all, a template without `{}`, and a scale that is not above zero.
         """
         if isinstance(labels, str):
             raise ConfigError(f"labels are a list; write [{labels!r}] for a single one")
@@ -87,6 +90,8 @@ class ZeroShotClassifier:
         if not 0 < self.logit_scale < float("inf"):
             raise ConfigError(f"logit_scale must be above zero, not {self.logit_scale}")
         prompts = {label: self._prompts(label, texts) for label, texts in words.items()}
+        if isinstance(encoder, TokenEncoder):
+            _check_what_is_read(encoder, words, prompts)
         if other is not None:
             prompts[other] = tuple(null_prompts)
         self.prompts: dict[str, tuple[str, ...]] = prompts
@@ -155,9 +160,36 @@ def check_labels(labels: Sequence[str], other: str | None = None) -> None:
     for name in names:
         if not name.strip():
             raise ConfigError("a label is empty; give each a word or more")
-        if name.strip().casefold() in seen:
+        if name_key(name) in seen:
             raise ConfigError(f"the label {name!r} is there twice; each image would get half of it")
-        seen.add(name.strip().casefold())
+        seen.add(name_key(name))
     if not labels or len(names) < 2:
         have = f"only {names[0]!r} is given" if names else "none is given"
         raise ConfigError(f"telling images apart takes at least two labels, or one and a class for all else; {have}")
+
+
+def _check_what_is_read(
+    encoder: TokenEncoder, words: Mapping[str, Sequence[str]], prompts: Mapping[str, Sequence[str]]
+) -> None:
+    """Warn of labels that are not read as a whole; ConfigError when none can be read, or two are the same."""
+    unreadable = set(encoder.unread([text for texts in words.values() for text in texts]).unreadable)
+    unread = encoder.unread([text for texts in prompts.values() for text in texts])
+    cut = set(unread.cut)
+    lost = tuple(label for label, texts in words.items() if unreadable.issuperset(texts))
+    shortened = tuple(label for label, texts in prompts.items() if not cut.isdisjoint(texts))
+    if len(lost) == len(words):
+        raise ConfigError(
+            f"the text encoder {encoder.name} can read nothing of any label ({examples(lost)}); write the labels in a "
+            "language that it was trained on, or use another model"
+        )
+    tokens = encoder.tokenize([text for texts in prompts.values() for text in texts])
+    seen: dict[bytes, str] = {}
+    for label, own in zip(prompts, tokens.split([len(texts) for texts in prompts.values()]), strict=True):
+        other = seen.setdefault(own.cpu().numpy().tobytes(), label)
+        if other != label:
+            raise ConfigError(
+                f"the text encoder {encoder.name} reads the labels {other!r} and {label!r} as the same, so that it "
+                "cannot tell them apart; write one of them in other words"
+            )
+    report = Unread(len(words), lost, shortened, unread.max_tokens)
+    warn_of_unread(report, encoder.name, "label", "what is not read has no part in the results, or a senseless one")

@@ -1,8 +1,9 @@
 """Texts as sequences of sub-words: byte-level byte-pair encoding, so that no text has an unknown part.
 
 "Neural Machine Translation of Rare Words with Subword Units" (Sennrich et al. 2016), over bytes as in GPT-2 (Radford et
-al. 2019), by the `tokenizers` library. Texts are normalised to NFKC, lower-cased, and their white space to single
-spaces. Every text begins with `<start>`, so that also an empty one has a token.
+al. 2019), by the `tokenizers` library. Emoji that have no token of their own are read as their names, `red apple`, and
+texts are normalised to NFKC, lower-cased, and their white space to single spaces. Every text begins with `<start>`, so
+that also an empty one has a token.
 
 Dimensions: N texts, T tokens of the longest one.
 """
@@ -12,12 +13,14 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from opsin.data.unread import Unread
 from opsin.errors import CheckpointError, ConfigError
 
 PAD, START = "<pad>", "<start>"
@@ -67,26 +70,30 @@ class BpeTokenizer:
         return len(self.tokens)
 
     def normalize(self, text: str) -> str:
-        """The text as the tokens spell it: NFKC, lower case, single spaces. Lone surrogates become question marks."""
-        return str(self._tokenizer.normalizer.normalize_str(_encodable(text)))
+        """The text as the tokens spell it: emoji that have no token of their own as their names, NFKC, lower case,
+        single spaces. Lone surrogates become question marks."""
+        return str(self._tokenizer.normalizer.normalize_str(self._spoken(text)))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """int64 (N, T), padded with 0; T is at least 1 and at most `max_length`."""
-        encodings = self._tokenizer.encode_batch([_encodable(text) for text in texts])
+        encodings = self._tokenizer.encode_batch([self._spoken(text) for text in texts])
         return self.pad([encoding.ids for encoding in encodings])
 
-    def is_cut(self, text: str) -> bool:
-        """Whether a text has more tokens than `max_length` leaves room for."""
-        return len(self._tokens_of(text)) + 1 > self.max_length
-
-    def knows(self, text: str) -> bool:
-        """Whether any token of a text has a letter, a digit or a pictograph in it.
+    def unread(self, texts: Iterable[str]) -> Unread:
+        """Of which texts no token has a letter, a digit or a pictograph in it, and which have more tokens than
+        `max_length` leaves room for.
 
         A character that the training texts never had is spelt in several tokens, none of which is a character.
         """
-        parts = [self._tokenizer.decode([token]) for token in self._tokens_of(text)]
-        chars = "".join(parts).replace("\ufffd", "")
-        return any(unicodedata.category(char)[0] in "LN" or unicodedata.category(char) == "So" for char in chars)
+        total, unreadable, cut = 0, [], []
+        for text in texts:
+            total += 1
+            tokens = self._tokens_of(self._spoken(text))
+            if self._readable.isdisjoint(tokens):
+                unreadable.append(text)
+            if len(tokens) + 1 > self.max_length:
+                cut.append(text)
+        return Unread(total, tuple(unreadable), tuple(cut), self.max_length - 1)
 
     def pad(self, pieces: Sequence[Sequence[int]]) -> Tensor:
         """int64 (N, T) of the tokens of each text: `<start>` put before, cut at `max_length`, padded with 0."""
@@ -135,7 +142,26 @@ class BpeTokenizer:
             raise CheckpointError(f"the tokenizer of the model is damaged: {error}") from error
 
     def _tokens_of(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(_encodable(text)).ids)
+        return list(self._tokenizer.encode(text).ids)
+
+    @cached_property
+    def _readable(self) -> frozenset[int]:
+        """The tokens with a letter, a digit or a pictograph in them."""
+        texts = (self._tokenizer.decode([token]).replace("\ufffd", "") for token in range(len(self)))
+        return frozenset(token for token, text in enumerate(texts) if any(map(_is_telling, text)))
+
+    def _spoken(self, text: str) -> str:
+        """The text with each emoji that there is no token for replaced by its name, and without lone surrogates."""
+        if text.isascii():
+            return text
+        import emoji
+
+        def name_of(char: str, known: dict[str, Any]) -> str:
+            if "en" not in known or not self._readable.isdisjoint(self._tokens_of(char)):
+                return char
+            return " " + known["en"].strip(":").replace("_", " ").replace("-", " ") + " "
+
+        return " ".join(emoji.replace_emoji(_encodable(text), name_of).split())
 
     def _pieces_of(self, word: str, *, continues: bool = False) -> list[int]:
         key = word if continues else " " + word
@@ -163,6 +189,11 @@ def _pipeline(model: models.BPE) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _is_telling(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category[0] in "LN" or category == "So"
 
 
 def _encodable(text: str) -> str:

@@ -18,9 +18,10 @@ from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
 from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
+from opsin.data.unread import check_captions
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features
-from opsin.encoders.base import TextEncoder
+from opsin.encoders.base import TextEncoder, unread_texts
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,19 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
         texts_of = [[texts.setdefault(text, len(texts)) for text in own] for own in part.captions]
         numbered = replace(part, labels=np.arange(len(part)), class_names=None)
         datasets[name] = PromptDataset(image_dataset(numbered, config.image_size), texts_of)
+    _check_captions(encoder, parts["train"])
     features = text_features(encoder, list(texts))
     identity, digest = EncoderIdentity.of(encoder), division_digest(source)
     return DiffusionSplits(datasets["train"], datasets.get("val"), tuple(texts), features, identity, digest)
+
+
+def _check_captions(encoder: TextEncoder, train: ImageSource) -> None:
+    captions = [text for texts in train.captions or () for text in texts]
+    remedy = (
+        "use one that was trained on such texts, by --text-encoder (open_clip:ARCHITECTURE/TAG, or a model of "
+        "`opsin train clip` on these images), or give captions in its language"
+    )
+    check_captions(unread_texts(encoder, captions), encoder.name, remedy)
 
 
 def pick_texts(texts: Tensor, num_texts: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,9 +18,10 @@ from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.pixels import load_pixels
 from opsin.data.sources import is_same_source
+from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
-from opsin.encoders.base import ImageTextEncoder
+from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import derive_seed
 from opsin.training.record import config_of, has_changed
@@ -129,6 +130,8 @@ def open_exam(
     if not parts:
         raise DataError(f"none of the images of {ref!r} that the model is to be judged on can be read")
     training = _without_repeats(pictures.select(np.isin(places, training_rows)))
+    effect = "what is not read makes the ranks of drawings worse, whatever they show"
+    warn_of_unread(unread_texts(encoder, names), encoder.name, "name", effect)
     return Exam(
         data=ref,
         split=split,

@@ -16,16 +16,16 @@ from torch import Tensor
 from opsin import checkpoint
 from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
+from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
 from opsin.diffusion.directory import KIND, DiffusionContent, read_model, write_model
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
-from opsin.diffusion.prompts import is_blank, warn_of_unread
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
-from opsin.diffusion.text import load_text_encoder, text_features
-from opsin.encoders.base import TextEncoder
+from opsin.diffusion.text import is_blank, load_text_encoder, text_features
+from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.runtime import autocast, resolve_device, resolve_precision
@@ -58,6 +58,7 @@ class TextToImage:
         self.text_encoder = text_encoder
         self.text_fingerprint = text_fingerprint
         self._loaded_encoder = loaded_encoder
+        self._told: set[str] = set()
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
         self.precision = resolve_precision(precision, self.device)  # refuses here what drawing would refuse later
@@ -232,13 +233,14 @@ class TextToImage:
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """float32 (N, E) on the model's device, as the network takes them; zeros for a prompt with nothing to read.
 
-        A warning is logged about prompts that the text encoder cannot read as a whole, where that can be told.
+        A warning is logged about prompts that the text encoder cannot read as a whole, where that can be told; once
+        about each.
         """
         texts = ["" if is_blank(prompt) else prompt.strip() for prompt in prompts]
         vectors = torch.zeros(len(texts), len(self.model.text_mean), device=self.device)
         if written := [index for index, text in enumerate(texts) if text]:
             encoder, asked = self.load_text_encoder(), [texts[index] for index in written]
-            warn_of_unread(encoder, asked)
+            self._tell_what_is_unread(encoder, asked)
             features = text_features(encoder, asked).to(self.device)
             if features.shape[1] != vectors.shape[1]:
                 raise DataError(
@@ -247,6 +249,14 @@ class TextToImage:
                 )
             vectors[written] = self.model.scaled(features)
         return vectors
+
+    def _tell_what_is_unread(self, encoder: TextEncoder, prompts: Sequence[str]) -> None:
+        unread = unread_texts(encoder, prompts)
+        found = {*unread.unreadable, *unread.cut}
+        if found - self._told:
+            effect = "the drawings have nothing to do with what is not read"
+            warn_of_unread(unread, encoder.name, "prompt", effect)
+            self._told |= found
 
     @torch.inference_mode()
     def draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from torch import Tensor
 
 from opsin import encoders
 from opsin.config import nearest_name
-from opsin.diffusion.prompts import spoken
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -133,9 +133,14 @@ def load_text_encoder(ref: str, device: str = "auto") -> TextEncoder:
     return encoder
 
 
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see in a text: white space, joiners and the like."""
+    return all(char.isspace() or unicodedata.category(char) in ("Cf", "Cc") for char in text)
+
+
 def text_features(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """float32 (N, E) of at least one text, on the CPU, of length one each; see `spoken` for emoji in them."""
-    features = encoder.encode_text(spoken(encoder, texts), normalize=True).float().cpu()
+    """float32 (N, E) of at least one text, on the CPU, of length one each."""
+    features = encoder.encode_text(list(texts), normalize=True).float().cpu()
     if features.ndim != 2 or len(features) != len(texts) or not features.isfinite().all():
         raise DataError(
             f"the text encoder {encoder.name} gave {tuple(features.shape)} for {len(texts)} texts, or not only numbers"

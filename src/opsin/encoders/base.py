@@ -6,7 +6,7 @@ Dimensions: N images, D width of the features, P patches.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +21,7 @@ from torch import Tensor
 from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import each_image
 from opsin.data.threads import DECODING_THREADS
+from opsin.data.unread import Unread
 from opsin.runtime import autocast
 
 BATCH_SIZE = 32
@@ -61,6 +62,20 @@ class TextEncoder(Protocol):
     def encode_text(self, texts: Iterable[str], *, normalize: bool = True) -> Tensor:
         """float32 (N, D) on the CPU for at least one text, of length one with `normalize`; what a text has beyond the
         length that the network can read is left out. Raises ValueError without any text."""
+        ...
+
+
+@runtime_checkable
+class TokenEncoder(TextEncoder, Protocol):
+    """A text encoder that tells what it reads of a text."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """What the network gets of N texts: token numbers int64 (N, T), which are the same for texts that it cannot
+        tell apart."""
+        ...
+
+    def unread(self, texts: Sequence[str]) -> Unread:
+        """Of which texts nothing can be read, where that can be told, and which are longer than what is read."""
         ...
 
 
@@ -159,14 +174,23 @@ class TextNetwork:
         if isinstance(texts, str):
             raise TypeError(f"encode_text takes a list of texts; write [{texts!r}] for a single one")
         with torch.inference_mode(), autocast(self.device, self.precision):
-            pooled = [self._pooled_texts(batch).float().cpu() for batch in batched(texts, BATCH_SIZE)]
+            tokens = (self.tokenize(batch).to(self.device) for batch in batched(texts, BATCH_SIZE))
+            pooled = [self._pooled_tokens(batch).float().cpu() for batch in tokens]
         if not pooled:
             raise ValueError("encode_text needs at least one text")
         features = torch.cat(pooled)
         return F.normalize(features, dim=1) if normalize else features
 
-    def _pooled_texts(self, texts: list[str]) -> Tensor:
-        """Vectors (N, D) of N texts."""
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """See `TokenEncoder.tokenize`."""
+        raise NotImplementedError
+
+    def unread(self, texts: Sequence[str]) -> Unread:
+        """See `TokenEncoder.unread`."""
+        raise NotImplementedError
+
+    def _pooled_tokens(self, tokens: Tensor) -> Tensor:
+        """Vectors (N, D) of the tokens of N texts."""
         raise NotImplementedError
 
 
@@ -193,6 +217,11 @@ class DenseNetworkEncoder(NetworkEncoder):
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""
         raise NotImplementedError
+
+
+def unread_texts(encoder: TextEncoder, texts: Sequence[str]) -> Unread:
+    """What `TokenEncoder.unread` tells of texts; nothing for an encoder that does not tell."""
+    return encoder.unread(texts) if isinstance(encoder, TokenEncoder) else Unread(len(texts))
 
 
 def sample_image() -> Image.Image:

@@ -13,6 +13,7 @@ from torch import Tensor
 from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
+from opsin.data.unread import Unread
 from opsin.encoders.base import DenseNetworkEncoder, TextNetwork
 from opsin.encoders.clip_card import model_card
 from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
@@ -75,8 +76,14 @@ class LocalClipEncoder(TextNetwork, DenseNetworkEncoder, PretrainedModel):
     def _pooled(self, images: Tensor) -> Tensor:
         return self.model.encode_image(images)
 
-    def _pooled_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.model.encode_text(self.tokenizer.encode(texts).to(self.device))
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return self.tokenizer.encode(texts)
+
+    def unread(self, texts: Sequence[str]) -> Unread:
+        return self.tokenizer.unread(texts)
+
+    def _pooled_tokens(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         tower = self.model.image_tower

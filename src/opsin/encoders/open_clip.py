@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from opsin.config import load_json, nearest_name
+from opsin.data.unread import Unread
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder, TextNetwork
 from opsin.encoders.timm import patch_tokens
 from opsin.errors import CheckpointError, ConfigError
@@ -22,8 +23,13 @@ CONFIG_FILE = "open_clip_config.json"
 DEFAULT_WEIGHTS = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 TOKENIZER_FILES = ["*.json", "*.txt", "*.model"]
 
-Tokenizer = Callable[[list[str]], Tensor]
-"""Texts to token numbers int64 (N, T), cut to the length T that the network reads."""
+
+class Tokenizer(Protocol):
+    """A tokenizer of open_clip."""
+
+    def __call__(self, texts: list[str], context_length: int | None = None) -> Tensor:
+        """Token numbers int64 (N, T), cut and padded to T, by default what the network reads."""
+        ...
 
 
 class OpenClipEncoder(TextNetwork, NetworkEncoder):
@@ -66,10 +72,30 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
     def _pooled(self, images: Tensor) -> Tensor:
         return self.network(images)
 
-    def _pooled_texts(self, texts: list[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return self._loaded_tokenizer()(list(texts))
+
+    def unread(self, texts: Sequence[str]) -> Unread:
+        """Which texts are cut; these tokenizers know the bytes of any text, and which of them were trained on is not
+        known."""
+        if not texts:
+            return Unread(0)
+        tokenizer, read = self._loaded_tokenizer(), self.tokenize(texts)
+        length = read.shape[1]
+        # With room for one more token, a text that is cut has another one in the last place or in front of it.
+        longer = tokenizer(list(texts), context_length=length + 1)
+        padding = tokenizer([""], context_length=length + 1)[0, -1]
+        is_cut = (longer[:, :length] != read).any(dim=1) | (longer[:, length] != padding)
+        cut = tuple(text for text, own in zip(texts, is_cut.tolist(), strict=True) if own)
+        return Unread(len(texts), cut=cut, max_tokens=length)
+
+    def _pooled_tokens(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+    def _loaded_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer()
-        return self.model.encode_text(self._tokenizer(texts).to(self.device))
+        return self._tokenizer
 
 
 class DenseOpenClipEncoder(OpenClipEncoder, DenseNetworkEncoder):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from opsin.data.images import ImageLike
-from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.data.unread import warn_of_unread
+from opsin.encoders.base import ImageEncoder, TextEncoder, unread_texts
 from opsin.errors import ConfigError
 
 SHORTEST = 1e-4
@@ -66,6 +67,8 @@ def encode_query(encoder: ImageEncoder, terms: Sequence[Term]) -> np.ndarray:
     if texts:
         if not isinstance(encoder, TextEncoder):
             raise ConfigError(f"{encoder.name} knows images only; search with --image instead of words")
+        effect = "what is found has nothing to do with what is not read"
+        warn_of_unread(unread_texts(encoder, texts), encoder.name, "query text", effect)
         vectors += list(encoder.encode_text(texts).numpy())
     if images:
         vectors += list(encoder.encode_image(images).numpy())
