@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -23,8 +24,9 @@ from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.cli import main as cli
 from opsin.cli import train
-from opsin.cli.options import SharedOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import human_bytes, print_table
+from opsin.cli.options import SharedOptions, UsageError, parse, repeat_options, seeded_generator
+from opsin.cli.output import human_bytes, print_json, print_json_line, print_table
+from opsin.cli.search import SearchOptions
 from opsin.clip.search.index import ImageIndex
 from opsin.config import to_dict
 from opsin.data import emoji
@@ -262,6 +264,31 @@ def test_offline_option_forbids_the_network_for_the_process(monkeypatch: pytest.
     assert os.environ["OPSIN_OFFLINE"] == os.environ["HF_HUB_OFFLINE"] == "0"
     parse(SomeOptions, ["--offline"], "opsin try", "")
     assert os.environ["OPSIN_OFFLINE"] == os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+def test_numbers_in_json_have_sensible_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = [1 / 3, 123456789.123, 1e-9 / 3, -0.0, 12345678901, True, float("nan"), -float("inf"), np.float64(0.1)]
+    document = {"numbers": tuple(numbers), "deep": {"a": [{"b": 2 / 3}]}, "text": "0.123456789"}
+    expected = [0.333333, 123457000.0, 3.33333e-10, 0.0, 12345678901, True, None, None, 0.1]
+    for show in (print_json, print_json_line):
+        show(document)
+        printed = json.loads(capsys.readouterr().out)
+        assert printed == {"numbers": expected, "deep": {"a": [{"b": 0.666667}]}, "text": "0.123456789"}
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("I --image a b --image c", "I --image a --image b --image c"),
+        ("I red --image a b -k 3", "I red --image a --image b -k 3"),
+        ("I --weight 1 -0.5 --json", "I --weight 1 --weight -0.5 --json"),
+        ("--json -k 2 --image a I red", "--json -k 2 --image a I red"),
+        ("I --image a b -", "I --image a --image b -"),
+        ("I --image a -- b", "I --image a -- b"),
+    ],
+)
+def test_an_option_that_can_be_repeated_takes_several_values(given: str, meant: str) -> None:
+    assert repeat_options(SearchOptions, given.split()) == meant.split()
 
 
 def test_table_is_not_folded_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def _print_document(model: str, reader: ImageReader, captions: list[Caption]) ->
 
 
 def _entry(path: Path, caption: Caption) -> dict[str, Any]:
-    return {"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)}
+    return {"image": str(path), "caption": caption.text, "log_prob": caption.log_prob}
 
 
 def _print_table(reader: ImageReader, captions: list[Caption]) -> None:

@@ -105,7 +105,7 @@ def _print_json(model: str, reader: ImageReader, results: list[Classification]) 
         {
             "image": str(path),
             "labels": result.labels,
-            "probabilities": [round(probability, 6) for probability in result.probabilities],
+            "probabilities": result.probabilities,
         }
         for path, result in zip(reader.read, results, strict=True)
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -50,10 +51,56 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     usage.
     """
     config = (tyro.conf.OmitArgPrefixes,)
-    options = tyro.cli(options_class, args=list(argv), prog=prog, description=description, config=config)
+    args = repeat_options(options_class, argv)
+    options = tyro.cli(options_class, args=args, prog=prog, description=description, config=config)
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options
+
+
+def repeat_options(options_class: type[Any], argv: Sequence[str]) -> list[str]:
+    """The arguments with `--image a b` as `--image a --image b`: an option that can be repeated (`UseAppendAction`)
+    takes all values up to the next option.
+
+    Before the positional arguments of a verb it takes one, because what follows may be those.
+    """
+    hints = dict(_flat_hints(options_class))
+    repeated = {_flag(name) for name, hint in hints.items() if tyro.conf.UseAppendAction in get_args(hint)}
+    if not repeated:
+        return list(argv)
+    switches = {_flag(name) for name, hint in hints.items() if bool in (hint, *get_args(hint))}
+    may_take_more = not any(tyro.conf.Positional in get_args(hint) for hint in hints.values())
+    given: list[str] = []
+    option, has_value = None, False  # the option whose value this argument may be, and whether it has one already
+    for place, argument in enumerate(argv):
+        if argument == "--":
+            return [*given, *argv[place:]]
+        if argument.startswith("-") and argument != "-" and not re.fullmatch(r"-\.?\d.*", argument):
+            name = argument.split("=")[0].replace("_", "-")
+            option = None if name in switches or "=" in argument else name
+            has_value = False
+        elif option is not None and not has_value:
+            has_value = True
+        elif option in repeated and may_take_more and argument != "-":
+            given.append(option)
+        else:
+            option, may_take_more = None, True
+        given.append(argument)
+    return given
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _flat_hints(options_class: type[Any]) -> Iterator[tuple[str, Any]]:
+    """Names and annotations of options, those of nested dataclasses among them."""
+    for name, hint in get_type_hints(options_class, include_extras=True).items():
+        kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+        if is_dataclass(kind) and isinstance(kind, type):
+            yield from _flat_hints(kind)
+        else:
+            yield name, hint
 
 
 def seeded_generator(seed: int) -> torch.Generator:

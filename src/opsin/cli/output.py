@@ -5,22 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from opsin.data.names import printable
 
+JSON_DIGITS = 6
+"""Significant digits of numbers in JSON documents: as many as float32 has for certain."""
+
 
 def print_json(document: Any) -> None:
-    """Print one JSON document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=_ascii_only()))
+    """Print one JSON document on stdout; numbers have `JSON_DIGITS`, and what is no finite number is null."""
+    print(json.dumps(_with_sensible_numbers(document), indent=2, ensure_ascii=_ascii_only(), allow_nan=False))
 
 
 def print_json_line(document: Any) -> None:
-    """Print one line of JSON Lines on stdout, at once, so that its reader need not wait for the next one."""
-    print(json.dumps(document, ensure_ascii=_ascii_only()), flush=True)
+    """`print_json` as one line of JSON Lines, at once, so that its reader need not wait for the next one."""
+    print(json.dumps(_with_sensible_numbers(document), ensure_ascii=_ascii_only(), allow_nan=False), flush=True)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
@@ -90,6 +94,16 @@ def human_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def _with_sensible_numbers(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{JSON_DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _with_sensible_numbers(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_sensible_numbers(own) for own in value]
+    return value
 
 
 def _ascii_only() -> bool:

@@ -115,8 +115,8 @@ def _print_document(
         {
             "image": str(path),
             "labels": result.labels,
-            "probabilities": [round(probability, 6) for probability in result.probabilities],
-            "cosines": [round(cosine, 6) for cosine in result.cosines],
+            "probabilities": result.probabilities,
+            "cosines": result.cosines,
         }
         for path, result in zip(reader.read, results, strict=True)
     ]
@@ -177,7 +177,6 @@ def evaluate_labels(options: EvaluateOptions) -> int:
 
 def _evaluation_document(evaluation: ZeroShotEvaluation) -> dict[str, Any]:
     metrics = evaluation.metrics
-    accuracies = [None if share != share else float(share) for share in metrics.per_class_accuracy()]
     return {
         "protocol": evaluation.protocol,
         "accuracy": metrics.accuracy,
@@ -190,7 +189,7 @@ def _evaluation_document(evaluation: ZeroShotEvaluation) -> dict[str, Any]:
         "fitted_logit_scale": evaluation.fitted_logit_scale,
         "fitted_calibration_error": evaluation.fitted_calibration_error,
         "class_names": evaluation.class_names,
-        "per_class_accuracy": accuracies,
+        "per_class_accuracy": metrics.per_class_accuracy().tolist(),
         "confusion": metrics.confusion.tolist(),
         "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
     }
