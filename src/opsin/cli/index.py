@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +66,8 @@ def main(argv: list[str]) -> int:
         _print_json(index, report)
     else:
         _print_report(report)
-    note(f'next: opsin search {options.out} "what to look for"', quiet=options.quiet or options.json)
+    what = '"what to look for"' if index.reads_texts else "--image FILE"
+    note(f"next: opsin search {shlex.quote(str(options.out))} {what}", quiet=options.quiet or options.json)
     return 0
 
 

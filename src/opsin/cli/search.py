@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, print_json, print_json_line, print_table
 
 if TYPE_CHECKING:
+    from opsin.clip.search.index import ImageIndex
     from opsin.clip.search.results import SearchResults
 
 DESCRIPTION = (
     "Find the images of an index that are closest to a query: words, images, or a weighted sum of both. The cosine of "
-    "a hit says little by itself; its percentile is the share of the collection that comes after it."
+    "a hit says little by itself; what counts is the order."
 )
+STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +33,14 @@ class SearchOptions(SharedOptions):
     index: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INDEX")]
     """A directory that `opsin index` has made."""
     query: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUERY")] = ()
-    """What to look for, in words."""
+    """What to look for, in words; - reads one query a line from standard input, and --json then prints a line for each.
+    The name of an image file stands for the image."""
     k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
     """How many images to show."""
     image: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")] = ()
-    """Look for images like this one, too; can be given again."""
+    """Look for images like this one, too; takes several."""
     minus: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORDS")] = ()
-    """What the images should not show; can be given again."""
+    """What the images should not show; takes several."""
     weight: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
     """How much a part of the query counts, 1 if not given: once for the words, for each --image, and for each
     --minus, in this order."""
@@ -45,79 +52,148 @@ class SearchOptions(SharedOptions):
     """auto, cpu, cuda, cuda:1 or mps."""
 
 
+@dataclass(frozen=True)
+class Query:
+    """What is looked for, besides `--minus`."""
+
+    text: str
+    images: tuple[Path, ...]
+
+    def title(self, options: SearchOptions) -> str:
+        """The query in a line."""
+        images = (f"image {path}" for path in self.images)
+        return " ".join([self.text, *images, *(f"without {words}" for words in options.minus)]).strip()
+
+
 def main(argv: list[str]) -> int:
     """Run `opsin search`; returns the exit code."""
     options = parse(SearchOptions, argv, "opsin search", DESCRIPTION)
-    text = " ".join(options.query)
-    if not text.strip() and not options.image:
-        raise UsageError("the query is empty; say in words, or with --image FILE, what to look for")
     if options.k < 1:
         raise UsageError(f"-k must be at least 1, not {options.k}")
+    several = options.query == (STDIN,)
+    if several and options.html is not None:
+        raise UsageError("--html writes a page of one query; leave it out, or give the query itself instead of -")
+    query = None if several else _read_query(options.query, options)
     from opsin.clip.search.index import ImageIndex
 
     index = ImageIndex.open(options.index, device=options.device, backend=options.backend)
-    results = index.search(
-        [text] if text.strip() else [],
-        image=options.image,
-        minus=options.minus,
-        weights=options.weight or None,
-        k=options.k,
-    )
-    title = " ".join(
-        [text, *(f"image {path}" for path in options.image), *(f"without {words}" for words in options.minus)]
-    )
+    if query is None:
+        return _answer_lines(index, options)
+    results = _search(index, query, options)
     if options.json:
-        _print_json(options, title, results)
+        print_json(_document(options, query, results))
     else:
         _print_results(results)
     if options.html is not None:  # after the answers: a page that cannot be written does not cost them
         from opsin.clip.search.contact_sheet import write_contact_sheet
 
-        write_contact_sheet(options.html, title.strip(), results, index.image)
+        write_contact_sheet(options.html, query.title(options), results, index.image)
         note(f"contact sheet: {options.html}", quiet=options.quiet)
     elif not options.json:
         note("next: add --html sheet.html to see the images", quiet=options.quiet)
     return 0
 
 
-def _print_results(results: SearchResults) -> None:
+def _read_query(words: tuple[str, ...], options: SearchOptions) -> Query:
+    """The words of a query, and its images: the files that some of the words name, and those of `--image`."""
+    names = [" ".join(words)] if _is_image_file(" ".join(words)) else [word for word in words if _is_image_file(word)]
+    if names:
+        note(f"taken as {'an image' if len(names) == 1 else 'images'}: {', '.join(names)}", quiet=options.quiet)
+    text = "" if names == [" ".join(words)] else " ".join(word for word in words if word not in names)
+    images = (*map(Path, names), *options.image)
+    if not text.strip() and not images:
+        raise UsageError("the query is empty; say in words, or with --image FILE, what to look for")
+    return Query(text, images)
+
+
+def _is_image_file(word: str) -> bool:
+    from opsin.data.images import IMAGE_SUFFIXES
+
+    return os.path.splitext(word)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(word)
+
+
+def _search(index: ImageIndex, query: Query, options: SearchOptions) -> SearchResults:
+    return index.search(
+        [query.text] if query.text.strip() else [],
+        image=query.images,
+        minus=options.minus,
+        weights=options.weight or None,
+        k=options.k,
+    )
+
+
+def _answer_lines(index: ImageIndex, options: SearchOptions) -> int:
+    """Answer each line of standard input at once; returns 1 if one of them could not be answered."""
+    from opsin.errors import ConfigError, DataError
+
+    code = 0
+    for line in _lines_of_stdin():
+        query = _read_query((line,), options)
+        try:
+            results = _search(index, query, options)
+        except (ConfigError, DataError) as error:  # the next line may be answered all the same
+            code = 1
+            note(f"opsin: {query.title(options)}: {error}")
+            if options.json:
+                print_json_line({"query": query.title(options), "error": str(error)})
+            continue
+        if options.json:
+            print_json_line(_document(options, query, results))
+        else:
+            _print_results(results, title=query.title(options))
+    return code
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    """Lines in UTF-8 that are not blank; names of files in them may be no text."""
+    if sys.stdin is None:
+        raise UsageError("queries are to come from standard input, which is closed")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    for line in sys.stdin:
+        if text := line.removeprefix("\ufeff").strip():
+            yield text
+
+
+def _print_results(results: SearchResults, title: str | None = None) -> None:
     from opsin.data.names import printable
 
+    if title is not None:
+        print(printable(title))
     if results.total == 0:
         print("the index has no images")
         return
     if not results.confident:
         print("no confident match: the best images below stand out no more than chance would have it")
     rows = [
-        (printable(hit.id) + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}", f"{hit.percentile:.2f}")
+        (hit.rank, printable(hit.id) + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}")
         for hit in results
     ]
-    print_table(("image", "cosine", "percentile"), rows)
+    print_table(("rank", "image", "cosine"), rows)
     for row in results.refused:
         print(f"left out  {row.reason}")
+    sys.stdout.flush()
 
 
-def _print_json(options: SearchOptions, title: str, results: SearchResults) -> None:
+def _document(options: SearchOptions, query: Query, results: SearchResults) -> dict[str, Any]:
     from opsin.data.names import printable
 
     hits = [
         {
+            "rank": hit.rank,
             "id": printable(hit.id),
             "path": None if hit.path is None else printable(str(hit.path)),
-            "cosine": round(hit.cosine, 6),
-            "percentile": round(hit.percentile, 4),
+            "cosine": hit.cosine,
             "missing": hit.missing,
         }
         for hit in results
     ]
-    print_json(
-        {
-            "index": str(options.index),
-            "query": title.strip(),
-            "images": results.total,
-            "confident": results.confident,
-            "standout": round(results.standout, 4),
-            "hits": hits,
-            "refused": [{"id": row.id, "reason": row.reason} for row in results.refused],
-        }
-    )
+    return {
+        "index": str(options.index),
+        "query": query.title(options),
+        "images": results.total,
+        "confident": results.confident,
+        "standout": results.standout,
+        "hits": hits,
+        "refused": [{"id": row.id, "reason": row.reason} for row in results.refused],
+    }

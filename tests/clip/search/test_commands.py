@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -136,7 +138,7 @@ def test_search_by_words(index: Path, photos: Path, capsys: Capture) -> None:
         assert (found["query"], found["images"], found["refused"]) == (f"{name} picture", 16, [])
         cosines = [hit["cosine"] for hit in found["hits"]]
         assert cosines == sorted(cosines, reverse=True)
-        assert [hit["percentile"] for hit in found["hits"]] == [93.75, 87.5, 81.25, 75.0]
+        assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3, 4]
         assert all(Path(hit["path"]).is_file() and not hit["missing"] for hit in found["hits"])
     assert main(["search", str(index), "red picture", "-k", "2"]) == 0
     output = capsys.readouterr()
@@ -155,6 +157,102 @@ def test_search_by_image_combination_and_weights(index: Path, photos: Path, caps
     found = run_json(capsys, "search", index, "red picture", *options, *weights, "-k", "4")
     assert {Path(hit["id"]).parent.name for hit in found["hits"]} == {"blue"}
     assert found["query"] == f"red picture image {image} without blue picture"
+
+
+def test_names_of_images_are_images(
+    index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """`--image a b`, `--image a --image b`, and names among the words, such as a shell makes of `*.png`."""
+    monkeypatch.chdir(photos)
+    (photos / "red" / "my photo.png").symlink_to(photos / "red" / "0.png")
+    one, other = "blue/1.png", "red/0.png"
+
+    def search(*query: str) -> tuple[dict, str]:
+        assert main(["search", str(index), *query, "-k", "8", "--json"]) == 0
+        output = capsys.readouterr()
+        return json.loads(output.out), output.err
+
+    (both, silence) = search("--image", one, "--image", other)
+    assert both["query"] == f"image {one} image {other}" and "taken as" not in silence
+    assert {Path(hit["id"]).parent.name for hit in both["hits"]} == {"blue", "red"}
+    assert search("--image", one, other)[0] == both
+    found, remarks = search(one, other)
+    assert found == both and f"taken as images: {one}, {other}" in remarks
+    found, remarks = search(one, "--image", other)
+    assert found == both and f"taken as an image: {one}" in remarks
+    with_words, _ = search("green picture", one)
+    assert with_words == search("green picture", "--image", one)[0]
+    assert search("red/my photo.png")[0]["query"] == "image red/my photo.png"
+    shared = ("red picture", "--minus", "blue picture")
+    several = search(*shared, "--image", one, other, "--weight", "1", "2", "3", "-0.5")
+    once_each = (
+        "--image",
+        one,
+        "--image",
+        other,
+        "--weight",
+        "1",
+        "--weight",
+        "2",
+        "--weight",
+        "3",
+        "--weight",
+        "-0.5",
+    )
+    assert several == search(*shared, *once_each)
+    assert main(["search", str(index), one, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_queries_of_standard_input(index: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    blue, missing = photos / "blue" / "0.png", photos / "broken.png"
+    text = f"\ufeffred picture\n\n  \nblue picture\r\n{blue}\n".encode()
+
+    def answers(text: bytes, *options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
+        code = main(["search", str(index), "-", *options])
+        return code, *capsys.readouterr()
+
+    code, out, _ = answers(text, "-k", "4", "--json")
+    documents = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [document["query"] for document in documents] == ["red picture", "blue picture", f"image {blue}"]
+    alone = [run_json(capsys, "search", index, query, "-k", "4") for query in ("red picture", "blue picture", blue)]
+    assert documents == alone
+    code, out, _ = answers(text, "-k", "2")
+    assert code == 0 and [out.count(word) for word in ("red picture", "blue picture", "rank")] == [1, 1, 3]
+    code, out, err = answers(f"red\n{missing}\nblue\n\udcff.png\n".encode(errors="surrogateescape"), "--json")
+    answered = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and ["error" in document for document in answered] == [False, True, False, False]
+    assert "broken.png" in answered[1]["error"] and "broken.png" in err
+    code, out, _ = answers(b"red\nblue\n", "--minus", "blue", "--json")
+    assert [json.loads(line)["query"] for line in out.splitlines()] == ["red without blue", "blue without blue"]
+    assert answers(b"") == (0, "", "")
+    assert answers(b"red", "--html", "a.html")[0] == 2
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["search", str(index), "-"]) == 2
+
+
+def test_what_the_encoder_cannot_read_is_said(
+    photos: Path, tmp_path: Path, capsys: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["index", str(photos), "--out", str(tmp_path / "index"), "--quiet"]) == 0
+    capsys.readouterr()
+    apple = run_json(capsys, "search", tmp_path / "index", "red apple")["hits"]
+    assert run_json(capsys, "search", tmp_path / "index", "🍎")["hits"] == apple
+    assert caplog.messages == []
+    run_json(capsys, "search", tmp_path / "index", "赤いりんご", "--minus", "red")
+    (message,) = caplog.messages
+    assert "emoji-clip can read nothing of 1 of 2 query texts ('赤いりんご')" in message
+
+
+def test_an_encoder_that_reads_no_texts_is_searched_by_image(photos: Path, tmp_path: Path, capsys: Capture) -> None:
+    command = ["index", str(photos), "--out", str(tmp_path / "in dex"), "--model", "cifar10-simclr"]
+    for _ in range(2):
+        assert main(command) == 0
+        assert f"next: opsin search '{tmp_path / 'in dex'}' --image FILE" in capsys.readouterr().err
+    assert main(["search", str(tmp_path / "in dex"), "red"]) == 1
+    assert "knows images only; search with --image" in capsys.readouterr().err
 
 
 def test_more_hits_than_images_any_language_and_a_file_deleted_since(

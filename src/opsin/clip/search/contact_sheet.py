@@ -36,7 +36,7 @@ the best images stand out no more than chance would have it.</p>
 {% for hit in hits %}<figure>
 {% if hit.picture %}<img alt="{{ hit.name }}" src="data:image/jpeg;base64,{{ hit.picture }}">
 {% else %}<div class="absent">{{ hit.problem }}</div>
-{% endif %}<figcaption>{{ hit.name }}<br><small>cosine {{ hit.cosine }}, percentile {{ hit.percentile }}</small>
+{% endif %}<figcaption>{{ hit.name }}<br><small>cosine {{ hit.cosine }}</small>
 </figcaption></figure>
 {% endfor %}</main>
 {% for row in refused %}<p class="note">left out: {{ row.reason }}</p>
@@ -66,7 +66,6 @@ def _figure(hit: Hit, open_hit: Callable[[str], Image.Image]) -> dict[str, str]:
     figure = {
         "name": printable(hit.id),
         "cosine": f"{hit.cosine:.3f}",
-        "percentile": f"{hit.percentile:.2f}",
         "picture": "",
         "problem": "",
     }

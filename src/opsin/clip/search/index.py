@@ -126,6 +126,11 @@ class ImageIndex:
                 self._encoder = self._checked(load(self.info.encoder, self._device))
             return self._encoder
 
+    @property
+    def reads_texts(self) -> bool | None:
+        """Whether its encoder reads texts, so that words can be looked up; None while the encoder is not loaded."""
+        return None if self._encoder is None else isinstance(self._encoder, TextEncoder)
+
     def update(self, source: str | Path | None = None, *, rehash: bool = False, quiet: bool = True) -> UpdateReport:
         """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
         the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
@@ -185,7 +190,7 @@ class ImageIndex:
         if snapshot.size == 0:
             return SearchResults((), False, 0.0, 0)
         strength = self._standout(float(cosines[0]), terms, snapshot)
-        hits, refused = self._hits(ids, cosines, snapshot.size)
+        hits, refused = self._hits(ids, cosines)
         return SearchResults(hits, strength >= 1, strength, snapshot.size, refused)
 
     def image(self, id: str) -> Image.Image:
@@ -207,18 +212,17 @@ class ImageIndex:
             # The index has been updated since its vectors were read, and has these images elsewhere, or no longer.
         raise self._restless()
 
-    def _hits(self, ids: Sequence[str], cosines: np.ndarray, total: int) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
+    def _hits(self, ids: Sequence[str], cosines: np.ndarray) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
         collection = self._source_collection()
         hits, refused = [], []
-        for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True)):
+        for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True), start=1):
             try:
                 path = collection.path(id)
             except DataError as error:
                 refused.append(Skipped(printable(id), str(error)))
                 continue
             missing = path is not None and not os.path.isfile(path)
-            percentile = 100 * (total - 1 - rank) / total
-            hits.append(Hit(id, path, float(np.clip(cosine, -1, 1)), percentile, missing))
+            hits.append(Hit(id, path, float(np.clip(cosine, -1, 1)), rank, missing))
         return tuple(hits), tuple(refused)
 
     def _standout(self, cosine: float, terms: Sequence[Term], snapshot: Snapshot) -> float:

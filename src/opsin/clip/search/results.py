@@ -20,8 +20,8 @@ class Hit:
     """The file, which lies in the indexed folder; None for an image of a source that has no files of its own."""
     cosine: float
     """Of the angle to the query, -1 to 1; what is high differs between models and queries."""
-    percentile: float
-    """Share of the collection, in percent, that comes after it; of images that are equally similar, one comes first."""
+    rank: int
+    """Its place among all images, from 1; of images that are equally similar, one comes first."""
     missing: bool = False
     """The file has been deleted since it was indexed."""
 
