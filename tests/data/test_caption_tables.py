@@ -152,7 +152,6 @@ def test_empty_captions_count_as_none(folder: Path) -> None:
             r"names no image that is there; for example 'x\.png', 'y\.png' are not",
         ),
         ("image\na.png\n", "no column 'captions' or 'caption' or 'text' or 'title'; its columns are image$"),
-        ("File;Caption\na.png;see\n", "its columns are File;Caption. Put commas between the columns"),
         ("name,caption\na.png,see\n", "no column 'file_name' or"),
         (" \n", r"captions\.csv is empty; its first line names the columns"),
         ("file,caption\na.png,red, green\n", r"captions\.csv, line 2: 3 fields, and the first line names 2"),

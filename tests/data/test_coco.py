@@ -120,7 +120,7 @@ ONE = [image(1, "1.png")]
         ([image(1, "1.png"), image(2, "1.png")], [], "1 of its images have the file name of another one"),
         ([{"id": 1}], [], "entry 0 of 'images' has no usable 'file_name'"),
         ([*ONE, {"file_name": "1.png"}], [], "entry 1 of 'images' has no usable 'id'"),
-        (ONE, [{"image_id": 1, "caption": None}], "entry 0 of 'annotations' has no usable 'caption'"),
+        (ONE, [{"image_id": 1, "bbox": [0, 0, 1, 1]}], "entry 0 of 'annotations' has no usable 'caption'"),
         (ONE, ["text"], "entry 0 of 'annotations' has no usable 'image_id'"),
         ([image(3, "3.png"), image(4, "4.png")], [], "none of the 2 images .* for example '3.png', '4.png'"),
         ([], [], "none of the 0 images"),
@@ -160,4 +160,32 @@ def test_two_files_with_the_same_image(make_image: MakeImage, tmp_path: Path) ->
     for split in ("train", "val"):
         write_annotations(tmp_path / f"captions_{split}.json", ONE, [caption(1, split)])
     with pytest.raises(DataError, match=r"two annotation files .* for example '1\.png'"):
+        coco_source(tmp_path, "coco")
+
+
+def test_name_of_several_images_is_refused(make_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("red/1.png", "blue/1.png", "2.png"):
+        make_image(name)
+    write_annotations(tmp_path / "c.json", [*ONE, image(2, "2.png")], [caption(1, "which one"), caption(2, "two")])
+    with pytest.raises(DataError, match=r"names '1\.png', and several .* are called so: blue/1\.png and red/1\.png"):
+        coco_source(tmp_path, "coco")
+    write_annotations(tmp_path / "c.json", [image(1, "red/1.png"), image(2, "2.png")], [caption(1, "red")])
+    assert captions_of(coco_source(tmp_path, "coco")) == {"red/1.png": ("red",), "2.png": ()}
+
+
+def test_spellings_marks_and_missing_captions_as_in_other_tables(make_image: MakeImage, tmp_path: Path) -> None:
+    decomposed = "cafe\u0301.png"
+    for name in (decomposed, "DOG.JPG"):
+        make_image(name)
+    names = [image(1, "caf\u00e9.png"), image(2, "dog.jpg")]
+    write_annotations(tmp_path / "c.json", names, [caption(1, "one"), caption(1, None), caption(2, "two")])
+    content = (tmp_path / "c.json").read_text(encoding="utf-8")
+    (tmp_path / "c.json").write_text("\ufeff" + content, encoding="utf-8")
+    assert captions_of(coco_source(tmp_path, "coco")) == {decomposed: ("one",), "DOG.JPG": ("two",)}
+
+
+def test_deep_json_is_no_annotation_file(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("1.png")
+    (tmp_path / "c.json").write_text('{"images": ' + "[" * 100_000)
+    with pytest.raises(DataError, match="is not a readable JSON file"):
         coco_source(tmp_path, "coco")

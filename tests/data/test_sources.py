@@ -140,9 +140,9 @@ def test_file_of_another_kind(make_image: MakeImage) -> None:
     photo = make_image("photo.png")
     with pytest.raises(DataError, match=r"not a \.parquet file"):
         open_source(photo)
-    table = photo.with_name("captions.csv")
+    table = photo.with_name("captions.txt")
     table.write_text("file,caption\nphoto.png,see\n")
-    with pytest.raises(DataError, match=f"captions.csv is no source by itself; give its directory, {table.parent}$"):
+    with pytest.raises(DataError, match=f"captions.txt is no source by itself; give its directory, {table.parent}$"):
         open_source(table)
 
 

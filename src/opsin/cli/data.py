@@ -18,6 +18,11 @@ LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
     ("DIR", "images directly inside; in any DIR captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
     (
+        "DIR",
+        "labels in labels.csv, train.csv, val.csv, metadata.csv or metadata.jsonl; the images anywhere below",
+    ),
+    ("FILE.csv", "a table that names images, and gives labels, captions or splits; also .tsv and .jsonl"),
+    (
         "FILE.parquet",
         "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
     ),

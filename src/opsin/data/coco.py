@@ -12,15 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from opsin.data.caption_tables import clean_texts
+from opsin.data.image_names import ImagesByName
 from opsin.data.image_source import ImageSource, split_of_file, without_split
-from opsin.data.images import Skipped, open_image
+from opsin.data.image_tables import load_path
+from opsin.data.images import Skipped
 from opsin.data.listing import find_images
+from opsin.data.names import printable
+from opsin.data.tables import clean_texts, read_text
 from opsin.errors import DataError
 
 
@@ -38,18 +41,17 @@ def coco_source(directory: Path, name: str) -> ImageSource:
 
     The files are `annotations/captions_*.json`, else `captions_*.json` or the only JSON file in the directory; what
     their names say (`train2014`, `val2017`) becomes the split; where some say one, the others are left out. Images may
-    lie anywhere below the directory; of several with the same name, the one in the folder that the annotation file is
-    named for counts. Files that are left out, and images that are not there, are listed in `skipped`. Raises DataError
-    when no image is found, and when an annotation file is damaged, is no such file, or has captions for ids that are
-    not among its images.
+    lie anywhere below the directory, and are named as `ImagesByName` says; of several with the same name, the one in
+    the folder that the annotation file is named for counts. Files that are left out, and images that are not there, are
+    listed in `skipped`. Raises DataError when no image is found, when a file name means several, and when an annotation
+    file is damaged, is no such file, or has captions for ids that are not among its images.
     """
     files = _annotation_files(directory)
     split_of = {file: _folder_and_split(file)[1] for file in files}
     left_out = without_split(split_of)
     files = [file for file in files if split_of[file] or not left_out]
-    found: dict[str, list[Path]] = {}
-    for path in find_images(directory):
-        found.setdefault(path.name, []).append(path)
+    images = find_images(directory)
+    by_name = ImagesByName(images)
     paths: list[Path] = []
     captions: list[tuple[str, ...]] = []
     splits: list[str | None] = []
@@ -58,11 +60,13 @@ def coco_source(directory: Path, name: str) -> ImageSource:
         folder, split = _folder_and_split(file.path)
         skipped += file.skipped
         for file_name, texts in file.captions.items():
-            image = _choose(found, file_name, folder)
-            if image is None:
-                skipped.append(Skipped(file_name, f"named in {file.path.name}, but no such image is there"))
+            places = by_name.find(f"{folder}/{file_name}", directory) or by_name.find(file_name, directory)
+            if not places:
+                skipped.append(Skipped(printable(file_name), f"named in {file.path.name}, but no such image is there"))
                 continue
-            paths.append(image)
+            if len(places) > 1:
+                raise _ambiguous(file, file_name, [images[place].relative_to(directory) for place in places])
+            paths.append(images[places[0]])
             captions.append(tuple(texts))
             splits.append(split)
     if not paths:
@@ -77,7 +81,7 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     return ImageSource(
         name=name,
         ids=ids,
-        loader=partial(_load, paths),
+        loader=partial(load_path, paths),
         rows=np.arange(len(paths)),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
@@ -85,8 +89,12 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     )
 
 
-def _load(paths: Sequence[Path], row: int) -> Image.Image:
-    return open_image(paths[row])
+def _ambiguous(file: _Annotations, file_name: str, images: Sequence[Path]) -> DataError:
+    names = " and ".join(printable(image.as_posix()) for image in images[:3])
+    return DataError(
+        f"{file.path} names {file_name!r}, and several images below the directory are called so: {names}; move those "
+        "that are not meant elsewhere, or name the image with its folder"
+    )
 
 
 def _annotation_files(directory: Path) -> list[Path]:
@@ -109,20 +117,13 @@ def _folder_and_split(path: Path) -> tuple[str, str | None]:
     return folder, split_of_file(folder)
 
 
-def _choose(found: Mapping[str, Sequence[Path]], file_name: str, folder: str) -> Path | None:
-    """The image that a file name means. It may be given with folders."""
-    named = Path(file_name)
-    candidates = [path for path in found.get(named.name, ()) if path.parts[-len(named.parts) :] == named.parts]
-    return next((path for path in candidates if path.parent.name == folder), candidates[0] if candidates else None)
-
-
 def _read(path: Path) -> _Annotations:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(read_text(path))
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not a readable JSON file: {error}") from error
     images = _entries(content, "images", {"id": (int, str), "file_name": (str,)}, path)
-    annotations = _entries(content, "annotations", {"image_id": (int, str), "caption": (str,)}, path)
+    annotations = _entries(content, "annotations", {"image_id": (int, str), "caption": (str, NoneType)}, path)
     names: dict[Any, str] = {}
     skipped = []
     for entry in images:
@@ -138,7 +139,7 @@ def _read(path: Path) -> _Annotations:
         examples = ", ".join(map(repr, unknown[:3]))
         raise DataError(f"{path}: {len(unknown)} image ids have captions but no image, for example {examples}")
     for entry in annotations:
-        captions[names[entry["image_id"]]] += clean_texts([entry["caption"]])
+        captions[names[entry["image_id"]]] += clean_texts([entry["caption"] or ""])
     return _Annotations(path, captions, skipped)
 
 
@@ -149,6 +150,6 @@ def _entries(content: Any, key: str, fields: Mapping[str, tuple[type, ...]], pat
         raise DataError(f"{path} is no file of COCO captions: it has no list {key!r}")
     for number, entry in enumerate(entries):
         for field, types in fields.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), types):
+            if not isinstance(entry, dict) or field not in entry or not isinstance(entry[field], types):
                 raise DataError(f"{path}: entry {number} of {key!r} has no usable {field!r}")
     return entries

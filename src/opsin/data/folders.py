@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from opsin.data.caption_tables import read_captions, unread_text_files
 from opsin.data.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, ImageSource
-from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.image_tables import load_path, with_tables
+from opsin.data.images import IMAGE_SUFFIXES, Skipped
 from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line, unread_formats
 from opsin.data.names import name_key, one_spelling, printable
+from opsin.data.sidecars import unread_text_files
 from opsin.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ def folder_source(directory: Path, name: str, *, labels: bool = True) -> ImageSo
     Layouts: `train/…`, `val/…`, `test/…`, each with class folders or flat; `CLASS/…` (images at any depth below the
     class's folder); images directly in the directory. Where there are images in folders and beside them, the larger
     number decides: most beside them, and all of them count, without labels; else the folders are classes, and those
-    beside them are left out, unless `labels` is false, which says that images without a label are of use. Captions
-    come from `metadata.jsonl` and `captions.csv` in the directory or its split folders, else from `NAME.txt` beside
-    `NAME.jpg`; see `opsin.data.caption_tables`.
+    beside them are left out, unless `labels` is false, which says that images without a label are of use. Tables
+    in the directory or its split folders give labels, captions and splits, and captions are in `NAME.txt` beside
+    `NAME.jpg`; see `opsin.data.image_tables`.
     Raises DataError when no image is found, when two classes cannot be told apart by name, and when splits lie deeper
     than at the top: images to test on would be trained on.
     """
@@ -60,18 +60,19 @@ def folder_source(directory: Path, name: str, *, labels: bool = True) -> ImageSo
     _refuse_deeper_splits(directory, rows.images)
     paths = [directory.joinpath(*image) for image in rows.images]
     _note_joined(rows)
-    captions, unmatched = read_captions([directory, *(directory / folder for folder in splits)], paths)
-    return ImageSource(
+    source = ImageSource(
         name=name,
         ids=["/".join(image) for image in rows.images],
-        loader=partial(_load, paths),
+        loader=partial(load_path, paths),
         rows=np.arange(len(paths)),
         **_labels(directory, rows.classes),
-        captions=captions,
         seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
-        skipped=[*rows.skipped, *unmatched, *left_out],
+        skipped=rows.skipped,
     )
+    everything = [directory.joinpath(*image) for image in contents.images]
+    source = with_tables(source, directory, everything, {directory / folder: split for folder, split in splits.items()})
+    return replace(source, skipped=[*source.skipped, *left_out])
 
 
 def _labels(directory: Path, classes: Sequence[str | None]) -> dict[str, Any]:
@@ -103,10 +104,6 @@ def _note_joined(rows: _Rows) -> None:
     for joined in sorted(map(sorted, names.values())):
         if len(joined) > 1:
             logger.warning("the folders %s are read as one class", " and ".join(repr(name) for name in joined))
-
-
-def _load(paths: Sequence[Path], row: int) -> Image.Image:
-    return open_image(paths[row])
 
 
 # ----------------------------------------------------------------------------------------------- what is there

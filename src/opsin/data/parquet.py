@@ -20,12 +20,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from opsin.data.caption_tables import caption_columns, clean_texts
 from opsin.data.image_source import UNLABELLED, ImageSource, without_split
 from opsin.data.images import open_image
 from opsin.data.labels import label_fields, number_labels
 from opsin.data.names import printable
 from opsin.data.parquet_files import EncodedImages, damaged, open_parquet, refuse_bomb
+from opsin.data.tables import caption_columns, clean_texts
 from opsin.errors import DataError
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from opsin.config import nearest_name
-from opsin.data.caption_tables import TEXT_SUFFIXES
 from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.names import printable
+from opsin.data.sidecars import TEXT_SUFFIXES
+from opsin.data.tables import TABLE_SUFFIXES
 from opsin.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,10 @@ def _open(text: str, labels: bool) -> ImageSource:
             from opsin.data.parquet import parquet_source
 
             return parquet_source({None: [path]}, name=text)
+        if path.suffix.lower() in TABLE_SUFFIXES:
+            from opsin.data.image_tables import table_source
+
+            return table_source(path, name=text)
         if path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() != ".json":  # that may be COCO's, elsewhere
             raise DataError(f"{path} is no source by itself; give its directory, {path.parent}")
         raise DataError(f"{path} is a file, but not a .parquet file; {KINDS}")
