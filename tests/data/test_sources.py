@@ -121,9 +121,7 @@ def test_unknown_source_names_the_nearest(tmp_path: Path, ref: str, near: str) -
 
 
 def test_unknown_source_without_a_near_name_says_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"give a directory, a \.parquet file, emoji, cifar10:DIR, coco:DIR, or, .* course-"
-    ):
+    with pytest.raises(DataError, match=r"give a directory, a \.csv, .*, emoji, cifar10:DIR, coco:DIR, or, .* course-"):
         open_source(tmp_path / "x" / "y")
 
 
@@ -138,7 +136,7 @@ def test_empty_name_is_not_the_current_directory(
 
 def test_file_of_another_kind(make_image: MakeImage) -> None:
     photo = make_image("photo.png")
-    with pytest.raises(DataError, match=r"not a \.parquet file"):
+    with pytest.raises(DataError, match=r"no table, parquet file or archive"):
         open_source(photo)
     table = photo.with_name("captions.txt")
     table.write_text("file,caption\nphoto.png,see\n")

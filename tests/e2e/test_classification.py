@@ -150,7 +150,7 @@ def test_unusable_data(opsin: Opsin, folder: Path, tmp_path: Path) -> None:
     assert_one_clear_line(train(tmp_path / "empty"), "no image was found", "CLASS/*")
     assert_one_clear_line(train(tmp_path / "hollow"), "no image was found")
     assert_one_clear_line(train(tmp_path / "single"), "one class only (red)")
-    assert_one_clear_line(train(folder / "red" / "00.png"), "not a .parquet file")
+    assert_one_clear_line(train(folder / "red" / "00.png"), "no table, parquet file or archive")
     assert not (tmp_path / "out").exists()
 
 

@@ -26,6 +26,7 @@ LAYOUTS = (
         "FILE.parquet",
         "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
     ),
+    ("FILE.zip", "any of these layouts in a zip or tar archive (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz)"),
     ("cifar10:DIR", "CIFAR-10 in DIR, as torchvision keeps it or as train.parquet and test.parquet"),
     ("coco:DIR", "COCO captions: DIR/annotations/captions_*.json, and the images that they name anywhere below DIR"),
     ("course-coco:DIR", "the course's captions and image features in HDF5 files; for captioners only"),

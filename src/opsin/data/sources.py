@@ -1,8 +1,8 @@
 """Data sources: one string names the data in every command.
 
 `emoji`, `cifar10`, `cifar10:DIR`, `coco:DIR`, a directory (class folders or flat, with or without captions),
-`FILE.parquet`, or a directory of parquet files. `course-coco:DIR` holds features, no images; see
-`opsin.data.course_coco`.
+`FILE.csv`, `FILE.zip`, `FILE.tar`, `FILE.parquet`, or a directory of parquet files. `course-coco:DIR` holds features,
+no images; see `opsin.data.course_coco`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from opsin.config import nearest_name
+from opsin.data.archives import is_archive, unpack
 from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.names import printable
 from opsin.data.sidecars import TEXT_SUFFIXES
@@ -23,7 +24,10 @@ from opsin.errors import DataError
 logger = logging.getLogger(__name__)
 SHOWN = 10
 """Names that a message lists, at most."""
-KINDS = "give a directory, a .parquet file, emoji, cifar10:DIR, coco:DIR, or, for captioners, course-coco:DIR"
+KINDS = (
+    "give a directory, a .csv, .parquet, .zip or .tar file, emoji, cifar10:DIR, coco:DIR, or, for captioners, "
+    "course-coco:DIR"
+)
 KINDS_OF_DIRECTORIES = ("cifar10", "coco", "course-coco")
 """What may stand before the colon of `KIND:DIR`."""
 
@@ -109,13 +113,7 @@ def _open(text: str, labels: bool) -> ImageSource:
         )
     path = Path(text).expanduser()
     if path.is_dir():
-        from opsin.data.folders import folder_source
-        from opsin.data.parquet import parquet_source
-        from opsin.data.parquet_files import find_parquet
-
-        if parquet_files := find_parquet(path):
-            return parquet_source(parquet_files, name=text)
-        return folder_source(path, name=text, labels=labels)
+        return _open_directory(path, text, labels)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             from opsin.data.parquet import parquet_source
@@ -125,10 +123,22 @@ def _open(text: str, labels: bool) -> ImageSource:
             from opsin.data.image_tables import table_source
 
             return table_source(path, name=text)
+        if is_archive(path):
+            return _open_directory(unpack(path), text, labels)
         if path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() != ".json":  # that may be COCO's, elsewhere
             raise DataError(f"{path} is no source by itself; give its directory, {path.parent}")
-        raise DataError(f"{path} is a file, but not a .parquet file; {KINDS}")
+        raise DataError(f"{path} is a file, but no table, parquet file or archive; {KINDS}")
     raise DataError(_no_such_source(text, path))
+
+
+def _open_directory(path: Path, name: str, labels: bool) -> ImageSource:
+    from opsin.data.folders import folder_source
+    from opsin.data.parquet import parquet_source
+    from opsin.data.parquet_files import find_parquet
+
+    if parquet_files := find_parquet(path):
+        return parquet_source(parquet_files, name=name)
+    return folder_source(path, name=name, labels=labels)
 
 
 def open_labelled(ref: str, *, min_classes: int = 2) -> ImageSource:
