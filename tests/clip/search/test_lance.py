@@ -13,7 +13,7 @@ import pytest
 
 from opsin.clip.search.exact import ExactIndex
 from opsin.clip.search.index import ImageIndex
-from opsin.clip.search.lance import FEWEST_ROWS, LanceIndex
+from opsin.clip.search.lance import FEWEST_ROWS, STATE, LanceIndex
 from opsin.errors import CheckpointError, MissingExtraError
 from tests.clip.search.colours import ColourEncoder, paint, paint_many
 
@@ -76,6 +76,10 @@ def test_an_index_is_searched_and_followed(tmp_path: Path) -> None:
     exact.update()
     assert approximate.search("red", k=1)[0].id == "red.png"
     assert list(approximate.search("red", k=30)) == list(exact.search("red", k=30))
+    state = tmp_path / "index" / "lancedb" / STATE
+    for damaged in (b"", b"null", b"[[1]]", b"[" * 100_000, b'{"a": 1}'):
+        state.write_bytes(damaged)
+        assert len(ImageIndex.open(tmp_path / "index", ColourEncoder(), backend="lancedb").search("red", k=30)) == 20
     shutil.rmtree(tmp_path / "index" / "lancedb" / "vectors.lance")
     with pytest.raises(CheckpointError, match="LanceDB cannot use"):
         approximate.search("red")

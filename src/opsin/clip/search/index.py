@@ -21,7 +21,7 @@ from opsin.clip.search import compaction
 from opsin.clip.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.clip.search.database import DATABASE, FOLDER, Database
-from opsin.clip.search.integrity import damage, refuse_damaged
+from opsin.clip.search.integrity import damage, refuse_damaged, update_command
 from opsin.clip.search.lock import locked
 from opsin.clip.search.query import Term, encode_query, query_terms
 from opsin.clip.search.results import Hit, SearchResults, UpdateReport
@@ -248,9 +248,10 @@ class ImageIndex:
 
     def _refuse_outdated(self) -> None:
         if self.is_outdated:
+            command = update_command(self.path, self._database)
             raise CheckpointError(
                 f"the index {self.path} was made by an earlier version of opsin, which turned some photos the wrong "
-                f"way; run 'opsin index {printable(self.source)} --out {self.path}', which encodes all images again"
+                f"way; run '{command}', which encodes all images again"
             )
 
     def _restless(self) -> CheckpointError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,8 +45,12 @@ def refuse_damaged(directory: Path, database: Database, shards: Iterable[Shard])
 
 def damage(directory: Path, database: Database, what: str) -> CheckpointError:
     """The error that says what is damaged, and which command mends it."""
-    source = printable(database.meta().source)
+    command = update_command(directory, database)
     return CheckpointError(
-        f"the index {directory} is damaged: {what}; run 'opsin index {source} --out {directory}', which encodes the "
-        "images concerned again"
+        f"the index {directory} is damaged: {what}; run '{command}', which encodes the images concerned again"
     )
+
+
+def update_command(directory: Path, database: Database) -> str:
+    """What brings the index up to date with its source."""
+    return f"opsin index {shlex.quote(printable(database.meta().source))} --out {shlex.quote(str(directory))}"

@@ -116,7 +116,7 @@ def _explained(path: Path) -> Iterator[None]:
 def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
     """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
     state = path / STATE
-    present = set(json.loads(state.read_text())) if state.is_file() else set()
+    present = _recorded_shards(state)
     if present == set(shards) and present:
         return connection.open_table(TABLE)
     state.unlink(missing_ok=True)
@@ -139,6 +139,16 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
         table.create_index("vector", config=config, replace=True)
     write_json(state, sorted(shards))
     return table
+
+
+def _recorded_shards(state: Path) -> set[int]:
+    """Numbers of the shards in the table; none without a readable record, so that the table is made anew."""
+    try:
+        numbers = json.loads(state.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    is_record = isinstance(numbers, list) and all(type(number) is int for number in numbers)
+    return set(numbers) if is_record else set()
 
 
 def _cells(count: int) -> int:
