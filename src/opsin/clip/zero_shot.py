@@ -192,4 +192,4 @@ def _check_what_is_read(
                 "cannot tell them apart; write one of them in other words"
             )
     report = Unread(len(words), lost, shortened, unread.max_tokens)
-    warn_of_unread(report, encoder.name, "label", "what is not read has no part in the results, or a senseless one")
+    warn_of_unread(report, encoder.name, "label", "the probabilities of such labels say nothing about the images")
