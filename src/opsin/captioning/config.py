@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from opsin.config import check_numbers
+from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.training.config import TrainingConfig
@@ -53,6 +54,8 @@ class CaptioningConfig:
 
     data: str = "emoji"
     """A data source with captions: emoji, coco:DIR, course-coco:DIR, a directory, or FILE.parquet."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 64
     """Side of the square images that the model sees, in pixels."""
     captions: Literal["all", "first"] = "all"

@@ -26,7 +26,7 @@ from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
-from opsin.data.sources import is_same_source
+from opsin.data.sources import exclude_images, is_same_source
 from opsin.errors import DataError
 from opsin.runtime import autocast
 from opsin.training.record import config_of, has_changed
@@ -91,21 +91,32 @@ class Evaluation:
 
 
 def evaluate_all(
-    captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int | None = None
+    captioner: Captioner,
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    beams: int | None = None,
+    exclude: Sequence[str] = (),
 ) -> tuple[Evaluation, ...]:
     """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
-    first = evaluate_captioner(captioner, data, split, beams=beams)
+    first = evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude)
     own = _own_config(captioner)
     if split is not None or own is None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
-    return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams)
+    return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams, exclude=exclude)
 
 
 def evaluate_captioner(
-    captioner: Captioner, data: str | None = None, split: str | None = None, *, beams: int | None = None
+    captioner: Captioner,
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    beams: int | None = None,
+    exclude: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
+    `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
     Which images these are, see `opsin.data.parts.judged_part`. Raises DataError when the split is empty, when no source
     is named and the model does not say its own, when the source holds features and the model takes images, or the
     reverse, and when it holds features or words that the model does not take.
@@ -122,7 +133,7 @@ def evaluate_captioner(
     dataset: CaptionDataset
     source: ImageSource | None = None
     if captioner.takes_images:
-        source, split = _choose_images(ref, split, own, captioner.training)
+        source, split = _choose_images(ref, split, own, captioner.training, exclude)
         size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
         if captioner.frozen_encoder is None:
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
@@ -146,12 +157,14 @@ def _own_config(captioner: Captioner) -> CaptioningConfig | None:
 
 
 def _choose_images(
-    ref: str, split: str | None, own: CaptioningConfig | None, training: Mapping[str, Any]
+    ref: str, split: str | None, own: CaptioningConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
 ) -> tuple[ImageSource, str]:
     if own is None or not is_same_source(ref, own.data):
-        return judged_part(open_captioned(ref), split, None)
-    source = open_captioned(own.data, own.captions)  # as the run read it: its rows are those of that reading
-    return judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
+        return judged_part(open_captioned(ref, exclude=exclude), split, None)
+    # As the run read it: its rows are those of that reading.
+    source = open_captioned(own.data, own.captions, own.exclude)
+    part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
+    return exclude_images(part, exclude, own.exclude), split
 
 
 def _choose_features(

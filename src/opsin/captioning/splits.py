@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     """
     if config.data.startswith(COURSE):
         return _open_course(config)
-    source = open_captioned(config.data, config.captions)
+    source = open_captioned(config.data, config.captions, config.exclude)
     rows = rows_of_run(source, config)
     train = source.select(rows["train"])
     assert train.captions is not None
@@ -125,9 +126,9 @@ def _warn_of_lost_words(table: CaptionTable, config: CaptioningConfig) -> None:
         logger.warning("; ".join(parts))
 
 
-def open_captioned(ref: str, captions: str = "all") -> ImageSource:
+def open_captioned(ref: str, captions: str = "all", exclude: Sequence[str] = ()) -> ImageSource:
     """The images of a source that have captions, with `all` of them or the `first` one. Raises DataError."""
-    source = captioned(open_source(ref, labels=False))
+    source = captioned(open_source(ref, labels=False, exclude=exclude))
     assert source.captions is not None
     return replace(source, captions=[texts[:1] for texts in source.captions]) if captions == "first" else source
 
@@ -177,6 +178,8 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
     """The course's features, with its own vocabulary and its own validation split."""
     if config.style_fraction > 0:
         raise _no_styles(config.data)
+    if config.exclude:
+        raise ConfigError(f"{config.data!r} holds features instead of images, which exclude cannot name; leave it out")
     if config.frozen_encoder is not None:
         raise ConfigError(f"{config.data!r} holds features instead of images; leave frozen_encoder out")
     data = load_course_coco(Path(config.data.removeprefix(COURSE)).expanduser())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.config import check_numbers
+from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.training.config import TrainingConfig
@@ -63,6 +64,8 @@ class ClassificationConfig:
 
     data: str = "emoji"
     """A data source with labels: emoji, cifar10, cifar10:DIR, a directory of class folders, or FILE.parquet."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 32
     """Side of the square images that the model sees, in pixels."""
     val_fraction: float = 0.1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
 from opsin.data.names import find_equal
 from opsin.data.parts import judged_part
-from opsin.data.sources import is_same_source, open_labelled
+from opsin.data.sources import exclude_images, is_same_source, open_labelled
 from opsin.errors import DataError
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.record import has_changed
@@ -33,9 +33,12 @@ class Evaluation:
     skipped: tuple[Skipped, ...]
 
 
-def evaluate_classifier(classifier: Classifier, data: str | None = None, split: str | None = None) -> Evaluation:
+def evaluate_classifier(
+    classifier: Classifier, data: str | None = None, split: str | None = None, *, exclude: Sequence[str] = ()
+) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on.
 
+    `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
     Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name, as people read them. Raises
     DataError when the model does not know a class of the source, or when the split is empty.
     """
@@ -44,11 +47,13 @@ def evaluate_classifier(classifier: Classifier, data: str | None = None, split: 
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
     is_own = is_same_source(ref, own_data)
+    own_exclude = tuple(classifier.training.get("exclude", ()))
     # The own source is opened as the run read it: its rows are those of that reading.
-    opened = open_labelled(own_data if is_own else ref, min_classes=1)
+    opened = open_labelled(own_data if is_own else ref, min_classes=1, exclude=own_exclude if is_own else exclude)
     rows = _rows_of_run(opened, classifier.training) if is_own else None
     matched = _match_classes(opened, classifier.class_names)
     source, split = judged_part(matched, split, rows, changed=has_changed(opened, classifier.training))
+    source = exclude_images(source, exclude, own_exclude) if is_own else source
     dataset = image_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")

@@ -29,7 +29,7 @@ def train_classifier(
     The test split of the source, where it has one, is looked at once, after training. Raises DataError when the data
     cannot be used for this, and what `Trainer.fit` raises.
     """
-    source = open_labelled(config.data)
+    source = open_labelled(config.data, exclude=config.exclude)
     rows = rows_of_run(source, val_fraction=config.val_fraction, max_train=config.max_train, seed=config.training.seed)
     train_data = image_dataset(source.select(rows["train"]), config.image_size)
     validation = image_dataset(source.select(rows["val"]), config.image_size) if len(rows["val"]) else None

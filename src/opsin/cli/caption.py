@@ -11,6 +11,7 @@ import tyro
 
 from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import note, print_json, print_json_line, print_table
+from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Caption, Captioner
@@ -30,6 +31,8 @@ class CaptionOptions(ModelOptions):
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]
     """Image files and directories of images."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-captioner"
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME. The one that
     ships, emoji-captioner, knows emoji and nothing else."""
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> int:
     from opsin.data.listing import list_images
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images))
+    reader = ImageReader(list_images(options.images, options.exclude))
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
     as_lines = options.json and any(path.is_dir() for path in options.images)
     captions: list[Caption] = []

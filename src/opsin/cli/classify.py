@@ -60,7 +60,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.data.listing import list_images
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images))
+    reader = ImageReader(list_images(options.images, options.exclude))
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
     results = classifier.classify(reader, top_k=options.top_k, batch_size=options.batch_size or 64)
     if not results:

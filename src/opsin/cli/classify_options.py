@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from opsin.cli.options import Flag, ModelOptions
+from opsin.data.exclusion import Patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class ClassifyOptions(ModelOptions):
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]
     """Image files and directories of images."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, by
     default imagenet, which names 1,000 kinds of things in photographs. With --labels a model of images and texts, which

@@ -13,6 +13,7 @@ import tyro
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.config import nearest_name
+from opsin.data.exclusion import Patterns
 
 LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
@@ -52,6 +53,8 @@ class CheckOptions(SharedOptions):
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """A data source: emoji, cifar10, cifar10:DIR, a directory, or FILE.parquet."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
 
 
 def main(argv: list[str]) -> int:
@@ -112,7 +115,7 @@ def _check(argv: list[str]) -> int:
     from opsin.data.check import check_source
     from opsin.data.sources import open_source
 
-    report = check_source(open_source(options.source), quiet=options.quiet)
+    report = check_source(open_source(options.source, exclude=options.exclude), quiet=options.quiet)
     if options.json:
         print_json(dataclasses.asdict(report))
         return 0

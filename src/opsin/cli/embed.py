@@ -12,6 +12,7 @@ import tyro
 from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
+from opsin.data.exclusion import Patterns
 
 DESCRIPTION = (
     "Encode all images of a source into shards: NNNNNN.npy with the vectors, NNNNNN.parquet with the images' paths, "
@@ -25,6 +26,8 @@ class EmbedOptions(SharedOptions):
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """A folder of images, at any depth, or another data source such as emoji."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The directory of the shards."""
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = DEFAULT_MODEL
@@ -58,6 +61,7 @@ def main(argv: list[str]) -> int:
         options.out,
         partial(load, options.model, options.device),
         part=part,
+        exclude=options.exclude,
         engine=options.engine,
         rows_per_shard=options.rows_per_shard,
         quiet=options.quiet,

@@ -68,7 +68,7 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     from opsin.classification.inference import Classifier
 
     classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
-    evaluation = evaluate_classifier(classifier, options.data, options.split)
+    evaluation = evaluate_classifier(classifier, options.data, options.split, exclude=options.exclude)
     protocol = f"{evaluation.metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}, one centre crop"
     if options.json:
         _print_json(evaluation, protocol)
@@ -116,7 +116,7 @@ def _evaluate_captioner(options: EvaluateOptions) -> int:
     captioner = Captioner.from_pretrained(options.run, device=options.device, precision=options.precision)
     if options.picture is not None and not captioner.takes_images:
         raise UsageError(f"--picture needs images, and {options.run} was trained on features")
-    evaluations = evaluate_all(captioner, options.data, options.split, beams=options.beams)
+    evaluations = evaluate_all(captioner, options.data, options.split, beams=options.beams, exclude=options.exclude)
     count = options.worst or 5
     if options.json:
         print_json({"evaluations": [_caption_document(evaluation, count) for evaluation in evaluations]})

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from opsin.cli.options import Flag, ModelOptions
+from opsin.data.exclusion import Patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,9 @@ class EvaluateOptions(ModelOptions):
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
     data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
     """A data source; by default the one that the model was trained on."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times;
+    those of the run count for its own source in any case."""
     split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
     """train, val, test or all; by default test where there is one, else the images held out from training. Captioners
     that left one style of some emoji out of training also have other-style, and by default both are judged; so may

@@ -11,6 +11,7 @@ import tyro
 
 from opsin.cli.options import SharedOptions, parse
 from opsin.cli.output import note, print_json, print_table
+from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.clip.search.index import ImageIndex
@@ -30,6 +31,9 @@ class IndexOptions(SharedOptions):
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
     """A folder of images, at any depth, or another data source such as emoji."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times. An
+    index keeps its patterns until others are given."""
     out: Annotated[Path, tyro.conf.arg(metavar="INDEX")]
     """The directory of the index."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
@@ -58,10 +62,10 @@ def main(argv: list[str]) -> int:
     else:
         from opsin.clip.search.collection import open_collection
 
-        open_collection(options.source)  # so that a mistyped folder leaves no empty index behind
+        open_collection(options.source, options.exclude)  # so that a mistyped folder leaves no empty index behind
         model = DEFAULT_MODEL if options.model is None else options.model
         index = ImageIndex.create(options.out, model, device=options.device)
-    report = index.update(options.source, rehash=options.rehash, quiet=options.quiet)
+    report = index.update(options.source, exclude=options.exclude or None, rehash=options.rehash, quiet=options.quiet)
     if options.json:
         _print_json(index, report)
     else:

@@ -52,7 +52,7 @@ def _protocol(options: EvaluateOptions) -> Protocol:
 
     given = {"labels_fraction": options.labels_fraction, "k": options.k, "temperature": options.temperature}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return Protocol(name=name, seed=options.seed or 0, **settings)
+    return Protocol(name=name, seed=options.seed or 0, exclude=options.exclude, **settings)
 
 
 def _load(options: EvaluateOptions) -> ImageEncoder:

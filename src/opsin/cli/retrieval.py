@@ -23,7 +23,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from opsin.encoders.local_clip import LocalClipEncoder
 
     encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
-    evaluation = evaluate_retrieval(encoder, encoder.training, options.data, options.split)
+    evaluation = evaluate_retrieval(encoder, encoder.training, options.data, options.split, exclude=options.exclude)
     if options.json:
         print_json(_retrieval_document(evaluation))
     else:

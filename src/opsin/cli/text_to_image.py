@@ -95,6 +95,7 @@ def _exam(options: EvaluateOptions, model: TextToImage, encoder: Any) -> Exam:
         model.image_size,
         data=options.data,
         split=options.split,
+        exclude=options.exclude,
         quiet=options.quiet,
         **{name: value for name, value in given.items() if value is not None},
     )

@@ -133,6 +133,9 @@ def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
         kw_only=True,
     )
     options: Any = parse(options_class, argv, f"opsin train {name}", _description(name, recipes))
+    # Given again with --resume, a pattern is the one that the run has already.
+    patterns = tuple(dict.fromkeys(options.config.exclude))
+    options = dataclasses.replace(options, config=dataclasses.replace(options.config, exclude=patterns))
     data: str = options.config.data
     if not data or data.endswith(":"):
         needed = f"{data}DIR" if data else "SRC"

@@ -30,7 +30,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images))
+    reader = ImageReader(list_images(options.images, options.exclude))
     model = options.model or DEFAULT_MODEL
     classifier = ZeroShotClassifier(
         load_image_text(model, options.device, options.precision),
@@ -156,7 +156,7 @@ def evaluate_labels(options: EvaluateOptions) -> int:
 
     encoder = load_image_text(options.run, options.device, options.precision)
     templates = options.template or DEFAULT_TEMPLATES
-    evaluation = evaluate_zero_shot(encoder, options.data, options.split, templates=templates)
+    evaluation = evaluate_zero_shot(encoder, options.data, options.split, templates=templates, exclude=options.exclude)
     if options.json:
         print_json(_evaluation_document(evaluation))
     else:

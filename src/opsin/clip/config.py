@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
 
@@ -74,6 +75,8 @@ class ClipConfig:
 
     data: str = "emoji"
     """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 64
     """Side of the square images that the model sees, in pixels."""
     captions: Literal["all", "first"] = "all"

@@ -64,7 +64,7 @@ class ClipSplits:
 
 def open_splits(config: ClipConfig) -> ClipSplits:
     """Open the data of a run. Raises DataError when it has no captions or nothing to train on."""
-    source = open_captioned(config.data, config.captions)
+    source = open_captioned(config.data, config.captions, config.exclude)
     rows = rows_of_run(source, config)
 
     def dataset(split: str) -> CaptionedImages | None:
@@ -75,9 +75,9 @@ def open_splits(config: ClipConfig) -> ClipSplits:
     return ClipSplits(train, dataset("val"), dataset("test"), dataset(OTHER_STYLE), division_digest(source))
 
 
-def open_captioned(ref: str, captions: str = "all") -> ImageSource:
+def open_captioned(ref: str, captions: str = "all", exclude: Sequence[str] = ()) -> ImageSource:
     """The images of a source that have a caption that is not blank, with `all` of those or the `first`."""
-    source = with_captions(open_source(ref, labels=False), str.strip)
+    source = with_captions(open_source(ref, labels=False, exclude=exclude), str.strip)
     assert source.captions is not None
     return replace(source, captions=[texts[:1] for texts in source.captions]) if captions == "first" else source
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
 from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import is_same_source
+from opsin.data.sources import exclude_images, is_same_source
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
@@ -54,10 +54,16 @@ class Evaluation:
 
 
 def evaluate_retrieval(
-    encoder: ImageTextEncoder, training: Mapping[str, Any], data: str | None = None, split: str | None = None
+    encoder: ImageTextEncoder,
+    training: Mapping[str, Any],
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    exclude: Sequence[str] = (),
 ) -> Evaluation:
     """Evaluate on a split of a source; `training` is the record of the model's run, empty if there was none.
 
+    `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
     Without `data` it is the source that the model was trained on. Which of its images these are, see
     `opsin.data.parts.judged_part`; of a source of which all was trained on, the training images. Their vectors come
     from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no captions or
@@ -67,7 +73,7 @@ def evaluate_retrieval(
     if data is None and own is None:
         raise DataError("say which captioned images to judge the model on")
     ref = data if data is not None else own.data if own is not None else ""
-    source, split = _choose(ref, split, own, training)
+    source, split = _choose(ref, split, own, training, exclude)
     source, image_features = source_vectors(source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     effect = "what is not read makes the scores worse, whatever the images show"
@@ -78,14 +84,15 @@ def evaluate_retrieval(
 
 
 def _choose(
-    ref: str, split: str | None, own: ClipConfig | None, training: Mapping[str, Any]
+    ref: str, split: str | None, own: ClipConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
 ) -> tuple[ImageSource, str]:
     if own is None or not is_same_source(ref, own.data):
-        return judged_part(open_captioned(ref), split, None)
-    source = open_captioned(own.data)  # as the run read it: its rows are those of that reading
+        return judged_part(open_captioned(ref, exclude=exclude), split, None)
+    source = open_captioned(own.data, exclude=own.exclude)  # as the run read it: its rows are those of that reading
     if split is None and own.train_on == "all":
         split = "train"
-    return judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
+    part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
+    return exclude_images(part, exclude, own.exclude), split
 
 
 @torch.no_grad()

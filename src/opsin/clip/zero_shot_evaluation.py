@@ -51,14 +51,16 @@ def evaluate_zero_shot(
     split: str | None = None,
     *,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
+    exclude: Sequence[str] = (),
 ) -> ZeroShotEvaluation:
     """Classify a split of a labelled source by its class names; without `split` its test split, or else all of it.
 
-    Only classes with images in the source take part; underscores in their names are read as spaces. The images' vectors
-    come from the cache of `source_vectors`. Raises DataError when the source has no labels, no such split, or no image
-    that can be read; ConfigError for templates and names that cannot be used.
+    Only classes with images in the source take part; underscores in their names are read as spaces. `exclude` are
+    patterns of images to leave out; see `opsin.data.exclusion`. The images' vectors come from the cache of
+    `source_vectors`. Raises DataError when the source has no labels, no such split, or no image that can be read;
+    ConfigError for templates and names that cannot be used.
     """
-    source = open_labelled(data)
+    source = open_labelled(data, exclude=exclude)
     assert source.labels is not None and source.class_names is not None
     present = np.unique(source.labels)
     names = tuple(source.class_names[index] for index in present)

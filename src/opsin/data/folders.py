@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, ImageSource
 from opsin.data.image_tables import load_path, with_tables
 from opsin.data.images import IMAGE_SUFFIXES, Skipped
@@ -35,7 +36,7 @@ class _Rows:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def folder_source(directory: Path, name: str, *, labels: bool = True) -> ImageSource:
+def folder_source(directory: Path, name: str, *, labels: bool = True, exclude: Sequence[str] = ()) -> ImageSource:
     """Images below a directory.
 
     Layouts: `train/…`, `val/…`, `test/…`, each with class folders or flat; `CLASS/…` (images at any depth below the
@@ -44,10 +45,11 @@ def folder_source(directory: Path, name: str, *, labels: bool = True) -> ImageSo
     beside them are left out, unless `labels` is false, which says that images without a label are of use. Tables
     in the directory or its split folders give labels, captions and splits, and captions are in `NAME.txt` beside
     `NAME.jpg`; see `opsin.data.image_tables`.
+    `exclude` are patterns of what is not looked at; see `Exclusion`.
     Raises DataError when no image is found, when two classes cannot be told apart by name, and when splits lie deeper
     than at the top: images to test on would be trained on.
     """
-    contents = _Contents(directory)
+    contents = _Contents(directory, Exclusion(exclude))
     splits = _split_folders(contents)
     rows = _rows_of_splits(contents, splits, labels) if splits else _rows_below(contents, (), labels)
     left_out = contents.left_out()
@@ -115,8 +117,9 @@ class _Contents:
     Links to folders are followed where classes may lie: at the top, and in split folders.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._listing = Listing(directory)
+    def __init__(self, directory: Path, exclusion: Exclusion) -> None:
+        self._exclusion = exclusion
+        self._listing = Listing(directory, exclusion=exclusion)
         self._followed: set[str] = set()
         found = {file.id for file in self._listing.files()}
         for depth in (0, 1):  # what a link leads to may hold links
@@ -145,8 +148,9 @@ class _Contents:
             ids[row.reason].append(row.id)
         ids[LINK_TO_FOLDER] = [link for link in self._listing.links if link not in self._followed]
         ids[WRITTEN_BY_OPSIN] = self._listing.outputs
+        excluded = [Skipped(printable(pattern), reason) for pattern, reason in self._exclusion.report().items()]
         rows = [row for reason, named in ids.items() for row in in_one_line(sorted(named), reason)]
-        return rows + unread_formats(self._listing.other_files)
+        return [*rows, *excluded, *unread_formats(self._listing.other_files)]
 
 
 # ----------------------------------------------------------------------------------------------------- layouts

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from opsin.data.exclusion import Exclusion
 from opsin.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Skipped
 from opsin.data.names import printable
 from opsin.data.outputs import is_own_directory, is_own_image, is_sample
@@ -42,13 +43,16 @@ class File(NamedTuple):
 class Listing:
     """Files with certain suffixes below a directory, at any depth; those of images, if nothing else is said.
 
-    Left out are what is hidden (a name with a dot in front), the folders of `HOUSEKEEPING`, and what opsin has written
-    itself, unless there are no other images. Links to files are followed, links to folders are noted only. The root
-    may be called anything. While `files` is iterated over, the other fields fill.
+    Left out are what is hidden (a name with a dot in front), the folders of `HOUSEKEEPING`, what is excluded, and what
+    opsin has written itself, unless there are no other images. Links to files are followed, links to folders are noted
+    only. The root may be called anything. While `files` is iterated over, the other fields fill.
     """
 
-    def __init__(self, root: Path, suffixes: Container[str] = IMAGE_SUFFIXES) -> None:
+    def __init__(
+        self, root: Path, suffixes: Container[str] = IMAGE_SUFFIXES, exclusion: Exclusion | None = None
+    ) -> None:
         self.root = root
+        self._exclusion = exclusion or Exclusion()
         self._suffixes = suffixes
         self.skipped: list[Skipped] = []
         """Images and folders that were left out."""
@@ -98,7 +102,7 @@ class Listing:
 
     def _look(self, entry: os.DirEntry[str], relative: str) -> File | str | None:
         """A file that is listed, or a folder to go on with; the rest is noted."""
-        if entry.name.startswith(".") or entry.name.lower() in HOUSEKEEPING:
+        if entry.name.startswith(".") or entry.name.lower() in HOUSEKEEPING or self._exclusion.covers(relative):
             return None
         if entry.is_dir(follow_symlinks=False):
             return relative
@@ -125,27 +129,31 @@ class Listing:
         self.skipped.append(Skipped(printable(relative), reason))
 
 
-def find_images(directory: Path) -> list[Path]:
+def find_images(directory: Path, exclusion: Exclusion | None = None) -> list[Path]:
     """Image files below a directory, sorted; see `Listing` for what is skipped."""
-    return sorted(directory / file.id for file in Listing(directory).files())
+    return sorted(directory / file.id for file in Listing(directory, exclusion=exclusion).files())
 
 
-def list_images(paths: Iterable[str | Path]) -> list[Path]:
+def list_images(paths: Iterable[str | Path], exclude: Sequence[str] = ()) -> list[Path]:
     """The files among `paths`, and all images in the directories among them, in this order.
 
-    Raises DataError for a path that does not exist and for a directory without images.
+    `exclude` are patterns for paths in the directories, and for the names of the files; see `Exclusion`. Raises
+    DataError for a path that does not exist, for a directory without images, and when no file is left.
     """
+    exclusion = Exclusion(exclude)
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = find_images(path)
+            found = find_images(path, exclusion)
             if not found:
                 raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files += found
-        elif path.exists():
-            files.append(path)
-        else:
+        elif not path.exists():
             raise DataError(f"there is no file {path}")
+        elif not exclusion.covers(path.name):
+            files.append(path)
+    if exclude and not files:
+        raise DataError(f"all these images are excluded by {', '.join(map(repr, exclude))}")
     return files
 
 

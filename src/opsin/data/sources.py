@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from opsin.config import nearest_name
 from opsin.data.archives import is_archive, unpack
+from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import UNLABELLED, ImageSource
+from opsin.data.images import Skipped
 from opsin.data.names import printable
 from opsin.data.sidecars import TEXT_SUFFIXES
 from opsin.data.tables import TABLE_SUFFIXES
@@ -56,16 +60,17 @@ def _path_of(ref: str) -> Path | None:
     return path if path.exists() else None
 
 
-def open_source(ref: str | Path, *, labels: bool = True) -> ImageSource:
+def open_source(ref: str | Path, *, labels: bool = True, exclude: Sequence[str] = ()) -> ImageSource:
     """Open the source that a string names.
 
     `labels=False` says that images without a label are of use: a folder then also gives those that lie beside its class
     folders; see `opsin.data.folders`. Else a class that is validated or tested and never trained on is a warning in the
-    log. Raises DataError, saying which layouts were tried, when there is no such source, and when a folder or file of
-    it cannot be read.
+    log. `exclude` are patterns for names and paths of files and folders, or for the ids of a source that is no folder;
+    see `opsin.data.exclusion`. Raises DataError, saying which layouts were tried, when there is no such source, and
+    when a folder or file of it cannot be read.
     """
     try:
-        source = _open(str(ref), labels)
+        source = _open(str(ref), labels, exclude)
     except OSError as error:  # no permission, or too long a name
         where = error.filename if isinstance(error.filename, str) else str(ref)
         raise DataError(f"{printable(where[:200])} cannot be read: {error.strerror or error}") from error
@@ -91,9 +96,20 @@ def _untrained_classes(source: ImageSource) -> list[str]:
     return [source.class_names[label] for label in untrained]
 
 
-def _open(text: str, labels: bool) -> ImageSource:
+def _open(text: str, labels: bool, exclude: Sequence[str]) -> ImageSource:
     if not text:
         raise DataError(f"the name of the data source is empty; {KINDS}")
+    path = Path(text).expanduser()
+    source = _open_named(text)
+    if source is None and path.is_dir():
+        return _open_directory(path, text, labels, exclude)
+    if source is None and path.is_file() and is_archive(path):
+        return _open_directory(unpack(path), text, labels, exclude)
+    return exclude_images(_open_file(text, path) if source is None else source, exclude)
+
+
+def _open_named(text: str) -> ImageSource | None:
+    """The source that says by its name of what kind it is; None for a path."""
     kind, _, argument = text.partition(":")
     if text == "emoji":
         from opsin.data.emoji import emoji_source
@@ -111,43 +127,58 @@ def _open(text: str, labels: bool) -> ImageSource:
         raise DataError(
             f"{text!r} holds image features instead of images, so only a captioner can be trained and judged on it"
         )
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return _open_directory(path, text, labels)
-    if path.is_file():
-        if path.suffix.lower() == ".parquet":
-            from opsin.data.parquet import parquet_source
-
-            return parquet_source({None: [path]}, name=text)
-        if path.suffix.lower() in TABLE_SUFFIXES:
-            from opsin.data.image_tables import table_source
-
-            return table_source(path, name=text)
-        if is_archive(path):
-            return _open_directory(unpack(path), text, labels)
-        if path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() != ".json":  # that may be COCO's, elsewhere
-            raise DataError(f"{path} is no source by itself; give its directory, {path.parent}")
-        raise DataError(f"{path} is a file, but no table, parquet file or archive; {KINDS}")
-    raise DataError(_no_such_source(text, path))
+    return None
 
 
-def _open_directory(path: Path, name: str, labels: bool) -> ImageSource:
+def _open_directory(path: Path, name: str, labels: bool, exclude: Sequence[str]) -> ImageSource:
     from opsin.data.folders import folder_source
     from opsin.data.parquet import parquet_source
     from opsin.data.parquet_files import find_parquet
 
     if parquet_files := find_parquet(path):
-        return parquet_source(parquet_files, name=name)
-    return folder_source(path, name=name, labels=labels)
+        return exclude_images(parquet_source(parquet_files, name=name), exclude)
+    return folder_source(path, name=name, labels=labels, exclude=exclude)
 
 
-def open_labelled(ref: str, *, min_classes: int = 2) -> ImageSource:
+def _open_file(text: str, path: Path) -> ImageSource:
+    if not path.is_file():
+        raise DataError(_no_such_source(text, path))
+    if path.suffix.lower() == ".parquet":
+        from opsin.data.parquet import parquet_source
+
+        return parquet_source({None: [path]}, name=text)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        from opsin.data.image_tables import table_source
+
+        return table_source(path, name=text)
+    if path.suffix.lower() in TEXT_SUFFIXES and path.suffix.lower() != ".json":  # that may be COCO's, elsewhere
+        raise DataError(f"{path} is no source by itself; give its directory, {path.parent}")
+    raise DataError(f"{path} is a file, but no table, parquet file or archive; {KINDS}")
+
+
+def exclude_images(source: ImageSource, patterns: Sequence[str], done: Sequence[str] = ()) -> ImageSource:
+    """The source without the images whose ids, or folders in them, a pattern fits; what was excluded is listed.
+
+    `done` are patterns that it was opened with. Raises DataError when no image is left.
+    """
+    patterns = [pattern for pattern in patterns if pattern not in done]
+    if not patterns:
+        return source
+    exclusion = Exclusion(patterns)
+    kept = np.array([not exclusion.covers_part(id) for id in source.ids], dtype=bool)
+    if not kept.any():
+        raise DataError(f"all {len(kept)} images of {source.name!r} are excluded by {', '.join(map(repr, patterns))}")
+    left_out = [Skipped(printable(pattern), reason) for pattern, reason in exclusion.report().items()]
+    return replace(source.select(kept), skipped=[*source.skipped, *left_out])
+
+
+def open_labelled(ref: str, *, min_classes: int = 2, exclude: Sequence[str] = ()) -> ImageSource:
     """`open_source` for what takes labels; DataError unless it has images of at least so many classes, besides.
 
     Images without a label are skipped. Learning takes two classes; one is enough to judge a model that knows others
     as well.
     """
-    source = open_source(ref).labelled()
+    source = open_source(ref, exclude=exclude).labelled()
     if source.label_sets is not None:
         counts = [len(labels) for labels in source.label_sets]
         raise DataError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.config import check_numbers
+from opsin.data.exclusion import Patterns
 from opsin.diffusion.gaussian_diffusion import Objective
 from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
@@ -65,6 +66,8 @@ class DiffusionConfig:
 
     data: str = "emoji"
     """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     text_encoder: str = "emoji-clip"
     """What turns prompts into vectors: a model with a text encoder (open_clip:ARCHITECTURE/TAG, a zoo name, a run or
     model directory), or a table of embeddings that were computed before (FILE.pt, as the course's)."""

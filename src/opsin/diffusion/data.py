@@ -5,6 +5,7 @@ Dimensions: N images in a batch, M texts in all, E width of their embeddings, C 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,12 +70,12 @@ class PromptDataset:
         return {"image": batch["image"], "texts": torch.tensor(padded), "num_texts": counts}
 
 
-def open_prompted(ref: str, captions: str = "all") -> ImageSource:
+def open_prompted(ref: str, captions: str = "all", exclude: Sequence[str] = ()) -> ImageSource:
     """The images of a source that have a caption, with their captions stripped; the others go to `skipped`.
 
     Raises DataError when the source has no captions, or none for any image.
     """
-    source = with_captions(open_source(ref, labels=False), str.strip)
+    source = with_captions(open_source(ref, labels=False, exclude=exclude), str.strip)
     assert source.captions is not None
     stripped = [tuple(dict.fromkeys(text.strip() for text in texts)) for texts in source.captions]
     return replace(source, captions=[texts[:1] if captions == "first" else texts for texts in stripped])
@@ -96,7 +97,7 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
 
     Raises DataError when the source cannot be used, and what the text encoder raises.
     """
-    source = open_prompted(config.data, config.captions)
+    source = open_prompted(config.data, config.captions, config.exclude)
     rows = rows_of_run(source, config)
     parts = {name: source.select(rows[name]) for name in ("train", "val") if len(rows[name])}
     texts: dict[str, int] = {}

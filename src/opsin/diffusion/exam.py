@@ -17,7 +17,7 @@ from tqdm import tqdm
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import is_same_source
+from opsin.data.sources import exclude_images, is_same_source
 from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
@@ -102,20 +102,24 @@ def open_exam(
     num_prompts: int = 48,
     num_samples: int = 2,
     seed: int = 0,
+    exclude: Sequence[str] = (),
     quiet: bool = True,
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
     `record` is that of the run that made the model, empty where nobody knows. Images are seen at its `image_size`, as
     its drawings are. A prompt is the first caption of an image, and the first captions of all images are the names it
-    is sought among.
+    is sought among. `exclude` are patterns of images to leave out, besides those that the run has left out.
 
     Raises DataError when the source cannot be used or has no such split, ConfigError for numbers below one.
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    source, ref, own = _open(record, data)
+    source, ref, own = _open(record, data, exclude)
     rows, training_rows = choose_parts(source, ref, split, own)
+    if own is not None and exclude:
+        kept = set(exclude_images(source, exclude, own.exclude).ids)
+        rows = {name: np.array([row for row in of_part if source.ids[row] in kept]) for name, of_part in rows.items()}
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
     readable, pixels = load_pixels(_numbered(source).select(used), image_size)
@@ -196,14 +200,17 @@ def _numbered(source: ImageSource) -> ImageSource:
     return replace(source, metadata={"place": np.arange(len(source))})
 
 
-def _open(record: Mapping[str, Any], data: str | None) -> tuple[ImageSource, str, DiffusionConfig | None]:
+def _open(
+    record: Mapping[str, Any], data: str | None, exclude: Sequence[str]
+) -> tuple[ImageSource, str, DiffusionConfig | None]:
     """The source to judge on, its name, and the settings of the model's run when that is what it was trained on."""
     own = config_of(DiffusionConfig, record) if record else None
     if own is None or (data is not None and not is_same_source(data, own.data)):
         if data is None:
             raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
-        return open_prompted(data, "all" if own is None else own.captions), data, None
-    source = open_prompted(own.data, own.captions)  # as the run read it: its rows are those of that reading
+        return open_prompted(data, "all" if own is None else own.captions, exclude), data, None
+    # As the run read it: its rows are those of that reading.
+    source = open_prompted(own.data, own.captions, own.exclude)
     ref = data or own.data
     if has_changed(source, record):
         raise DataError(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.stems import least_trained_side
 from opsin.training.config import TrainingConfig
@@ -80,6 +81,8 @@ class SimclrConfig:
 
     data: str = "emoji"
     """A data source: emoji, cifar10, cifar10:DIR, coco:DIR, a directory, or FILE.parquet. Labels are not trained on."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 32
     """Side of the square images, in pixels."""
     val_fraction: float = 0.1

@@ -56,6 +56,8 @@ class Protocol:
     temperature: float = TEMPERATURE
     epochs: int = EPOCHS
     seed: int = 0
+    exclude: tuple[str, ...] = ()
+    """Patterns of images to leave out; see `opsin.data.exclusion`."""
 
     @property
     def fraction(self) -> float:
@@ -112,7 +114,7 @@ def evaluate_encoder(
             f"the protocol {protocol.name} trains on changed images, which is for models of SimCLR; judge "
             f"{encoder.name} by knn or linear"
         )
-    parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed)
+    parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed, protocol.exclude)
     if protocol.name == "linear":
         refuse_too_few(parts, protocol.fraction, protocol.seed)
     judge = _JUDGES[protocol.name]

@@ -29,7 +29,7 @@ def evaluation_figure(encoder: ImageEncoder, protocol: Protocol, evaluation: Eva
     if protocol.name == "linear-seed":
         assert evaluation.untrained is not None
         return comparison_figure(evaluation.untrained.curve, evaluation.trained.curve)
-    parts = open_judged(encoder, evaluation.data, evaluation.split, protocol.fraction, protocol.seed)
+    parts = open_judged(encoder, evaluation.data, evaluation.split, protocol.fraction, protocol.seed, protocol.exclude)
     test = encode(parts.test, encoder)
     if protocol.name == "knn":
         return _neighbours(encode(parts.labelled, encoder), test, evaluation.class_names)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from opsin.data.image_source import ImageSource
-from opsin.data.sources import is_same_source, open_labelled
+from opsin.data.sources import exclude_images, is_same_source, open_labelled
 from opsin.data.splits import division_digest, split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
@@ -47,7 +47,14 @@ class JudgedData:
         return len(self.class_names)
 
 
-def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, fraction: float, seed: int) -> JudgedData:
+def open_judged(
+    encoder: ImageEncoder,
+    data: str | None,
+    split: str | None,
+    fraction: float,
+    seed: int,
+    exclude: Sequence[str] = (),
+) -> JudgedData:
     """The two parts of a source, by default of the one that the encoder was trained on.
 
     Judged on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
@@ -55,8 +62,9 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
     decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
     judged on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
-    which the digest tells. Raises DataError when the source has no labels or nothing to judge on, ConfigError for a
-    share or split that cannot be.
+    which the digest tells. `exclude` are patterns of images to leave out, besides those that the run has left out of
+    its source. Raises DataError when the source has no labels or nothing to judge on, ConfigError for a share or split
+    that cannot be.
     """
     if split not in (None, "test", "val"):
         raise ConfigError(
@@ -67,7 +75,8 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
         training = {}
     own = str(training.get("data", ""))
     ref = data or own
-    source = _open(encoder.name, data, own)
+    own_exclude = tuple(training.get("exclude", ()))
+    source = _open(encoder.name, data, own, own_exclude, exclude)
     digest = training.get(SOURCE_DIGEST)
     is_unchanged = digest is not None and digest == division_digest(source)
     is_own = is_unchanged or is_same_source(ref, own)
@@ -78,8 +87,10 @@ def open_judged(encoder: ImageEncoder, data: str | None, split: str | None, frac
     held_out = (is_unchanged or digest is None) and held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE
     seen = is_own and not held_out
     rest = rows["train"] if wanted == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
-    pool = source.select(rest)
-    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), source.select(rows[wanted]), seen)
+    pool, test = source.select(rest), source.select(rows[wanted])
+    if is_own:
+        pool, test = (exclude_images(part, exclude, own_exclude) for part in (pool, test))
+    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), test, seen)
 
 
 def some_labelled(pool: ImageSource, fraction: float, seed: int) -> ImageSource:
@@ -106,14 +117,14 @@ def refuse_too_few(parts: JudgedData, fraction: float, seed: int) -> None:
     )
 
 
-def _open(name: str, data: str | None, own: str) -> ImageSource:
+def _open(name: str, data: str | None, own: str, own_exclude: Sequence[str], exclude: Sequence[str]) -> ImageSource:
     if data and not is_same_source(data, own):
-        return open_labelled(data)
+        return open_labelled(data, exclude=exclude)
     # The own source is opened as the run read it: its rows are those of that reading.
     if not own:
         raise DataError(f"{name} does not say what it was trained on; name a labelled source with --data")
     try:
-        return open_labelled(own)
+        return open_labelled(own, exclude=own_exclude)
     except DataError as error:
         raise DataError(
             f"{name} was trained on {own!r}, on which it cannot be judged now; name a labelled source with --data. "

@@ -33,7 +33,7 @@ def train_simclr(
     The test split of the source is not looked at. Raises DataError when the data cannot be used for this, and what
     `Trainer.fit` raises.
     """
-    data = open_data(open_source(config.data, labels=False), config)
+    data = open_data(open_source(config.data, labels=False, exclude=config.exclude), config)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(build_task(config, data), data.train, to_dict(config), resume=resume)
     return SimclrReport(

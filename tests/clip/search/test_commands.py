@@ -400,3 +400,15 @@ def test_names_that_are_no_text(index: Path, photos: Path, capsys: Capture) -> N
     assert len(report["added"]) == 1 and report["encoded"] == 0
     found = run_json(capsys, "search", index, "--image", photos / "red" / "0.png", "-k", "99")
     assert report["added"][0] in [hit["id"] for hit in found["hits"]] and "\n" not in report["added"][0]
+
+
+def test_an_index_keeps_what_it_excludes(photos: Path, tmp_path: Path, model: str, capsys: Capture) -> None:
+    out = tmp_path / "index"
+    first = run_json(capsys, "index", photos, "--out", out, "--model", model, "--exclude", "red", "--exclude", "0.png")
+    assert first["images"] == 3 * (len(COLOURS) - 1)
+    again = run_json(capsys, "index", photos, "--out", out)
+    assert (again["images"], again["added"], again["deleted"]) == (first["images"], [], [])
+    other = run_json(capsys, "index", photos, "--out", out, "--exclude", "0.png")
+    assert (len(other["added"]), other["deleted"]) == (3, [])
+    shards = run_json(capsys, "embed", photos, "--out", tmp_path / "shards", "--model", model, "--exclude", "red")
+    assert shards["images"] == 4 * (len(COLOURS) - 1)

@@ -19,12 +19,13 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from opsin.clip.search.paths import contained_path, path_to_text
+from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
 from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line
 from opsin.data.names import printable
 from opsin.data.parquet_files import find_parquet
-from opsin.data.sources import open_source
+from opsin.data.sources import exclude_images, open_source
 from opsin.errors import DataError
 from opsin.files import open_regular
 
@@ -59,6 +60,8 @@ class Collection(Protocol):
     entries: Sequence[Entry]
     skipped: Sequence[Skipped]
     """What was left out while listing, with ids that are fit to print."""
+    exclude: Sequence[str]
+    """The patterns that left some of it out."""
 
     @property
     def ref(self) -> str:
@@ -97,6 +100,7 @@ class FolderCollection:
     """Folders, relative to the root, whose content could not be listed."""
     other_files: Mapping[str, int] = field(default_factory=dict)
     """Files that are no images by their names: how many there are of each suffix, in small letters."""
+    exclude: Sequence[str] = ()
 
     @property
     def ref(self) -> str:
@@ -139,6 +143,7 @@ class SourceCollection:
     ref: str
     entries: Sequence[Entry]
     skipped: Sequence[Skipped] = ()
+    exclude: Sequence[str] = ()
 
     state: str = field(init=False)
     """See `Collection.state`: size and times of its parquet files, if it has any."""
@@ -167,11 +172,12 @@ class UnreadableFile(DataError):
     """A file whose bytes cannot be had just now; another time, or for another user, it may be readable."""
 
 
-def open_collection(ref: str | Path) -> Collection:
-    """The images of a folder or of another data source. Raises DataError when there are none."""
+def open_collection(ref: str | Path, exclude: Sequence[str] = ()) -> Collection:
+    """The images of a folder or of another data source, without those that a pattern excludes; see
+    `opsin.data.exclusion`. Raises DataError when there are none."""
     folder = Path(ref).expanduser()
     if folder.is_dir() and not _holds_parquet(folder):
-        collection = list_folder(folder)
+        collection = list_folder(folder, exclude)
         if not collection.entries:
             reason = f"; left out: {collection.skipped[0].reason}" if collection.skipped else ""
             raise DataError(
@@ -180,7 +186,8 @@ def open_collection(ref: str | Path) -> Collection:
         return collection
     text = str(folder.absolute()) if folder.exists() else str(ref)
     source, _ = _opened(text, _parquet_state(text))
-    return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped))
+    source = exclude_images(source, exclude)
+    return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped), exclude)
 
 
 @contextmanager
@@ -197,11 +204,13 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 @garbage_collection_paused()
-def list_folder(root: Path) -> FolderCollection:
-    """List the images below a folder, which may be none. Raises DataError when there is no such folder."""
+def list_folder(root: Path, exclude: Sequence[str] = ()) -> FolderCollection:
+    """List the images below a folder, which may be none, without those that a pattern excludes. Raises DataError when
+    there is no such folder."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}; if it lies on another drive, connect it")
-    listing = Listing(root.absolute())
+    exclusion = Exclusion(exclude)
+    listing = Listing(root.absolute(), exclusion=exclusion)
     inside = root.resolve()
     entries, outside = [], []
     for file in listing.files():
@@ -212,8 +221,9 @@ def list_folder(root: Path) -> FolderCollection:
     entries.sort(key=lambda entry: os.fsencode(entry.id))
     skipped = [*listing.skipped, *outside, *in_one_line(listing.links, LINK_TO_FOLDER)]
     skipped += in_one_line(listing.outputs, WRITTEN_BY_OPSIN)
+    skipped += [Skipped(printable(pattern), reason) for pattern, reason in exclusion.report().items()]
     named = [Skipped(row.id, f"{row.id} {row.reason}") for row in sorted(skipped, key=lambda row: row.id)]
-    return FolderCollection(listing.root, entries, named, sorted(listing.unreadable), listing.other_files)
+    return FolderCollection(listing.root, entries, named, sorted(listing.unreadable), listing.other_files, exclude)
 
 
 def _holds_parquet(folder: Path) -> bool:

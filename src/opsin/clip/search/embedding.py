@@ -56,20 +56,22 @@ def embed(
     load_encoder: LoadEncoder,
     *,
     part: tuple[int, int] = (0, 1),
+    exclude: Sequence[str] = (),
     engine: Engine = "local",
     rows_per_shard: int = ROWS_PER_SHARD,
     quiet: bool = True,
 ) -> EmbedReport:
     """Write the shards of a source (a folder of images, or any other data source) that `out` lacks.
 
-    With `part` (i, n) only every n-th shard, from the i-th on, is this process's; i counts from 0 or from 1. Raises
+    With `part` (i, n) only every n-th shard, from the i-th on, is this process's; i counts from 0 or from 1.
+    `exclude` are patterns of images to leave out; see `opsin.data.exclusion`. Raises
     DataError when no image can be read, ConfigError when `out` is in use for something else, CheckpointError when it
     cannot be written, MissingExtraError for `ray` without Ray.
     """
     index, count = _checked_part(part)
     if rows_per_shard < 1:
         raise ConfigError(f"a shard needs at least one row, not {rows_per_shard}")
-    collection, out = open_collection(source), Path(out)
+    collection, out = open_collection(source, exclude), Path(out)
     encoder = load_encoder()
     info = encoder_info(encoder)
     _refuse_other_content(out, info, collection.ref)

@@ -131,19 +131,28 @@ class ImageIndex:
         """Whether its encoder reads texts, so that words can be looked up; None while the encoder is not loaded."""
         return None if self._encoder is None else isinstance(self._encoder, TextEncoder)
 
-    def update(self, source: str | Path | None = None, *, rehash: bool = False, quiet: bool = True) -> UpdateReport:
+    def update(
+        self,
+        source: str | Path | None = None,
+        *,
+        exclude: Sequence[str] | None = None,
+        rehash: bool = False,
+        quiet: bool = True,
+    ) -> UpdateReport:
         """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
         the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
 
         A file is read again when its size, times or inode have changed, with `rehash` in any case. Vectors that were
         damaged on disk are noticed, and those images are encoded again.
 
+        `exclude` are patterns of images to leave out, see `opsin.data.exclusion`; by default those of the last update.
+
         Only one process at a time may do this. When it fails or is interrupted, the index is as it was, and the next
         update need not encode again what this one has. Raises ConfigError for another writer or another source,
         DataError for a source that is not there, CheckpointError when the index cannot be written.
         """
         with locked(self.path):
-            collection = self._collection_to_index(source)
+            collection = self._collection_to_index(source, exclude)
             if self.is_outdated:  # so that it does not matter if the encoder has other weights by now
                 self._encoder = self._encoder or load(self.info.encoder, self._device)
                 self._database.renew(encoder_info(self._encoder))
@@ -257,21 +266,22 @@ class ImageIndex:
     def _restless(self) -> CheckpointError:
         return CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
 
-    def _collection_to_index(self, source: str | Path | None) -> Collection:
+    def _collection_to_index(self, source: str | Path | None, exclude: Sequence[str] | None) -> Collection:
         old = self.source
+        exclude = self._database.meta().patterns if exclude is None else exclude
         if source is None and not old:
             raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
         wanted = str(source) if source is not None else old
         if not old:
-            return open_collection(wanted)
+            return open_collection(wanted, exclude)
         is_folder = self._database.meta().kind == FOLDER
         folder = Path(wanted).expanduser()
         if is_folder and (wanted == old or folder.is_dir()):
-            listed = list_folder(folder)  # it may have become empty, and may hold other data by now
+            listed = list_folder(folder, exclude)  # it may have become empty, and may hold other data by now
             if _is_same(listed.root, Path(old)) or (not Path(old).exists() and self._knows_some(listed)):
                 return listed
         elif not is_folder:
-            collection = open_collection(wanted)
+            collection = open_collection(wanted, exclude)
             if collection.ref == old or _is_same(Path(collection.ref), Path(old)):
                 return collection
         there = "which is still there" if Path(old).exists() or not is_folder else "and knows nothing of what is given"

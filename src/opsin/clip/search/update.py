@@ -8,6 +8,7 @@ shards are encoded again.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -271,13 +272,18 @@ class Update:
             dead |= {place: digest for place, digest in unused if place not in self._taken}
         kind = FOLDER if isinstance(self._collection, FolderCollection) else SOURCE
         meta = self._meta._replace(
-            source=self._collection.ref, kind=kind, state=self._collection.state, next_shard=self._next_shard()
+            source=self._collection.ref,
+            kind=kind,
+            state=self._collection.state,
+            next_shard=self._next_shard(),
+            exclude=json.dumps(list(self._collection.exclude)),
         )
         changes = Changes(
             meta={
                 "source": path_to_text(meta.source),
                 "kind": meta.kind,
                 "state": meta.state,
+                "exclude": meta.exclude,
                 "next_shard": str(meta.next_shard),
             },
             new_shards=list(self._new_shards.values()),
