@@ -6,15 +6,18 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
+from opsin import progress
 from opsin.errors import CheckpointError
+from opsin.progress import CountedProgress, counted, format_duration
 from opsin.training.loggers import MetricsLog, read_metrics, wandb_id
-from opsin.training.progress import ProgressDisplay, format_duration
+from opsin.training.progress import TrainingProgress
 from opsin.training.signals import StopSignals
 
 
@@ -25,7 +28,7 @@ class Terminal(io.StringIO):
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
     stream = io.StringIO()
-    with ProgressDisplay("training", stream=stream) as display:
+    with TrainingProgress("training", stream=stream) as display:
         display.update(0.25, 5, 1.23456, 1000.4, 0.125, 65.0)
         display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)  # too soon for another line
         display.note("val_loss 0.5")
@@ -39,7 +42,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
 
 def test_a_bar_on_a_terminal() -> None:
     stream = Terminal()
-    with ProgressDisplay("training", stream=stream) as display:
+    with TrainingProgress("training", stream=stream) as display:
         display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
         display.note("val_loss 0.5")
     text = stream.getvalue()
@@ -47,9 +50,30 @@ def test_a_bar_on_a_terminal() -> None:
     assert "\x1b[" in text
 
 
+def test_counted_work_is_lines_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(counted("abc", "encoding", 3)) == list("abc")
+    assert capsys.readouterr().err == ""  # it took less than ten seconds
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
+    assert list(counted("abc", "encoding", 3)) == list("abc")
+    with CountedProgress("cifar", None, unit="bytes", done=1000) as display:
+        display.advance(1234)
+    *rows, unknown = capsys.readouterr().err.split("\n")[:-1]
+    assert [row.split("images")[0] for row in rows] == [
+        "encoding  33%  1 of 3 ",
+        "encoding  67%  2 of 3 ",
+        "encoding 100%  3 of 3 ",
+    ]
+    assert re.fullmatch(r"cifar   0%  2,234 bytes  [\d,.]+/s", unknown)
+    assert list(counted("abc", "encoding", 3, quiet=True)) == list("abc")
+    assert list(counted("", "encoding", 0)) == []
+    assert capsys.readouterr().err == ""
+
+
 def test_quiet() -> None:
     stream = Terminal()
-    with ProgressDisplay("training", enabled=False, stream=stream) as display:
+    with TrainingProgress("training", enabled=False, stream=stream) as display:
         display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
         display.note("val_loss 0.5")
     assert stream.getvalue() == ""

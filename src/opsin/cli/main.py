@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(_unknown_verb(arguments[0]), 2)
     # The Hub's client would otherwise look up which program calls it, before it reads its own cache.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if not sys.stderr.isatty():  # its bars are made of carriage returns
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _tolerate_any_name()
     # Pillow's remark on photos above 89 megapixels: opsin refuses what is too large, with an error of its own.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")

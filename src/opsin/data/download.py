@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from opsin.errors import DataError, OfflineError
 from opsin.files import atomic_write
+from opsin.progress import CountedProgress
 from opsin.runtime import is_offline
 
 CHUNK = 1 << 20
@@ -121,11 +121,11 @@ def _fetch(url: str, part: Path, *, quiet: bool) -> None:
         name = part.name.removesuffix(".part")
         with (
             open(part, "ab" if continued else "wb") as file,
-            tqdm(desc=name, initial=done, total=total, unit="B", unit_scale=True, disable=quiet) as bar,
+            CountedProgress(name, total, unit="bytes", done=done, quiet=quiet) as counter,
         ):
             while chunk := _read(response):
                 file.write(chunk)
-                bar.update(len(chunk))
+                counter.advance(len(chunk))
                 done += len(chunk)
     if total is not None and done < total:
         raise _ConnectionFailed(f"the connection was closed after {done:,} of {total:,} bytes")

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from opsin.data.images import Skipped
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
+from opsin.progress import counted
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = -1
@@ -151,7 +151,7 @@ def map_readable(
             return error
 
     attempts = map_rows(attempt, len(source))
-    outcomes = list(tqdm(attempts, desc=source.name, total=len(source), unit=" images", disable=quiet))
+    outcomes = list(counted(attempts, source.name, len(source), quiet=quiet))
     is_good = np.array([not isinstance(outcome, DataError) for outcome in outcomes], dtype=bool)
     problems = zip(source.ids, outcomes, strict=True)
     skipped = [Skipped(name, str(outcome)) for name, outcome in problems if isinstance(outcome, DataError)]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from opsin.config import differences, from_dict, load_json, to_dict
 from opsin.diffusion.drawings import DrawingModel, Sampling
@@ -30,6 +29,7 @@ from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError, DataError
 from opsin.files import write_json
+from opsin.progress import CountedProgress
 from opsin.runtime import make_generator
 
 IMAGES_AT_A_TIME = 64
@@ -163,7 +163,7 @@ class DrawingJudge:
         images: list[Image.Image] = []
         title = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, {name}"
         total = len(part.prompts) * exam.num_samples
-        with tqdm(desc=title, total=total, unit=" images", disable=self.quiet) as bar:
+        with CountedProgress(title, total, quiet=self.quiet) as counter:
             for start in range(0, len(part.prompts), max(1, IMAGES_AT_A_TIME // exam.num_samples)):
                 asked = part.prompts[start : start + max(1, IMAGES_AT_A_TIME // exam.num_samples)]
                 generations = model.generate(
@@ -173,7 +173,7 @@ class DrawingJudge:
                     **vars(sampling),
                 )
                 images += [image for generation in generations for image in generation.images]
-                bar.update(len(asked) * exam.num_samples)
+                counter.advance(len(asked) * exam.num_samples)
         pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
         return Pictures(
             pixels, encode(self.encoder, images, "judging", self.quiet), part.prompts.repeat(exam.num_samples)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
@@ -23,6 +22,7 @@ from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
+from opsin.progress import counted
 from opsin.runtime import derive_seed
 from opsin.training.record import config_of, has_changed
 
@@ -180,8 +180,7 @@ def choose_parts(
 
 def encode(encoder: ImageTextEncoder, images: Sequence[Image.Image], title: str, quiet: bool) -> np.ndarray:
     """Features float64 (N, D) of length one."""
-    bar = tqdm(images, desc=title, unit=" images", disable=quiet, leave=False)
-    features = encoder.encode_image(bar).double().numpy()
+    features = encoder.encode_image(counted(images, title, len(images), quiet=quiet)).double().numpy()
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 

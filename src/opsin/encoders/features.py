@@ -16,7 +16,6 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, pixel_digest
@@ -33,6 +32,7 @@ from opsin.encoders.base import (
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
+from opsin.progress import CountedProgress
 from opsin.runtime import cache_dir, resolve_precision
 
 CACHE_VERSION = 3
@@ -132,7 +132,7 @@ def _key(encoder: ImageEncoder, kind: str, digests: list[bytes]) -> str:
 def _write(path: Path, source: ImageSource, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool) -> None:
     """The array file, row by row as the encoder goes on, and whole or not at all."""
     images = map_rows(source.load, len(source))
-    with atomic_write(path) as file, tqdm(desc="encoding", total=len(source), unit=" images", disable=quiet) as bar:
+    with atomic_write(path) as file, CountedProgress("encoding", len(source), quiet=quiet) as counter:
         for number, batch in enumerate(batched(images, BATCH_SIZE)):
             features = encode(batch).numpy()
             if number == 0:
@@ -140,4 +140,4 @@ def _write(path: Path, source: ImageSource, encode: Callable[[list[Image.Image]]
                 header = {"descr": np.lib.format.dtype_to_descr(features.dtype), "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(features).tobytes())
-            bar.update(len(batch))
+            counter.advance(len(batch))

@@ -29,7 +29,7 @@ from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
 from opsin.training.processes import Processes, launch, make_fabric
-from opsin.training.progress import ProgressDisplay
+from opsin.training.progress import TrainingProgress
 from opsin.training.run_directory import RunDirectory
 from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
@@ -257,7 +257,7 @@ class _Run:
     def _validations_due(self, progress: float) -> int:
         return math.floor(progress * self.config.validations)
 
-    def _validate(self, log: MetricsLog | None, display: ProgressDisplay, progress: float) -> None:
+    def _validate(self, log: MetricsLog | None, display: TrainingProgress, progress: float) -> None:
         """Evaluate in the first process, with averaged weights if there are any, and remember the best."""
         self._refuse_non_finite()
         started = time.monotonic()
@@ -267,7 +267,7 @@ class _Run:
         self.counters.validated_step = self.counters.step
         self.counters.validations = self._validations_due(progress)
 
-    def _evaluate(self, log: MetricsLog | None, display: ProgressDisplay) -> None:
+    def _evaluate(self, log: MetricsLog | None, display: TrainingProgress) -> None:
         step = self.counters.step
         with self.state.exported_weights():
             measured = self.task.evaluate()
@@ -294,7 +294,7 @@ class _Run:
     # ----------------------------------------------------------------------------------------- reporting
 
     @contextlib.contextmanager
-    def _outputs(self) -> Iterator[tuple[MetricsLog | None, ProgressDisplay]]:
+    def _outputs(self) -> Iterator[tuple[MetricsLog | None, TrainingProgress]]:
         """The log, in the first process only, and the display, which shows nothing in the others."""
         first = self.processes.is_first
         with contextlib.ExitStack() as stack:
@@ -307,10 +307,10 @@ class _Run:
                     wandb_project=self.config.wandb,
                 )
                 stack.enter_context(log)
-            yield log, stack.enter_context(ProgressDisplay("training", enabled=first and not self.quiet))
+            yield log, stack.enter_context(TrainingProgress("training", enabled=first and not self.quiet))
 
     def _report(
-        self, log: MetricsLog | None, display: ProgressDisplay, metrics: dict[str, Tensor], progress: float
+        self, log: MetricsLog | None, display: TrainingProgress, metrics: dict[str, Tensor], progress: float
     ) -> None:
         """Log every so many steps, and keep the display fresh; reading the values waits for the device."""
         step = self.counters.step

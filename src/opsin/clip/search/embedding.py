@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from opsin.clip.search.collection import Collection, open_collection
 from opsin.clip.search.paths import path_to_text
 from opsin.clip.search.shards import (
@@ -31,6 +29,7 @@ from opsin.clip.search.tasks import LoadEncoder, Task, encoder_info, plan, write
 from opsin.data.images import Skipped
 from opsin.errors import ConfigError, DataError
 from opsin.files import remove_leftovers
+from opsin.progress import counted
 
 ROWS_PER_SHARD = 8192
 Engine = Literal["local", "ray"]
@@ -84,7 +83,7 @@ def embed(
 
         write_with_ray(collection, out, missing, load_encoder, info.dim)
     else:
-        for task in tqdm(missing, desc="embedding", unit=" shards", disable=quiet):
+        for task in counted(missing, "embedding", len(missing), unit="shards", quiet=quiet):
             write_task(collection, out, task, encoder, info.dim)
     for number in shard_numbers(out):
         if number >= len(tasks) and number % count == index:

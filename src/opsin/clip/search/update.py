@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from opsin.clip.search.collection import Collection, Entry, FolderCollection
 from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place, Shard
@@ -38,6 +37,7 @@ from opsin.data.images import Skipped
 from opsin.data.names import printable
 from opsin.errors import OpsinError
 from opsin.files import remove_leftovers
+from opsin.progress import CountedProgress
 
 STAGED_ROWS, STAGED_SECONDS = 512, 120.0
 """Encoded images go to disk when there are so many, or after so long: what a crash can cost, at most."""
@@ -112,11 +112,11 @@ class Update:
 
     def _place_all(self, candidates: Sequence[Entry], quiet: bool) -> None:
         """Read and encode what is new or changed."""
-        with tqdm(desc="indexing", total=len(candidates), unit=" images", disable=quiet or not candidates) as bar:
+        with CountedProgress("indexing", len(candidates), quiet=quiet) as counter:
             for batch in encode_entries(self._collection, candidates, self._encode, self._has_vector):
                 for result in batch:
                     self._place(result)
-                bar.update(len(batch))
+                counter.advance(len(batch))
 
     def _collect_leftovers(self) -> None:
         """Shards of an interrupted update are used, those that compaction has replaced are removed."""
