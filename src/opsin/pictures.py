@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,10 +83,18 @@ def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
-    with atomic_write(path) as file, warnings.catch_warnings():
+    with atomic_write(path) as file:
+        file.write(png_of(figure))
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
         # Texts may be in a script that the font lacks: boxes in their place say the same as the warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", metadata={"Software": SOFTWARE})
+        figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
+    return buffer.getvalue()
 
 
 def cut(text: str, length: int) -> str:

@@ -21,12 +21,14 @@ from opsin.classification.pictures import (
 )
 from opsin.classification.recipes import RECIPES
 from opsin.classification.train import build_task, train_classifier
+from opsin.cli.main import main
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
 from opsin.data.sources import open_labelled
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
 from opsin.training.report import TrainReport
+from tests.html_page import Page
 
 from .conftest import make_colour_folder, tiny_config
 
@@ -48,6 +50,23 @@ def test_learns_an_easy_folder(colour_run: Run) -> None:
         "model/README.md",
     ):
         assert (directory / name).is_file(), name
+
+
+def test_the_report_of_a_run_shows_confusions(
+    colour_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the data all the rest is shown."""
+    run = tmp_path / "run"
+    shutil.copytree(colour_run[0], run)
+    assert main(["report", str(run), "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert Page(run / "report.html").texts["h2"] == ["Result", "Curves", "Confusion", "Settings"]
+    content = json.loads((run / "model" / "config.json").read_text())
+    content["training"]["data"] = str(tmp_path / "gone")
+    (run / "model" / "config.json").write_text(json.dumps(content))
+    assert main(["report", str(run), "--device", "cpu"]) == 0
+    assert "without the model on held-out images" in capsys.readouterr().err
+    assert Page(run / "report.html").texts["h2"] == ["Result", "Curves", "Settings"]
 
 
 def test_the_model_directory_is_complete(colour_run: Run, colour_folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from html.parser import HTMLParser
 from pathlib import Path
 
 import filelock
@@ -15,11 +14,11 @@ from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
 from opsin.data.sources import open_source
 from opsin.errors import ConfigError
+from opsin.report import Picture, Report, Section, Table, machine, spread
 from opsin.tour import clip, run
-from opsin.tour.report import Picture, Report, Section, Table, spread
 from opsin.tour.run import run_tour
+from tests.html_page import Page, assert_sound
 
-VOID = {"meta", "img"}
 ENVIRONMENT: dict[str, object] = {
     "cpu": "a <fast> processor",
     "cpu_threads": 2,
@@ -28,55 +27,14 @@ ENVIRONMENT: dict[str, object] = {
 }
 
 
-class Page(HTMLParser):
-    """Tags that do not match, what is fetched from elsewhere, and texts by tag."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.mismatched: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = dict(attrs)
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "action") and value]
-        self.ids += [values["id"]] if values.get("id") else []
-        if tag == "img":
-            self.images.append(values)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.mismatched.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        if self.open and data.strip():
-            self.texts.setdefault(self.open[-1], []).append(data)
-
-
-def assert_sound(page: Page) -> None:
-    """Tags match, headings are there, every image is described, and nothing is fetched from outside the file."""
-    assert page.mismatched == [] and page.open == []
-    assert len(page.texts["h1"]) == 1 and page.texts["h2"]
-    assert all(image["alt"] for image in page.images)
-    outside = [address for address in page.addresses if not address.startswith(("#", "data:image/png;base64,"))]
-    assert outside == []
-    assert [address for address in page.addresses if address.startswith("#") and address[1:] not in page.ids] == []
-
-
 def section(title: str = "A & <b>") -> Section:
     picture = Picture(Figure(figsize=(1, 1)), 'Says "this" & that.')
     table = Table(("what", "result"), [("<i>accuracy</i>", "50%")])
-    return Section(title, "Introduction.", table, [picture], ["opsin doctor"], "Limits.")
+    return Section(title, "Introduction.", table, "Measured", "Limits.", [picture], ["opsin doctor"], "Repeat it")
 
 
 def test_report_is_one_sound_file_whatever_the_texts_hold(tmp_path: Path) -> None:
-    report = Report(sections=[section(), section()], environment=ENVIRONMENT, minutes=1.5, date="2020-01-02")
+    report = Report("Title", machine(ENVIRONMENT), "Introduction.", [section(), section()])
     page = Page(report.write(tmp_path / "deep" / "report.html"))
     assert_sound(page)
     assert page.texts["h2"] == ["A & <b>"] * 2

@@ -89,10 +89,10 @@ def test_what_a_run_directory_holds(tmp_path: Path, capfd: pytest.CaptureFixture
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     rows = train_rows(tmp_path / "run")
-    points = events.Scalars("train_loss")
+    points = events.Scalars("train/loss")
     assert [point.step for point in points] == [row["step"] for row in rows] == [1, 2, 3, 4]
     assert [point.value for point in points] == pytest.approx([row["train_loss"] for row in rows])
-    assert [point.step for point in events.Scalars("val_loss")] == [2, 4]
+    assert [point.step for point in events.Scalars("val/loss")] == [2, 4]
     for row in rows:
         assert row["epoch"] == pytest.approx(row["step"] / 7)
         assert row["train_error"] > 0 and row["samples_per_second"] > 0 and 0 <= row["waiting_for_data"] <= 1

@@ -32,6 +32,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
+    "report": Verb("opsin.cli.report", "curves, samples, confusions and settings of a run in one HTML page"),
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier, or with labels of your own"),
     "caption": Verb("opsin.cli.caption", "describe images in words with a trained captioner"),
     "generate": Verb("opsin.cli.generate", "draw pictures of a prompt with a trained diffusion model"),

@@ -18,6 +18,7 @@ from opsin.cli.output import note, print_json, print_table
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.runtime import is_first_process
 from opsin.training.config import TrainingConfig
+from opsin.training.run_directory import RunDirectory
 
 
 class System(NamedTuple):
@@ -184,6 +185,8 @@ def _description(name: str, recipes: dict[str, Callable[[], Any]]) -> str:
 
 
 def _print_report(report: Any, options: Any, system: System) -> None:
+    from opsin.training.loggers import tensorboard_command
+
     next_command = system.next_command
     if not getattr(report, "takes_images", True):
         next_command = "opsin evaluate {run}"
@@ -210,6 +213,8 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     for row in report.skipped:
         print(f"left out  {row.id}: {row.reason}")
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
+    note(f"curves: opsin report {names['run']}", quiet=options.quiet)
+    note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
     note(f"next: {next_command.format(**names)}", quiet=options.quiet)
 
 

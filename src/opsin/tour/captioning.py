@@ -15,8 +15,8 @@ from opsin.captioning.metrics import is_exact_match
 from opsin.captioning.pictures import attention_by_word, captions_figure
 from opsin.captioning.recipes import emoji
 from opsin.captioning.train import CaptionerReport, train_captioner
-from opsin.tour.curves import learning_curves
-from opsin.tour.report import Picture, Section, Table, spread
+from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
+from opsin.training.curves import learning_curves
 
 SHIPPED = "emoji-captioner"
 """The model of the package, which the same recipe trained for longer than a tour can."""
@@ -42,9 +42,11 @@ def captioning_section(directory: Path, minutes: float, quiet: bool) -> Section:
             f"pictures are of {SHIPPED}, which comes with the package and was trained by the same recipe for ten "
             "minutes."
         ),
-        measured=Table(("what", "result", "how"), _rows(captioner, report, beginner, (unseen, other_style))),
+        table_title=MEASURED,
+        table=Table(("what", "result", "how"), _rows(captioner, report, beginner, (unseen, other_style))),
         pictures=_pictures(directory, captioner, unseen, other_style),
-        repeat=[
+        commands_title=REPEAT,
+        commands=[
             f"opsin train captioner --recipe emoji --max-minutes {minutes:g} --out runs/captions",
             "opsin evaluate runs/captions",
             f"opsin caption PICTURES --model {SHIPPED} --attention pictures/",

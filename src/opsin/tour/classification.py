@@ -17,8 +17,8 @@ from opsin.data.datasets import image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.sources import open_labelled
 from opsin.pictures import confusion_figure
-from opsin.tour.curves import learning_curves
-from opsin.tour.report import Picture, Section, Table, spread
+from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
+from opsin.training.curves import learning_curves
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
@@ -51,9 +51,11 @@ def classification_section(directory: Path, minutes: float, quiet: bool) -> Sect
             "A Vision Transformer learned from scratch to tell the Unicode groups of emoji apart. The two drawings of "
             "an emoji are never on both sides of the split, so it must generalise to things it has not seen."
         ),
-        measured=Table(("what", "result", "how"), rows),
+        table_title=MEASURED,
+        table=Table(("what", "result", "how"), rows),
         pictures=_pictures(directory, classifier, test, metrics, scores.argmax(dim=1).numpy()),
-        repeat=[
+        commands_title=REPEAT,
+        commands=[
             f"opsin train vit --recipe emoji-groups --max-minutes {minutes:g} --out runs/emoji",
             "opsin evaluate runs/emoji",
             "opsin classify PICTURES --model runs/emoji --attention pictures/",

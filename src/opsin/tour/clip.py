@@ -21,7 +21,7 @@ from opsin.data.image_source import ImageSource
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.loading import load_image_text
 from opsin.pictures import RIGHT, WRONG, cut
-from opsin.tour.report import Picture, Section, Table
+from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 
 MODEL = "emoji-clip"
 LABELS = {
@@ -101,7 +101,8 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
             f"model {MODEL} comes with the package and was trained before on the two drawings of every emoji and their "
             "names; what it knows is measured here. With it, words find images, and any labels can be given to them."
         ),
-        measured=Table(("what", "result", "how"), _rows(styles, labelled)),
+        table_title=MEASURED,
+        table=Table(("what", "result", "how"), _rows(styles, labelled)),
         pictures=[
             Picture(
                 _search_figure(found, index),
@@ -119,7 +120,8 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 "diagonal.",
             ),
         ],
-        repeat=[
+        commands_title=REPEAT,
+        commands=[
             f"opsin evaluate {MODEL} --split all",
             f'opsin classify PICTURES --model {MODEL} --labels "face,animal,food,flag" --template "{{}}" --other',
             f"opsin index emoji --out emoji.index --model {MODEL}",

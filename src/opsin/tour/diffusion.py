@@ -25,7 +25,7 @@ from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import load_text_encoder
 from opsin.diffusion.train import build_task
 from opsin.encoders.loading import load_image_text
-from opsin.tour.report import Picture, Section, Table
+from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.training.trainer import Trainer, TrainingResult
 
 JUDGE, SHIPPED = "emoji-clip", "emoji-diffusion"
@@ -80,9 +80,11 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
             f"drawings of emoji at {config.image_size} x {config.image_size} pixels, which shows how it is done. "
             f"{SHIPPED}, which comes with the package, was trained longer, on every emoji, and draws the last pictures."
         ),
-        measured=Table(("what", "result", "how"), _rows(task, result, drawings, better, seconds)),
+        table_title=MEASURED,
+        table=Table(("what", "result", "how"), _rows(task, result, drawings, better, seconds)),
         pictures=_pictures(task, splits, drawings, better),
-        repeat=[
+        commands_title=REPEAT,
+        commands=[
             "opsin train diffusion --recipe emoji-small --train-on all "
             f"--max-train {FEW} --batch-size {FEW} --out runs/few",
             f'opsin generate "{task.watched[0]}" --model runs/few -n {EACH} --steps {STEPS} --out few.png',

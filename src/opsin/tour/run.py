@@ -11,15 +11,20 @@ from pathlib import Path
 import filelock
 
 from opsin.errors import ConfigError
+from opsin.report import Report, Section, machine
 from opsin.runtime import describe_environment
 from opsin.tour.captioning import captioning_section
 from opsin.tour.classification import classification_section
 from opsin.tour.clip import clip_section
 from opsin.tour.diffusion import diffusion_section
-from opsin.tour.report import Report, Section
 from opsin.tour.simclr import simclr_section
 
 MARK = ".opsin-tour"
+INTRODUCTION = (
+    "Everything below was measured just now, on this machine, with data and models that come with the package; what a "
+    "section says was trained here was trained just now, too. Nothing was downloaded, and no number was prepared in "
+    "advance."
+)
 SectionMaker = Callable[[Path, float, bool], Section]
 
 SECTIONS: dict[str, tuple[SectionMaker, float]] = {
@@ -49,11 +54,12 @@ def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: boo
         sections = [
             make(directory / name, training_minutes * share / total, quiet) for name, (make, share) in SECTIONS.items()
         ]
+        minutes = (time.monotonic() - started) / 60
         report = Report(
+            title="A tour of opsin",
+            made=f"{datetime.date.today().isoformat()} · {minutes:.1f} minutes on {machine(describe_environment())}",
+            introduction=INTRODUCTION,
             sections=sections,
-            environment=describe_environment(),
-            minutes=(time.monotonic() - started) / 60,
-            date=datetime.date.today().isoformat(),
         )
         return report.write(directory / "report.html")
 

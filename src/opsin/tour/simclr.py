@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
+from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.evaluation import Evaluation, Protocol, evaluate_encoder
@@ -21,8 +22,7 @@ from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
-from opsin.tour.curves import learning_curves
-from opsin.tour.report import Picture, Section, Table
+from opsin.training.curves import learning_curves
 from opsin.training.report import TrainReport
 
 SHOWN = 8
@@ -46,7 +46,8 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
             "to give alike features to views of the same picture. No group and no name was shown to it. The features "
             "are judged afterwards: the other pictures that are nearest to a test picture vote for its group."
         ),
-        measured=Table(("what", "result", "how"), _rows(report, encoder, evaluation)),
+        table_title=MEASURED,
+        table=Table(("what", "result", "how"), _rows(report, encoder, evaluation)),
         pictures=[
             Picture(
                 _views_figure(source, config), "What the network is shown: pictures above, two views of each below."
@@ -61,7 +62,8 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 "features, their cosines and their groups; those of another group are orange.",
             ),
         ],
-        repeat=[
+        commands_title=REPEAT,
+        commands=[
             f"opsin train simclr --recipe emoji-simclr --max-minutes {minutes:g} --out runs/simclr",
             "opsin evaluate runs/simclr --protocol knn",
             "opsin index PICTURES --out pictures.index --model runs/simclr",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,8 @@ from opsin.runtime import is_offline
 from opsin.training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
+TAG_GROUPS = ("train", "val", "seen")
+"""Begin the names of metrics of training batches, of validation images, and of training images judged like these."""
 
 
 class MetricsLog:
@@ -45,7 +48,9 @@ class MetricsLog:
         with atomic_write(self.path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
         try:
-            self._tensorboard = SummaryWriter(str(self.directory / "tensorboard"), purge_step=self.start_step + 1)
+            self._tensorboard = SummaryWriter(
+                str(RunDirectory(self.directory).tensorboard), purge_step=self.start_step + 1
+            )
             self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -58,7 +63,7 @@ class MetricsLog:
             self._file.write(json.dumps({"step": step, **metrics}) + "\n")
             self._file.flush()
             for name, value in metrics.items():
-                self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.add_scalar(tensorboard_tag(name), value, step)
         except OSError as error:
             raise self._unwritable(error) from error
         if self._wandb is not None:
@@ -84,6 +89,23 @@ class MetricsLog:
 
     def _unwritable(self, error: OSError) -> CheckpointError:
         return CheckpointError(f"the metrics in {self.directory} cannot be written ({error.strerror or error})")
+
+
+def tensorboard_tag(name: str) -> str:
+    """The tag of a metric, grouped: `train/loss`, `val/accuracy`, and `run/learning_rate` for what is of neither."""
+    part, _, rest = name.partition("_")
+    return f"{part}/{rest}" if part in TAG_GROUPS and rest else f"run/{name}"
+
+
+def tensorboard_command(run: RunDirectory) -> str:
+    """The command that opens the events of a run, under the run's name."""
+    name, path = run.path.resolve().name, str(run.tensorboard)
+    named = not any(character in name + path for character in ":,")  # which part the option's value
+    return (
+        f"tensorboard --logdir_spec {shlex.quote(f'{name}:{path}')}"
+        if named
+        else (f"tensorboard --logdir {shlex.quote(path)}")
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ class RunDirectory:
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
+        self.tensorboard = self.path / "tensorboard"
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.description = self.path / "checkpoints" / "model"
