@@ -15,10 +15,13 @@ from PIL import Image
 
 from opsin.checkpoint import save_pretrained
 from opsin.clip.search.collection import list_folder
+from opsin.clip.search.contact_sheet import write_contact_sheet
+from opsin.clip.search.results import Hit, SearchResults
 from opsin.data.folders import folder_source
 from opsin.data.images import open_image
 from opsin.data.listing import Listing, find_images, list_images
 from opsin.data.outputs import is_own_image, png_info
+from opsin.data.sources import open_source
 from opsin.errors import DataError
 from opsin.files import open_regular
 from opsin.pictures import save_figure
@@ -162,6 +165,35 @@ def test_what_is_no_regular_file_is_skipped_and_waited_for_by_nobody(make_image:
                 open_image(tmp_path / name)
             with pytest.raises(OSError, match="is no regular file"):
                 open_regular(tmp_path / name)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "name", ["1.txt", "metadata.jsonl", "captions.csv", "labels.csv", "x.parquet", "data/x.parquet", "captions_x.json"]
+)
+def test_texts_and_tables_that_are_no_regular_files_are_not_read(
+    make_image: MakeImage, tmp_path: Path, name: str
+) -> None:
+    make_image("1.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    source = open_source(tmp_path)
+    assert (source.ids, source.captions, source.labels) == (["1.png"], None, None)
+    with pytest.raises(DataError, match="no COCO captions"):
+        open_source(f"coco:{tmp_path}")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_pipe_in_place_of_a_found_image_takes_the_place_of_a_picture(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("1.png")
+    collection = list_folder(tmp_path)
+    (tmp_path / "1.png").unlink()
+    os.mkfifo(tmp_path / "1.png")
+    hit = Hit("1.png", tmp_path / "1.png", 0.5, rank=1, missing=False)
+    write_contact_sheet(tmp_path / "sheet.html", "x", SearchResults((hit,), True, 1.0, 1), collection.image)
+    assert "1.png cannot be read: is no regular file" in (tmp_path / "sheet.html").read_text()
+    with pytest.raises(DataError, match=r"1\.png cannot be read: is no regular file"):
+        collection.content(collection.entries[0])
 
 
 def test_links_are_followed_to_files_and_noted_where_they_are_not(make_image: MakeImage, tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def _annotation_files(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise DataError(f"there is no directory {directory}")
     for pattern in ("annotations/captions_*.json", "captions_*.json"):
-        if files := sorted(directory.glob(pattern)):
+        if files := sorted(filter(Path.is_file, directory.glob(pattern))):
             return files
-    files = sorted(directory.glob("*.json"))
+    files = sorted(filter(Path.is_file, directory.glob("*.json")))
     if len(files) != 1:
         raise DataError(
             f"no COCO captions in {directory}; tried annotations/captions_*.json, captions_*.json and a single *.json"

@@ -7,7 +7,6 @@ one transaction: whoever reads the index sees it as it was before or as it is af
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
@@ -65,16 +64,8 @@ class Meta(NamedTuple):
     state: str
     next_shard: int
     revision: int
-    exclude: str = "[]"
-    """The patterns of what is left out of the source, as JSON."""
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """`exclude` as it was given. Raises ValueError for anything else."""
-        found = json.loads(self.exclude)
-        if not isinstance(found, list) or not all(isinstance(pattern, str) for pattern in found):
-            raise ValueError("its patterns of what to leave out are no list of texts")
-        return tuple(found)
+    exclude: str = ""
+    """The patterns of what is left out of the source, each as text in a line."""
 
     @property
     def shard_key(self) -> str:
@@ -315,16 +306,14 @@ def _select(
 
 def _meta(connection: sqlite3.Connection) -> Meta:
     found = dict(_select(connection, "SELECT key, CAST(value AS TEXT) FROM meta", (str, str)))
-    found = {"exclude": "[]", **found}  # older indexes leave nothing out
+    found = {"exclude": "", **found}  # older indexes leave nothing out
     if missing := [key for key in Meta._fields if key not in found]:
         raise ValueError(f"its settings lack {', '.join(missing)}")
     texts = {key: found[key] for key in Meta._fields}
     numbers = {key: int(texts[key]) for key in ("dim", "next_shard", "revision")}
     if numbers["dim"] < 1 or min(numbers.values()) < 0:
         raise ValueError(f"its settings have the numbers {numbers}")
-    meta = Meta(**{**texts, **numbers, "source": text_to_path(texts["source"])})
-    _ = meta.patterns
-    return meta
+    return Meta(**{**texts, **numbers, "source": text_to_path(texts["source"])})
 
 
 def _shards(connection: sqlite3.Connection) -> dict[int, Shard]:

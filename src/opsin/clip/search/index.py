@@ -23,6 +23,7 @@ from opsin.clip.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.clip.search.database import DATABASE, FOLDER, Database
 from opsin.clip.search.integrity import damage, refuse_damaged, update_command
 from opsin.clip.search.lock import locked
+from opsin.clip.search.paths import text_to_path
 from opsin.clip.search.query import Term, encode_query, query_terms
 from opsin.clip.search.results import Hit, SearchResults, UpdateReport
 from opsin.clip.search.shards import EncoderInfo
@@ -268,7 +269,8 @@ class ImageIndex:
 
     def _collection_to_index(self, source: str | Path | None, exclude: Sequence[str] | None) -> Collection:
         old = self.source
-        exclude = self._database.meta().patterns if exclude is None else exclude
+        if exclude is None:
+            exclude = [text_to_path(line) for line in self._database.meta().exclude.split("\n") if line]
         if source is None and not old:
             raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
         wanted = str(source) if source is not None else old

@@ -8,7 +8,6 @@ shards are encoded again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -276,7 +275,7 @@ class Update:
             kind=kind,
             state=self._collection.state,
             next_shard=self._next_shard(),
-            exclude=json.dumps(list(self._collection.exclude)),
+            exclude="\n".join(map(path_to_text, self._collection.exclude)),
         )
         changes = Changes(
             meta={
