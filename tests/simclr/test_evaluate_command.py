@@ -13,7 +13,7 @@ from opsin.cli.main import main
 from opsin.simclr.evaluation import Protocol, evaluate_encoder
 from opsin.simclr.inference import SimclrEncoder
 
-from .conftest import Run
+from .conftest import Run, make_pattern_folder
 
 
 @pytest.mark.parametrize("name", ["knn", "linear"])
@@ -56,3 +56,19 @@ def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_proto
         assert words in capsys.readouterr().err
     assert main(["evaluate", run, "--data", str(pattern_folder), "-k", "3", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["k"] == 3
+
+
+def test_fitted_on_one_source_and_judged_on_another(
+    pattern_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make_pattern_folder(tmp_path / "a", 6), make_pattern_folder(tmp_path / "b", 2)
+    options = ["--data", str(second), "--train-data", str(first), "--device", "cpu", "--json"]
+    for protocol in ("knn", "linear"):
+        picture = tmp_path / f"{protocol}.png"
+        command = ["evaluate", str(pattern_run[0]), "--protocol", protocol, "--labels-fraction", "1"]
+        assert main([*command, *options, "--picture", str(picture)]) == 0
+        printed = capsys.readouterr()
+        document = json.loads(printed.out)
+        assert (document["count"], document["labelled"], document["split"]) == (6, 18, "all")
+        assert document["train_data"] == str(first) and f"18 of 19 labelled images of {str(first)!r}" in printed.out
+        assert f"--data {second} --train-data {first} --protocol" in printed.err and picture.is_file()

@@ -17,7 +17,7 @@ from opsin.classification.train import train_classifier
 from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
-from opsin.errors import DataError
+from opsin.errors import ConfigError, DataError
 from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, open_judged
@@ -157,3 +157,42 @@ def test_a_network_of_torch_can_be_an_encoder(pattern_folder: Path) -> None:
     assert not judged.seen and len(judged.test) == 9
     with pytest.raises(DataError, match="module does not say what it was trained on"):
         open_judged(NetworkAsEncoder(), None, None, 1.0, seed=0)
+
+
+def test_labels_from_one_source_and_images_of_another(encoder: SimclrEncoder, tmp_path: Path) -> None:
+    first, second = make_pattern_folder(tmp_path / "a", 6), make_pattern_folder(tmp_path / "b", 2)
+    names = sorted(path.name for path in second.iterdir())
+    (second / names[0]).rename(second / names[0].upper())
+    (second / names[1]).rename(second / "zz-other")
+    judged = open_judged(encoder, str(second), None, 1.0, 0, train_data=str(first))
+    assert judged.split == "all" and judged.train_data == str(first) and not judged.seen
+    assert judged.test.class_names == judged.pool.class_names == tuple(names)
+    assert judged.test.labels is not None
+    found = dict(zip(judged.test.ids, judged.test.labels.tolist(), strict=True))
+    assert {id.split("/")[0]: label for id, label in found.items()} == {names[0].upper(): 0, names[2]: 2}
+    assert [row.reason for row in judged.test.skipped] == [f"3 images of classes that {str(first)!r} has not: zz-other"]
+    with pytest.raises(ConfigError, match="the very images that are judged on"):
+        open_judged(encoder, str(second), None, 1.0, 0, train_data=f"{second}/.")
+    for name in names:
+        shutil.move(first / name, first / f"x{name}")
+    with pytest.raises(DataError, match="have no class in common"):
+        open_judged(encoder, str(second), None, 1.0, 0, train_data=str(first))
+
+
+def test_splits_of_two_sources(encoder: SimclrEncoder, tmp_path: Path) -> None:
+    for source in ("a", "b"):
+        for split in ("train", "val", "test"):
+            make_pattern_folder(tmp_path / source / split, 2)
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    used = {}
+    for split in (None, "val", "all"):
+        judged = open_judged(encoder, second, split, 1.0, 0, train_data=first)
+        assert judged.test.splits is not None and judged.pool.splits is not None
+        used[judged.split] = (set(judged.test.splits), set(judged.pool.splits))
+    assert used == {
+        "test": ({"test"}, {"train", "val"}),
+        "val": ({"val"}, {"train", "val"}),
+        "all": ({"train", "val", "test"}, {"train", "val"}),
+    }
+    with pytest.raises(DataError, match="has no split 'test' to judge on"):
+        open_judged(encoder, str(make_pattern_folder(tmp_path / "flat", 2)), "test", 1.0, 0, train_data=first)

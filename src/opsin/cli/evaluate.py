@@ -226,7 +226,7 @@ def _evaluate_text_to_image(options: EvaluateOptions) -> int:
 
 
 OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report", "text_encoder")
-OF_PROTOCOLS = ("labels_fraction", "k", "temperature")
+OF_PROTOCOLS = ("train_data", "labels_fraction", "k", "temperature")
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,
     "captioner": _evaluate_captioner,

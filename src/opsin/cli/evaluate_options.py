@@ -38,6 +38,9 @@ class EvaluateOptions(ModelOptions):
     neighbours (what a model of `opsin train simclr` is judged by without this option), by logistic regression, by the
     course's linear layer on augmented images, or by training all weights. knn and linear take any encoder, such as
     timm:NAME."""
+    train_data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
+    """Of --protocol: fit on the labels of this source, and judge on --data: on its test or validation split where it
+    has one, else on all of it (--split all)."""
     labels_fraction: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
     """Of --protocol: the share of the labels that are used, evenly from every class; 0.1 by default, and 1 for knn."""
     k: Annotated[int | None, tyro.conf.arg(aliases=["-k"], metavar="INT")] = None

@@ -35,6 +35,7 @@ def evaluate_features(options: EvaluateOptions) -> int:
     if other is not None:
         data = f" --data {shlex.quote(options.data)}" if options.data else ""
         share = "" if other.labels_fraction is None else f" --labels-fraction {other.labels_fraction:g}"
+        data += f" --train-data {shlex.quote(other.train_data)}" if other.train_data else ""
         command = f"opsin evaluate {shlex.quote(options.run)}{data} --protocol {other.name}{share}"
         note(f"next: {command}", quiet=options.quiet)
     return 0
@@ -50,7 +51,8 @@ def _protocol(options: EvaluateOptions) -> Protocol:
         raise UsageError(f"--labels-fraction must be above 0 and at most 1, not {options.labels_fraction}")
     from opsin.simclr.evaluation import Protocol
 
-    given = {"labels_fraction": options.labels_fraction, "k": options.k, "temperature": options.temperature}
+    names = ("labels_fraction", "k", "temperature", "train_data")
+    given = {name: getattr(options, name) for name in names}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return Protocol(name=name, seed=options.seed or 0, exclude=options.exclude, **settings)
 
@@ -71,6 +73,7 @@ def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
         "protocol": evaluation.protocol,
         "name": protocol.name,
         "data": evaluation.data,
+        "train_data": protocol.train_data,
         "split": evaluation.split,
         "labels_fraction": evaluation.trained.labelled / evaluation.labels,
         "count": evaluation.trained.metrics.count,

@@ -58,6 +58,8 @@ class Protocol:
     seed: int = 0
     exclude: tuple[str, ...] = ()
     """Patterns of images to leave out; see `opsin.data.exclusion`."""
+    train_data: str | None = None
+    """A source of its own that labels come from; see `open_judged`."""
 
     @property
     def fraction(self) -> float:
@@ -114,7 +116,7 @@ def evaluate_encoder(
             f"the protocol {protocol.name} trains on changed images, which is for models of SimCLR; judge "
             f"{encoder.name} by knn or linear"
         )
-    parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed, protocol.exclude)
+    parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed, protocol.exclude, protocol.train_data)
     if protocol.name == "linear":
         refuse_too_few(parts, protocol.fraction, protocol.seed)
     judge = _JUDGES[protocol.name]
@@ -132,7 +134,7 @@ def evaluate_encoder(
         split=parts.split,
         protocol=words,
         labels=len(parts.pool),
-        other=Protocol() if protocol.name == "linear" else _linear(parts),
+        other=Protocol(train_data=parts.train_data) if protocol.name == "linear" else _linear(parts),
         class_names=parts.class_names,
         trained=trained,
         untrained=untrained,
@@ -152,7 +154,8 @@ def untrained_encoder(encoder: SimclrEncoder) -> SimclrEncoder:
 
 def _linear(parts: JudgedData) -> Protocol | None:
     """The linear probe on its usual share of the labels, or where that is too few, on all; None where these are."""
-    for protocol in (Protocol("linear"), Protocol("linear", labels_fraction=1.0)):
+    few = Protocol("linear", train_data=parts.train_data)
+    for protocol in (few, replace(few, labels_fraction=1.0)):
         if len(chosen_on(some_labelled(parts.pool, protocol.fraction, protocol.seed), protocol.seed)):
             return protocol
     return None
@@ -160,6 +163,7 @@ def _linear(parts: JudgedData) -> Protocol | None:
 
 def _words(protocol: Protocol, judged: Judged, parts: JudgedData) -> str:
     share = f"{judged.labelled} of {len(parts.pool)} labelled images"
+    share += f" of {parts.train_data!r}" if parts.train_data else ""
     if protocol.name == "knn":
         return f"vote of the {judged.k} nearest among {share}, temperature {protocol.temperature:g}"
     if protocol.name == "linear":

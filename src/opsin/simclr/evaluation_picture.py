@@ -29,7 +29,8 @@ def evaluation_figure(encoder: ImageEncoder, protocol: Protocol, evaluation: Eva
     if protocol.name == "linear-seed":
         assert evaluation.untrained is not None
         return comparison_figure(evaluation.untrained.curve, evaluation.trained.curve)
-    parts = open_judged(encoder, evaluation.data, evaluation.split, protocol.fraction, protocol.seed, protocol.exclude)
+    data, split = evaluation.data, evaluation.split
+    parts = open_judged(encoder, data, split, protocol.fraction, protocol.seed, protocol.exclude, protocol.train_data)
     test = encode(parts.test, encoder)
     if protocol.name == "knn":
         return _neighbours(encode(parts.labelled, encoder), test, evaluation.class_names)

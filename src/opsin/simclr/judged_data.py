@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from opsin.data.image_source import ImageSource
+from opsin.data.image_source import UNLABELLED, ImageSource
+from opsin.data.images import Skipped
+from opsin.data.names import find_equal, printable
 from opsin.data.sources import exclude_images, is_same_source, open_labelled
 from opsin.data.splits import division_digest, split_rows
 from opsin.encoders.base import ImageEncoder
@@ -28,7 +30,8 @@ out before, or train on all."""
 @dataclass(frozen=True)
 class JudgedData:
     """A labelled source in two parts: `pool`, of whose labels `labelled` has the share that is used, and `test`. `seen`
-    says whether the encoder may have been trained on the images of `test`."""
+    says whether the encoder may have been trained on the images of `test`. Where the pool is another source,
+    `train_data` names it; images of `test` whose class it does not have are listed in `skipped` of `test`."""
 
     data: str
     split: str
@@ -36,6 +39,7 @@ class JudgedData:
     labelled: ImageSource
     test: ImageSource
     seen: bool = False
+    train_data: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -54,6 +58,7 @@ def open_judged(
     fraction: float,
     seed: int,
     exclude: Sequence[str] = (),
+    train_data: str | None = None,
 ) -> JudgedData:
     """The two parts of a source, by default of the one that the encoder was trained on.
 
@@ -63,10 +68,14 @@ def open_judged(
     decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
     judged on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
     which the digest tells. `exclude` are patterns of images to leave out, besides those that the run has left out of
-    its source. Raises DataError when the source has no labels or nothing to judge on, ConfigError for a share or split
-    that cannot be.
+    its source.
+
+    Labels come from another source where `train_data` names one, from all of it but its test split; judged on are then
+    all images of the first one where nothing of it is held out, or where `split` is `all`. Classes are matched by name.
+    Raises DataError when a source has no labels or there is nothing to judge on, ConfigError for a share or split that
+    cannot be.
     """
-    if split not in (None, "test", "val"):
+    if split not in ((None, "test", "val") if train_data is None else (None, "test", "val", "all")):
         raise ConfigError(
             f"an encoder is judged on the split test or val, not on {split!r}: labels are taken from the rest"
         )
@@ -76,21 +85,69 @@ def open_judged(
     own = str(training.get("data", ""))
     ref = data or own
     own_exclude = tuple(training.get("exclude", ()))
-    source = _open(encoder.name, data, own, own_exclude, exclude)
+    source = _open(encoder.name, data, own, own_exclude, exclude, min_classes=1 if train_data else 2)
     digest = training.get(SOURCE_DIGEST)
     is_unchanged = digest is not None and digest == division_digest(source)
     is_own = is_unchanged or is_same_source(ref, own)
     rows, held_out_by_run = _rows(source, training if is_own else {})
+    if train_data is not None:
+        rows["all"] = np.arange(len(source))
     wanted = split or ("test" if len(rows["test"]) else "val")
-    if len(rows[wanted]) == 0:
+    if train_data is not None and not held_out_by_run:
+        wanted = "all"
+    if len(rows[wanted]) == 0 or (split is not None and split != wanted):
         raise DataError(_nothing_to_judge_on(ref, split))
-    held_out = (is_unchanged or digest is None) and held_out_by_run and getattr(encoder, "kind", None) in DIVIDED_ALIKE
+    held_out = (
+        wanted != "all"
+        and (is_unchanged or digest is None)
+        and held_out_by_run
+        and getattr(encoder, "kind", None) in DIVIDED_ALIKE
+    )
     seen = is_own and not held_out
     rest = rows["train"] if wanted == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
     pool, test = source.select(rest), source.select(rows[wanted])
     if is_own:
         pool, test = (exclude_images(part, exclude, own_exclude) for part in (pool, test))
-    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), test, seen)
+    if train_data is not None:
+        pool = _pool_of(train_data, ref, exclude)
+        test = _of_classes(test, pool)
+    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), test, seen, train_data)
+
+
+def _pool_of(train_data: str, ref: str, exclude: Sequence[str]) -> ImageSource:
+    """All images of a labelled source but those of its test split."""
+    if is_same_source(train_data, ref):
+        raise ConfigError(
+            f"labels would come from the very images that are judged on, those of {ref!r}; without --train-data they "
+            "come from the rest of it"
+        )
+    source = open_labelled(train_data, exclude=exclude)
+    pool = source if source.splits is None else source.select(source.splits != "test")
+    if len(pool) == 0:
+        raise DataError(f"the source {train_data!r} has test images only, and none whose labels can be used")
+    return pool
+
+
+def _of_classes(test: ImageSource, pool: ImageSource) -> ImageSource:
+    """The test images under the classes of the pool, without those of other classes. DataError when none is left."""
+    assert test.labels is not None and test.class_names is not None and pool.class_names is not None
+    places = [find_equal(name, pool.class_names) for name in test.class_names]
+    renumber = np.array([UNLABELLED if place is None else place for place in places], dtype=np.int64)
+    labels = renumber[test.labels]
+    unknown = [name for name, place in zip(test.class_names, places, strict=True) if place is None]
+    if not (labels != UNLABELLED).any():
+        raise DataError(
+            f"{test.name!r} and {pool.name!r} have no class in common: {', '.join(unknown[:5])}; and "
+            f"{', '.join(pool.class_names[:5])}"
+        )
+    skipped = list(test.skipped)
+    if (labels == UNLABELLED).any():
+        reason = (
+            f"{int((labels == UNLABELLED).sum())} images of classes that {pool.name!r} has not: {', '.join(unknown)}"
+        )
+        skipped.append(Skipped(printable(test.name), reason))
+    known = test.relabel(labels, pool.class_names).select(labels != UNLABELLED)
+    return replace(known, skipped=skipped)
 
 
 def some_labelled(pool: ImageSource, fraction: float, seed: int) -> ImageSource:
@@ -117,14 +174,16 @@ def refuse_too_few(parts: JudgedData, fraction: float, seed: int) -> None:
     )
 
 
-def _open(name: str, data: str | None, own: str, own_exclude: Sequence[str], exclude: Sequence[str]) -> ImageSource:
+def _open(
+    name: str, data: str | None, own: str, own_exclude: Sequence[str], exclude: Sequence[str], min_classes: int
+) -> ImageSource:
     if data and not is_same_source(data, own):
-        return open_labelled(data, exclude=exclude)
+        return open_labelled(data, min_classes=min_classes, exclude=exclude)
     # The own source is opened as the run read it: its rows are those of that reading.
     if not own:
         raise DataError(f"{name} does not say what it was trained on; name a labelled source with --data")
     try:
-        return open_labelled(own, exclude=own_exclude)
+        return open_labelled(own, min_classes=min_classes, exclude=own_exclude)
     except DataError as error:
         raise DataError(
             f"{name} was trained on {own!r}, on which it cannot be judged now; name a labelled source with --data. "
