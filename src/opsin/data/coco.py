@@ -86,6 +86,7 @@ def coco_source(directory: Path, name: str) -> ImageSource:
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
         skipped=[*left_out, *skipped],
+        stored=paths.__getitem__,
     )
 
 

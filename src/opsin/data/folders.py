@@ -71,6 +71,7 @@ def folder_source(directory: Path, name: str, *, labels: bool = True, exclude: S
         seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=rows.skipped,
+        stored=paths.__getitem__,
     )
     everything = [directory.joinpath(*image) for image in contents.images]
     source = with_tables(source, directory, everything, {directory / folder: split for folder, split in splits.items()})

@@ -61,6 +61,9 @@ class ImageSource:
     """Further columns, each (N,)."""
     skipped: list[Skipped] = field(default_factory=list)
     """What has been left out already, and why."""
+    stored: Callable[[int], Path | bytes | None] | None = None
+    """Of a row number of the whole source, the file or the encoded bytes that the image is; images of which these are
+    the same are the same. None where the source holds pixels."""
 
     def __len__(self) -> int:
         return len(self.ids)

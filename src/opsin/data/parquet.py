@@ -66,6 +66,7 @@ def parquet_source(
         seen_instead_of_captions=partial(_name_columns, used[0][0]),
         splits=np.array(splits) if any(split is not None for split in files) else None,
         skipped=skipped,
+        stored=images.__getitem__,
     )
 
 
