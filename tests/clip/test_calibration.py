@@ -10,10 +10,10 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from opsin.clip.calibration import (
     LARGEST_SCALE,
     cross_fitted_probabilities,
-    expected_calibration_error,
     fit_logit_scale,
     is_fitted,
 )
+from opsin.training.metrics import expected_calibration_error
 
 
 def drawn(scale: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: one scale on cosines, fitted to labelled images, and how far off they are.
+"""Probabilities that mean what they say: one scale on cosines, fitted to labelled images.
 
-"On Calibration of Modern Neural Networks", Guo et al. 2017: temperature scaling (section 4.2) and the expected
-calibration error (section 2). The logit scale here is the inverse of their temperature.
+"On Calibration of Modern Neural Networks", Guo et al. 2017: temperature scaling (section 4.2). The logit scale here is
+the inverse of their temperature; `opsin.training.metrics` has their calibration error.
 """
 
 from __future__ import annotations
@@ -60,14 +60,3 @@ def cross_fitted_probabilities(cosines: Tensor, labels: Tensor, seed: int = 0) -
     for own, other in (halves, halves[::-1]):
         probabilities[own] = (fit_logit_scale(cosines[other], labels[other]) * cosines[own]).softmax(dim=1)
     return probabilities
-
-
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean distance between confidence and accuracy in [0, 1] over `bins` equal intervals of confidence, weighted by
-    the images in each; probabilities (N, K), int64 labels (N,)."""
-    confidence, predicted = probabilities.double().max(dim=1)
-    right = (predicted == labels).double()
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1  # intervals are open below and closed above
-    zeros = torch.zeros(bins, dtype=torch.float64)
-    gaps = zeros.index_add(0, place, right) - zeros.index_add(0, place, confidence)
-    return float(gaps.abs().sum() / len(labels))

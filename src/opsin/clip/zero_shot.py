@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opsin.clip.calibration import expected_calibration_error, fit_logit_scale
+from opsin.clip.calibration import fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
 from opsin.data.images import ImageLike
 from opsin.data.names import name_key
 from opsin.data.unread import Unread, examples, warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, TokenEncoder
 from opsin.errors import ConfigError
+from opsin.training.metrics import expected_calibration_error
 
 DEFAULT_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
 NULL_PROMPTS = ("a photo", "a picture", "an image", "a picture of something", "an image of something else")

@@ -1,4 +1,4 @@
-"""How well scores of classes fit the labels: accuracy, loss, and the confusion matrix."""
+"""How well scores of classes fit the labels: accuracy, loss, confusions, calibration, and scores of each class."""
 
 from __future__ import annotations
 
@@ -11,36 +11,122 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """Of each class, (K,): its `images`, and `precision`, `recall` and `f1` in [0, 1].
+
+    NaN are the precision of a class that was never predicted, the recall of one without images, and the F1 of one that
+    is neither.
+    """
+
+    images: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+
+
+@dataclass(frozen=True)
 class ClassificationMetrics:
     """`accuracy` and `top5_accuracy` in [0, 1], `loss` the mean cross-entropy in nats, over `count` images.
 
-    `confusion` is int64 (K, K): row = true class, column = predicted class.
+    `labels` and `predicted` int64 (N,) are the true and the predicted class of each image, of `num_classes`;
+    `confidences` (N,) are the probabilities of the predicted ones, and `calibration_error` is the expected calibration
+    error of these. The loss, the confidences and their error take the softmax of the scores, and mean nothing where the
+    scores are no logits.
     """
 
     count: int
     accuracy: float
     top5_accuracy: float
     loss: float
-    confusion: np.ndarray
+    calibration_error: float
+    num_classes: int
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidences: np.ndarray
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts int64 (K, K): row = true class, column = predicted class. Quadratic in the number of classes."""
+        confusion = np.zeros((self.num_classes, self.num_classes), dtype=np.int64)
+        true, predicted, counts = self.confusion_counts().T
+        confusion[true, predicted] = counts
+        return confusion
+
+    def confusion_counts(self) -> np.ndarray:
+        """The non-zero entries of the confusion matrix, int64 (C, 3): true class, predicted class, count; sorted."""
+        pairs, counts = np.unique(self.labels * self.num_classes + self.predicted, return_counts=True)
+        return np.stack([pairs // self.num_classes, pairs % self.num_classes, counts], axis=1)
+
+    @property
+    def mean_confidence(self) -> float:
+        """The mean probability of the predicted classes; well calibrated, it equals the accuracy."""
+        return float(self.confidences.mean())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images."""
+        return float(np.nanmean(self.per_class().recall))
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes that have images or were predicted."""
+        return float(np.nanmean(self.per_class().f1))
+
+    def per_class(self) -> ClassScores:
+        """Scores of each class."""
+        images = np.bincount(self.labels, minlength=self.num_classes)
+        predictions = np.bincount(self.predicted, minlength=self.num_classes)
+        right = np.bincount(self.labels[self.labels == self.predicted], minlength=self.num_classes)
+        return ClassScores(
+            images, _share(right, predictions), _share(right, images), _share(2 * right, images + predictions)
+        )
 
     def per_class_accuracy(self) -> np.ndarray:
         """Share of each true class that was predicted right, (K,); NaN for a class without images."""
-        totals = self.confusion.sum(axis=1).astype(np.float64)
-        totals[totals == 0] = np.nan
-        return np.diagonal(self.confusion) / totals
+        return self.per_class().recall
+
+    def confident_mistakes(self, most: int) -> np.ndarray:
+        """Places int64 of at most so many wrong predictions, the most confident one first."""
+        wrong = np.flatnonzero(self.labels != self.predicted)
+        return wrong[np.argsort(-self.confidences[wrong], kind="stable")][:most]
 
 
 def classification_metrics(scores: Tensor, labels: Tensor) -> ClassificationMetrics:
     """Metrics of scores (N, K) against int64 labels (N,); with fewer than five classes, top-5 accuracy is 1."""
     scores = scores.float()
     num_classes = scores.shape[1]
-    predicted = scores.argmax(dim=1)
     top = scores.topk(min(5, num_classes), dim=1).indices
-    confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    predicted = scores.argmax(dim=1)
+    probabilities = scores.softmax(dim=1)
     return ClassificationMetrics(
         count=len(labels),
         accuracy=float((predicted == labels).float().mean()),
         top5_accuracy=float((top == labels[:, None]).any(dim=1).float().mean()),
         loss=float(F.cross_entropy(scores, labels)),
-        confusion=confusion.view(num_classes, num_classes).numpy(),
+        calibration_error=expected_calibration_error(probabilities, labels),
+        num_classes=num_classes,
+        labels=labels.numpy(),
+        predicted=predicted.numpy(),
+        confidences=probabilities.amax(dim=1).numpy(),
     )
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy in [0, 1] over `bins` equal intervals of confidence, weighted by
+    the images in each; probabilities (N, K), int64 labels (N,).
+
+    "On Calibration of Modern Neural Networks", Guo et al. 2017, section 2. NaN where a probability is.
+    """
+    confidence, predicted = probabilities.double().max(dim=1)
+    if not bool(confidence.isfinite().all()):
+        return float("nan")
+    right = (predicted == labels).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1  # intervals are open below and closed above
+    zeros = torch.zeros(bins, dtype=torch.float64)
+    gaps = zeros.index_add(0, place, right) - zeros.index_add(0, place, confidence)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, NaN where there is nothing to take a part of."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsin.data.images import Skipped
+from opsin.training.baselines import BaselineComparison
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport:
-    """What a run left: where the model is, its metrics, how it was made, and which images could not be used."""
+    """What a run left: where the model is, its metrics, how it was made, and which images could not be used.
+
+    `baselines` has the score of the held-out images beside what is reached without having learned; empty where nothing
+    was held out, or the score has no baseline.
+    """
 
     model: Path
     metrics: dict[str, float]
@@ -22,3 +27,4 @@ class TrainReport:
     skipped: tuple[Skipped, ...]
     needs: str | None = None
     """Reference of another model, without whose weights this one cannot be used."""
+    baselines: tuple[BaselineComparison, ...] = ()
