@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from opsin.errors import ConfigError
+from opsin.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,15 @@ def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
     resolved = resolve_precision(precision, device)
     dtype = torch.float16 if resolved == "16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=resolved != "32")
+
+
+def refuse_damaged(outputs: torch.Tensor, model: str) -> None:
+    """Raise CheckpointError where what a model gives is NaN or Inf; `model` names it in the message."""
+    if not bool(outputs.isfinite().all()):
+        raise CheckpointError(
+            f"{model} gives NaN or Inf: its weights are damaged, or too large for this precision. Try --precision 32; "
+            "if that does not help, train the model or get its files again"
+        )
 
 
 def derive_seed(*parts: int | str) -> int:

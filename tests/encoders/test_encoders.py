@@ -19,6 +19,7 @@ from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import DenseEncoder, ImageEncoder, load
+from opsin.encoders.local import LocalEncoder
 from opsin.encoders.open_clip import DenseOpenClipEncoder, OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, OfflineError
@@ -299,3 +300,15 @@ def test_open_clip_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.
     torch.save({"visual.proj": torch.zeros(2)}, file)
     with pytest.raises(CheckpointError, match="belong to another model"):
         load(f"open_clip:tiny-clip@{file}")
+
+
+def test_vectors_that_are_nan_are_refused() -> None:
+    config = ViTConfig(patch_size=8, embed_dim=16, num_layers=1, num_heads=2, dim_feedforward=16)
+    network = build_model(config, 16, 0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.fill_(1e30)  # finite, and too large to compute with
+    encoder = LocalEncoder("huge", network, Preprocessing(image_size=16), {}, CPU)
+    for encode in (encoder.encode_image, encoder.encode_dense):
+        with pytest.raises(CheckpointError, match="huge gives NaN or Inf: its weights are damaged"):
+            encode(pictures(2))

@@ -87,7 +87,8 @@ def nucleus(
         # The first word whose cumulative probability exceeds the draw; rounding must not lead past the last one kept.
         place = (kept <= draws * kept[:, -1:]).sum(dim=1, keepdim=True)
         last = (before < top_p).sum(dim=1, keepdim=True) - 1
-        return words.gather(1, torch.minimum(place, last))[:, 0]
+        place = torch.minimum(place, last).clamp(min=0)  # a damaged network has no probable word, and `last` is -1
+        return words.gather(1, place)[:, 0]
 
     return _write(model, features, limits, choose)
 

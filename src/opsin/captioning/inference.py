@@ -25,7 +25,7 @@ from opsin.encoders.features import image_features
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
 from opsin.pretrained import PretrainedModel
-from opsin.runtime import autocast
+from opsin.runtime import autocast, refuse_damaged
 
 KIND = "captioner"
 
@@ -212,7 +212,7 @@ class Captioner(PretrainedModel):
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
         for features, grid in self._encoded_batches(images, batch_size):
-            yield from self.write(
+            captions = self.write(
                 features,
                 grid=grid,
                 beams=beams,
@@ -221,6 +221,7 @@ class Captioner(PretrainedModel):
                 sampling=sampling,
                 attention=attention,
             )
+            yield from _undamaged(captions)
 
     def caption_features(self, features: np.ndarray | Tensor, *, beams: int = 3) -> list[Caption]:
         """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""
@@ -233,7 +234,7 @@ class Captioner(PretrainedModel):
             )
         if not bool(tensor.isfinite().all()):
             raise DataError("some of these features are not finite numbers, so no caption can be written about them")
-        return self.write(self.encode(tensor), beams=beams)
+        return _undamaged(self.write(self.encode(tensor), beams=beams))
 
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
@@ -296,3 +297,8 @@ class Captioner(PretrainedModel):
         for batch in batched(each_image(images), batch_size):
             features, grid = image_features(self.load_frozen_encoder(), batch)
             yield self.encode(features), grid
+
+
+def _undamaged(captions: list[Caption]) -> list[Caption]:
+    refuse_damaged(torch.tensor([caption.log_prob for caption in captions]), "the captioner")
+    return captions

@@ -20,7 +20,7 @@ from opsin.data.pixels import pixel_batches
 from opsin.data.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import PretrainedModel
-from opsin.runtime import autocast, resolve_device
+from opsin.runtime import autocast, refuse_damaged, resolve_device
 
 KIND = "vit-classifier"
 
@@ -113,10 +113,11 @@ class Classifier(PretrainedModel):
     ) -> list[Classification]:
         """The `top_k` classes of each image (paths, PIL images or arrays), also of a single one.
 
-        Raises DataError for a broken image.
+        Raises DataError for a broken image, CheckpointError for a model whose scores are NaN.
         """
         results = []
         for scores in self._scores(images, batch_size):
+            refuse_damaged(scores, "the classifier")
             values, indices = scores.softmax(dim=1).topk(min(top_k, len(self.class_names)), dim=1)
             for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
                 labels = tuple(self.class_names[index] for index in row_indices)

@@ -28,7 +28,7 @@ from opsin.diffusion.text import is_blank, load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
-from opsin.runtime import autocast, resolve_device, resolve_precision
+from opsin.runtime import autocast, refuse_damaged, resolve_device, resolve_precision
 
 
 class TextToImage:
@@ -304,6 +304,5 @@ class TextToImage:
                 states = [noise[chosen], *after_steps] if trajectory else list(deque(after_steps, maxlen=1))
             results.append(torch.stack(states, dim=1).float().cpu())
         images = torch.cat(results)
-        if not images.isfinite().all():
-            raise CheckpointError("the network gave values that are no numbers; its weights are damaged")
+        refuse_damaged(images, "the network")
         return images

@@ -22,7 +22,7 @@ from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import each_image
 from opsin.data.threads import DECODING_THREADS
 from opsin.data.unread import Unread
-from opsin.runtime import autocast
+from opsin.runtime import autocast, refuse_damaged
 
 BATCH_SIZE = 32
 
@@ -116,12 +116,14 @@ class NetworkEncoder:
         return next(self.network.parameters()).device
 
     def encode_image(self, images: ImageLike | Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
-        """See `ImageEncoder.encode_image`. Raises ValueError without any image."""
+        """See `ImageEncoder.encode_image`. Raises ValueError without any image, CheckpointError for a network whose
+        vectors are NaN."""
         with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled(batch).float().cpu() for batch in self._batches(images)]
         if not pooled:
             raise ValueError("encode_image needs at least one image")
         features = torch.cat(pooled)
+        refuse_damaged(features, self.name)
         return F.normalize(features, dim=1) if normalize else features
 
     def preparation(self) -> str:
@@ -166,6 +168,7 @@ class NetworkEncoder:
 class TextNetwork:
     """Common to encoders with a text half: texts go through it in batches."""
 
+    name: str
     device: torch.device
     precision: str
 
@@ -179,6 +182,7 @@ class TextNetwork:
         if not pooled:
             raise ValueError("encode_text needs at least one text")
         features = torch.cat(pooled)
+        refuse_damaged(features, self.name)
         return F.normalize(features, dim=1) if normalize else features
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -212,7 +216,9 @@ class DenseNetworkEncoder(NetworkEncoder):
                 parts.append(tokens.float().cpu())
         if not parts:
             raise ValueError("encode_dense needs at least one image")
-        return DenseFeatures(torch.cat(parts), grid)
+        tokens = torch.cat(parts)
+        refuse_damaged(tokens, self.name)
+        return DenseFeatures(tokens, grid)
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""
