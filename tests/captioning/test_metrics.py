@@ -178,7 +178,6 @@ def test_collapse_is_noticed(captions: list[dict]) -> None:
     same = caption_metrics(["a man on a street"] * 30, references)
     assert same.collapsed
     assert same.distinct_ratio == pytest.approx(1 / 30)
-    assert not caption_metrics(["a man on a street"] * 29 + ["a dog"], references).collapsed
     assert not caption_metrics(["a dog"], [["a dog"]]).collapsed
 
 

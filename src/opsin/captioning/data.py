@@ -54,6 +54,10 @@ class CaptionTable:
         known = ([word for word in self.vocabulary.decode_words(row) if word != UNKNOWN] for row in rows.tolist())
         return tuple(join_words(words) for words in known)
 
+    def all_references(self) -> list[str]:
+        """The captions of all images, in order."""
+        return [text for image in range(len(self)) for text in self.references(image)]
+
     @classmethod
     def from_texts(cls, texts: Sequence[tuple[str, ...]], vocabulary: Vocabulary, max_length: int) -> CaptionTable:
         """Encode the captions of each image; one of more than `max_length` tokens keeps its first ones, no `<END>`."""

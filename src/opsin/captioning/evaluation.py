@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from opsin.captioning.baseline import compare_captions
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import (
     CaptionDataset,
@@ -26,9 +27,11 @@ from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
+from opsin.data.repeats import Overlap, find_overlap
 from opsin.data.sources import exclude_images, is_same_source
-from opsin.errors import DataError
-from opsin.runtime import autocast
+from opsin.errors import DataError, OpsinError
+from opsin.runtime import autocast, refuse_damaged
+from opsin.training.baselines import BaselineComparison
 from opsin.training.record import config_of, has_changed
 
 
@@ -52,6 +55,24 @@ class DatasetEvaluation:
         order = sorted(range(len(scores)), key=lambda place: (scores[place].cider_d, scores[place].rouge_l))
         return order[:count]
 
+    def collapse(self, split: str) -> str | None:
+        """A sentence on captions of a split that have collapsed, see `CaptionMetrics.collapse`; None where they have
+        not."""
+        reason = self.metrics.collapse
+        if reason is None:
+            return None
+        if self.metrics.diversity.distinct_captions == 1:
+            reason = f"all {self.metrics.count} images of the split {split!r} got {self.captions[0].text!r}"
+        else:
+            reason += f" (split {split!r}, for example {self.captions[0].text!r})"
+        return f"the captions have collapsed: {reason}"
+
+    def baselines(self, training_captions: Iterable[str]) -> tuple[BaselineComparison, ...]:
+        """CIDEr-D beside its baseline, see `compare_captions`; empty where there is none."""
+        scores = [score.cider_d for score in self.metrics.per_image]
+        comparison = compare_captions(scores, self.references, training_captions)
+        return () if comparison is None else (comparison,)
+
     def summary(self, prefix: str) -> dict[str, float]:
         """The scores as named numbers, for logs and model cards."""
         names = ("bleu1", "bleu4", "rouge_l", "cider_d", "exact_match", "distinct_ratio")
@@ -61,10 +82,11 @@ class DatasetEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A result with its protocol: which source, which split, how many beams, and what was left out.
+    """A result with its protocol: which source, which split, how many beams, and what was skipped.
 
     `ids[i]` names the image of `result.captions[i]`; `source` has the images, in the rows `result.rows`, and is None
-    for features.
+    for features. `baselines` is empty where the training captions are not known; `overlap` says which of the images
+    were trained on, and is None where these are not known, or are what is evaluated.
     """
 
     data: str
@@ -74,6 +96,8 @@ class Evaluation:
     ids: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     source: ImageSource | None
+    baselines: tuple[BaselineComparison, ...]
+    overlap: Overlap | None
 
     @property
     def protocol(self) -> str:
@@ -97,13 +121,20 @@ def evaluate_all(
     *,
     beams: int | None = None,
     exclude: Sequence[str] = (),
+    near_duplicates: bool = False,
 ) -> tuple[Evaluation, ...]:
     """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
-    first = evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude)
+
+    def evaluate(split: str | None) -> Evaluation:
+        return evaluate_captioner(
+            captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates
+        )
+
+    first = evaluate(split)
     own = _own_config(captioner)
     if split is not None or own is None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
-    return first, evaluate_captioner(captioner, data, OTHER_STYLE, beams=beams, exclude=exclude)
+    return first, evaluate(OTHER_STYLE)
 
 
 def evaluate_captioner(
@@ -113,13 +144,15 @@ def evaluate_captioner(
     *,
     beams: int | None = None,
     exclude: Sequence[str] = (),
+    near_duplicates: bool = False,
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
-    Which images these are, see `opsin.data.parts.judged_part`. Raises DataError when the split is empty, when no source
-    is named and the model does not say its own, when the source holds features and the model takes images, or the
-    reverse, and when it holds features or words that the model does not take.
+    Which images these are, see `opsin.data.parts.judged_part`. With `near_duplicates`, images are also compared with
+    the training images by what they look like. Raises CheckpointError for a model whose scores are NaN, and DataError
+    when the split is empty, when no source is named and the model does not say its own, when the source holds features
+    and the model takes images, or the reverse, and when it holds features or words that the model does not take.
     """
     own = _own_config(captioner)
     ref = data or ("" if own is None else own.data)
@@ -131,9 +164,13 @@ def evaluate_captioner(
         kinds = ("images", "features") if captioner.takes_images else ("features", "images")
         raise DataError(f"this captioner takes {kinds[0]}, and {ref!r} holds {kinds[1]}")
     dataset: CaptionDataset
-    source: ImageSource | None = None
+    source = training = overlap = None
     if captioner.takes_images:
-        source, split = _choose_images(ref, split, own, captioner.training, exclude)
+        source, split, training = _choose_images(ref, split, own, captioner.training, exclude)
+        is_own = own is not None and is_same_source(ref, own.data)
+        if training is not None and not (is_own and split in ("train", "all")):
+            overlap = find_overlap(source, training, split, near=near_duplicates)
+        training_captions = [text for texts in (training.captions if training else None) or () for text in texts]
         size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
         if captioner.frozen_encoder is None:
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
@@ -142,11 +179,21 @@ def evaluate_captioner(
             dataset, source = encoded_caption_dataset(source, captioner.vocabulary, encoder, longest, quiet=True)
         names = list(source.ids)
     else:
-        dataset, split = _choose_features(ref, split, own, captioner)
+        dataset, split, training_captions = _choose_features(ref, split, own, captioner)
         names = list(dataset.ids)
     result = evaluate_dataset(captioner, dataset, beams=beams)
-    ids = tuple(names[row] for row in result.rows)
-    return Evaluation(ref, split, beams, result, ids, tuple(dataset.skipped), source)
+    refuse_damaged(torch.tensor([result.loss, *(caption.log_prob for caption in result.captions)]), "the captioner")
+    return Evaluation(
+        data=ref,
+        split=split,
+        beams=beams,
+        result=result,
+        ids=tuple(names[row] for row in result.rows),
+        skipped=tuple(dataset.skipped),
+        source=source,
+        baselines=result.baselines(training_captions),
+        overlap=overlap,
+    )
 
 
 def _own_config(captioner: Captioner) -> CaptioningConfig | None:
@@ -158,18 +205,34 @@ def _own_config(captioner: Captioner) -> CaptioningConfig | None:
 
 def _choose_images(
     ref: str, split: str | None, own: CaptioningConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
-) -> tuple[ImageSource, str]:
+) -> tuple[ImageSource, str, ImageSource | None]:
+    """The images to evaluate on, their split, and the training images; None where these are gone, or cannot be told
+    from others."""
     if own is None or not is_same_source(ref, own.data):
-        return judged_part(open_captioned(ref, exclude=exclude), split, None)
+        part, split = judged_part(open_captioned(ref, exclude=exclude), split, None)
+        return part, split, None if own is None else _training_images(None, own, training)
     # As the run read it: its rows are those of that reading.
     source = open_captioned(own.data, own.captions, own.exclude)
     part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
-    return exclude_images(part, exclude, own.exclude), split
+    return exclude_images(part, exclude, own.exclude), split, _training_images(source, own, training)
+
+
+def _training_images(
+    source: ImageSource | None, own: CaptioningConfig, training: Mapping[str, Any]
+) -> ImageSource | None:
+    """Those of the run's source, which is opened unless it is given."""
+    if source is None:
+        try:
+            source = open_captioned(own.data, own.captions, own.exclude)
+        except OpsinError:
+            return None
+    return None if has_changed(source, training) else source.select(rows_of_run(source, own)["train"])
 
 
 def _choose_features(
     ref: str, split: str | None, own: CaptioningConfig | None, captioner: Captioner
-) -> tuple[FeatureCaptionDataset, str]:
+) -> tuple[FeatureCaptionDataset, str, list[str]]:
+    """The features to evaluate on, their split, and the training captions."""
     settings = CaptioningConfig(decoder=captioner.decoder) if own is None else own
     splits = open_splits(replace(settings, data=ref))
     if splits.feature_dim != captioner.feature_dim:
@@ -186,7 +249,7 @@ def _choose_features(
     dataset = {"train": splits.train, "val": splits.val}.get(split)
     if not isinstance(dataset, FeatureCaptionDataset):
         raise DataError(f"{ref!r} has no split {split!r}; it has train, val, and features are judged on one at a time")
-    return dataset, split
+    return dataset, split, splits.train.table.all_references()
 
 
 @torch.no_grad()

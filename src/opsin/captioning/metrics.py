@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opsin.captioning.diversity import Diversity, Words, collapse, diversity
 from opsin.captioning.vocabulary import tokenise
 from opsin.errors import DataError
 
@@ -21,7 +22,6 @@ MAX_ORDER = 4
 ROUGE_BETA = 1.2
 CIDER_SIGMA = 6.0
 
-Words = Sequence[str]
 Ngrams = Counter[tuple[str, ...]]
 
 
@@ -42,8 +42,8 @@ class CaptionScore:
 class CaptionMetrics:
     """Scores of `count` captions: corpus BLEU of 1 to 4 words and mean ROUGE-L in [0, 1], mean CIDEr-D in [0, 10].
 
-    `exact_match` is the share of captions that are, word by word, one of their references. `distinct_ratio` is the
-    number of different captions divided by that of captions. `per_image` is in the order of the images.
+    `exact_match` is the share of captions that are, word by word, one of their references. `diversity` is that of the
+    captions, `reference_diversity` that of each image's first reference. `per_image` is in the order of the images.
     """
 
     count: int
@@ -54,13 +54,25 @@ class CaptionMetrics:
     rouge_l: float
     cider_d: float
     exact_match: float
-    distinct_ratio: float
+    diversity: Diversity
+    reference_diversity: Diversity
     per_image: tuple[CaptionScore, ...]
 
     @property
+    def distinct_ratio(self) -> float:
+        """The number of different captions divided by that of captions."""
+        return self.diversity.distinct_captions / self.count
+
+    @property
+    def collapse(self) -> str | None:
+        """Why the captions count as collapsed: they repeat themselves, or differ much less than the references do; None
+        where they do not."""
+        return collapse(self.diversity, self.reference_diversity)
+
+    @property
     def collapsed(self) -> bool:
-        """Whether several images all got one and the same caption."""
-        return have_collapsed(self.distinct_ratio, self.count)
+        """Whether the captions repeat themselves, or differ much less than the references do."""
+        return self.collapse is not None
 
 
 def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionMetrics:
@@ -88,14 +100,10 @@ def caption_metrics(candidates: Sequence[str], references: Sequence[Sequence[str
         rouge_l=float(np.mean(rouge)),
         cider_d=float(np.mean(cider)),
         exact_match=float(np.mean([own in texts for own, texts in zip(words, reference_words, strict=True)])),
-        distinct_ratio=len({tuple(caption) for caption in words}) / len(words),
+        diversity=diversity(words),
+        reference_diversity=diversity([next(filter(None, texts)) for texts in reference_words]),
         per_image=tuple(CaptionScore(*scores) for scores in zip(sentence, rouge, cider.tolist(), strict=True)),
     )
-
-
-def have_collapsed(distinct_ratio: float, count: int) -> bool:
-    """Whether so many captions, more than one, are all the same."""
-    return count > 1 and round(distinct_ratio * count) == 1
 
 
 def is_exact_match(candidate: str, references: Sequence[str]) -> bool:
@@ -138,19 +146,15 @@ def rouge_l(candidate: Words, references: Sequence[Words]) -> float:
 
 def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> np.ndarray:
     """CIDEr-D of each caption, float64 (N,) in [0, 10], with n-gram weights from these references."""
-    reference_ngrams = [[_ngrams(text) for text in texts] for texts in references]
-    images_with: Counter[tuple[str, ...]] = Counter()
-    for texts in reference_ngrams:
-        images_with.update(set().union(*texts))
-    weights = {ngram: math.log(len(references)) - math.log(count) for ngram, count in images_with.items()}
-    unseen = math.log(len(references)) if len(references) else 0.0
+    reference_ngrams = [[ngrams_of(text) for text in texts] for texts in references]
+    weights, unseen = ngram_weights(references)
 
     def weighted(ngrams: Ngrams) -> dict[tuple[str, ...], float]:
         return {ngram: count * weights.get(ngram, unseen) for ngram, count in ngrams.items()}
 
     scores = np.zeros(len(candidates))
     for row, (candidate, texts) in enumerate(zip(candidates, reference_ngrams, strict=True)):
-        vector = weighted(_ngrams(candidate))
+        vector = weighted(ngrams_of(candidate))
         for text, words in zip(texts, references[row], strict=True):
             # Lengths are counted in pairs of words, as in the authors' own code.
             gap = max(len(candidate) - 1, 0) - max(len(words) - 1, 0)
@@ -158,6 +162,15 @@ def cider_d(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) 
             scores[row] += penalty * _clipped_cosine(vector, weighted(text)).mean()
         scores[row] *= 10 / len(texts)
     return scores
+
+
+def ngram_weights(references: Sequence[Sequence[Words]]) -> tuple[dict[tuple[str, ...], float], float]:
+    """CIDEr's weight of each n-gram of these references, by how many images it is said of, and that of any other."""
+    images_with: Counter[tuple[str, ...]] = Counter()
+    for texts in references:
+        images_with.update(set().union(*map(ngrams_of, texts)))
+    unseen = math.log(len(references)) if len(references) else 0.0
+    return {ngram: unseen - math.log(count) for ngram, count in images_with.items()}, unseen
 
 
 def _refuse_unusable(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
@@ -169,7 +182,7 @@ def _refuse_unusable(candidates: Sequence[Words], references: Sequence[Sequence[
         raise DataError(f"{len(wordless)} images have no reference caption, the first is number {wordless[0]}")
 
 
-def _ngrams(words: Words) -> Ngrams:
+def ngrams_of(words: Words) -> Ngrams:
     """How often each run of 1 to 4 words occurs."""
     return Counter(
         tuple(words[start : start + size]) for size in range(1, MAX_ORDER + 1) for start in range(len(words) - size + 1)
@@ -178,10 +191,10 @@ def _ngrams(words: Words) -> Ngrams:
 
 def _bleu_counts(candidate: Words, references: Sequence[Words]) -> np.ndarray:
     """int64 (3, 4): matches by order, runs by order, and (caption length, closest reference length, 0, 0)."""
-    ngrams = _ngrams(candidate)
+    ngrams = ngrams_of(candidate)
     most = Counter[tuple[str, ...]]()
     for words in references:
-        most |= _ngrams(words)
+        most |= ngrams_of(words)
     matches = [0] * MAX_ORDER
     for ngram, count in (ngrams & most).items():
         matches[len(ngram) - 1] += count

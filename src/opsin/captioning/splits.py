@@ -25,6 +25,7 @@ from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
+from opsin.data.repeats import warn_of_repeats
 from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.data.unread import examples
@@ -72,6 +73,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
         return _open_course(config)
     source = open_captioned(config.data, config.captions, config.exclude)
     rows = rows_of_run(source, config)
+    warn_of_repeats(source, rows)
     train = source.select(rows["train"])
     assert train.captions is not None
     vocabulary = Vocabulary.from_texts((text for texts in train.captions for text in texts), config.min_count)

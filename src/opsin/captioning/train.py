@@ -11,12 +11,12 @@ from opsin.captioning.data import ImageCaptionDataset
 from opsin.captioning.evaluation import evaluate_dataset
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
-from opsin.captioning.metrics import have_collapsed
 from opsin.captioning.splits import CaptionSplits, open_splits
 from opsin.captioning.task import CaptioningTask
 from opsin.config import to_dict
 from opsin.data.datasets import preprocessing_for
 from opsin.runtime import seeded
+from opsin.training.baselines import BaselineComparison
 from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
@@ -47,9 +47,10 @@ def train_captioner(
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     metrics = dict(result.metrics)
+    baselines: tuple[BaselineComparison, ...] = ()
     if trainer.fabric.is_global_zero:
-        metrics |= _add_test_metrics(trainer.run.model, splits, config)
-        _warn_of_collapse(metrics, splits)
+        added, baselines = _measure(trainer.run.model, splits, config)
+        metrics |= added
     return CaptionerReport(
         model=trainer.run.model,
         metrics=metrics,
@@ -62,6 +63,7 @@ def train_captioner(
         cut=splits.train.table.cut,
         skipped=splits.skipped,
         needs=config.frozen_encoder,
+        baselines=baselines,
     )
 
 
@@ -85,26 +87,29 @@ def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTas
     )
 
 
-def _add_test_metrics(model_directory: Path, splits: CaptionSplits, config: CaptioningConfig) -> dict[str, float]:
-    """Measure the exported model on the splits that are kept for the end, and write the results into its directory."""
-    tests = {"test": splits.test, "other_style": splits.other_style}
+def _measure(
+    model_directory: Path, splits: CaptionSplits, config: CaptioningConfig
+) -> tuple[dict[str, float], tuple[BaselineComparison, ...]]:
+    """Measure the exported model on all that was held out, write the scores of what is kept for the end into its
+    directory, and warn of captions that have collapsed. With these scores comes the comparison of the test split, or
+    else of the validation split, with its baseline."""
+    parts = {"val": splits.val, "test": splits.test, "other_style": splits.other_style}
+    measured = {name: dataset for name, dataset in parts.items() if dataset is not None}
     added: dict[str, float] = {}
-    if splits.test is None and splits.other_style is None:
-        return added
+    baselines: tuple[BaselineComparison, ...] = ()
+    if not measured:
+        return added, baselines
     captioner = Captioner.from_pretrained(model_directory, config.training.device, config.training.precision)
-    for name, dataset in tests.items():
-        if dataset is not None:
-            added |= evaluate_dataset(captioner, dataset, beams=config.beams).summary(name)
-    captioner.metrics |= added
-    captioner.save_pretrained(model_directory)
-    return added
-
-
-def _warn_of_collapse(metrics: dict[str, float], splits: CaptionSplits) -> None:
-    measured = {"val": splits.val, "test": splits.test, "other_style": splits.other_style}
+    training_captions = splits.train.table.all_references()
     for name, dataset in measured.items():
-        ratio = metrics.get(f"{name}_distinct_ratio")
-        if dataset is not None and ratio is not None and have_collapsed(ratio, len(dataset)):
-            logger.warning(
-                "the captions have collapsed: all %d images of the split %r got one and the same", len(dataset), name
-            )
+        result = evaluate_dataset(captioner, dataset, beams=1 if name == "val" else config.beams)
+        if collapse := result.collapse(name):
+            logger.warning("%s", collapse)
+        if name != "val":
+            added |= result.summary(name)
+        if name == ("val" if splits.test is None else "test"):
+            baselines = result.baselines(training_captions)
+    if added:
+        captioner.metrics |= added
+        captioner.save_pretrained(model_directory)
+    return added, baselines
