@@ -22,11 +22,14 @@ from opsin.classification.pictures import (
 from opsin.classification.recipes import RECIPES
 from opsin.classification.train import build_task, train_classifier
 from opsin.cli.main import main
+from opsin.cli.class_scores import classes_document, print_classes
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
+from opsin.data.repeats import Repeat
 from opsin.data.sources import open_labelled
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
+from opsin.training.metrics import classification_metrics
 from opsin.training.report import TrainReport
 from tests.html_page import Page
 
@@ -288,3 +291,69 @@ def test_figures_draw_what_they_are_given(colour_run: Run, colour_folder: Path) 
     assert titles[3].endswith("is red")
     assert len(attention_figure(paths[0], maps[0], results[0]).axes) == 3
     assert len(attention_grid(paths, maps, columns=2).axes) == 9
+
+
+def test_an_evaluation_has_its_baseline_and_its_mistakes(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    (learned,) = evaluate_classifier(classifier, str(colour_folder), "all").baselines
+    assert learned.is_better and learned.value == pytest.approx(1 / 3)
+    classifier.class_names = ("green", "red", "blue")  # all wrong
+    evaluation = evaluate_classifier(classifier, str(colour_folder), "all")
+    (comparison,) = evaluation.baselines
+    assert comparison.score == 0.0 and not comparison.is_better and "pretrained encoder" in comparison.sentence
+    mistakes = evaluation.mistakes(5)
+    assert len(mistakes) == 5
+    assert [mistake.confidence for mistake in mistakes] == sorted((m.confidence for m in mistakes), reverse=True)
+    for mistake in mistakes:
+        assert mistake.id.startswith(mistake.truth) and mistake.predicted != mistake.truth
+        pixels = np.asarray(evaluation.image(mistake)).mean(axis=(0, 1))
+        assert mistake.truth == ("red", "green", "blue")[int(pixels.argmax())]
+
+
+def test_training_ends_with_its_baseline(colour_run: Run) -> None:
+    (comparison,) = colour_run[1].baselines
+    assert (comparison.score, comparison.value) == (1.0, pytest.approx(1 / 3))
+    assert comparison.count == 9 and comparison.is_better
+
+
+def test_copies_of_training_images_are_said(colour_run: Run, tmp_path: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    own = evaluate_classifier(classifier)
+    assert own.overlap is not None and own.overlap.warnings == []
+    data = Path(classifier.training["data"])
+    training = {repeat.training_id for repeat in _copied(classifier, data, tmp_path / "copies")}
+    assert training and not training & {own.source.ids[row] for row in own.rows}
+    assert evaluate_classifier(classifier, split="train").overlap is None
+
+
+def _copied(classifier: Classifier, data: Path, folder: Path) -> tuple[Repeat, ...]:
+    shutil.copytree(data, folder)
+    overlap = evaluate_classifier(classifier, str(folder)).overlap
+    assert overlap is not None and len(overlap.repeats) == 27  # what was trained on, of 36
+    assert "27 of the 36 images" in overlap.warnings[0]
+    return overlap.repeats
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_damaged_weights_are_refused_instead_of_scored(number: float, colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    with torch.no_grad():
+        classifier.model.head.weight[0, 0] = number
+    for use in (
+        lambda: classifier.classify([colour_folder / "red" / "00.png"]),
+        lambda: evaluate_classifier(classifier),
+    ):
+        with pytest.raises(CheckpointError, match="weights are damaged"):
+            use()
+
+
+def test_many_classes_are_written_sparsely(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = classification_metrics(torch.eye(3000), torch.arange(3000).roll(1))
+    names = [f"class {index}" for index in range(3000)]
+    text = json.dumps(classes_document(metrics, names))
+    assert len(text) < 1_000_000
+    document = json.loads(text)
+    assert document["confusion"] is None and len(document["confusion_counts"]) == 3000
+    assert document["per_class"][5] == {"class": "class 5", "images": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    print_classes(metrics, names)
+    assert len(capsys.readouterr().out.splitlines()) < 3010

@@ -116,8 +116,10 @@ def test_evaluate(model: str, folder: Path, tmp_path: Path, capsys: pytest.Captu
     assert main([*command, "--template", "a {} thing"]) == 0
     output = capsys.readouterr()
     assert "template 'a {} thing'" in output.out and "true \\ predicted" in output.out
-    assert "next: opsin classify IMAGES" in output.err
-    assert ("do not decide a logit scale" in output.err) != ("--logit-scale" in output.err)
+    (comparison,) = document["baselines"]
+    assert comparison["value"] == pytest.approx(1 / 3)
+    assert ("next: opsin classify IMAGES" in output.err) == comparison["is_better"]
+    assert ("warning: accuracy" in output.err) != comparison["is_better"]
 
 
 def test_images_that_decide_no_scale(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from opsin.clip import retrieval
-from opsin.clip.retrieval import measure_retrieval
+from opsin.clip.evaluation import compare_with_chance
+from opsin.clip.retrieval import measure_pairs, measure_retrieval
 
 
 def random_features(count: int, seed: int) -> torch.Tensor:
@@ -73,3 +74,43 @@ def test_chance_is_what_random_features_reach() -> None:
     assert pairs[0].image_to_text.chance[10] == pytest.approx(0.2)
     few = measure_retrieval(random_features(4, 0), random_features(4, 1), np.arange(4))
     assert few.text_to_image.chance[10] == few.text_to_image.recall[10] == 1.0
+
+
+def test_several_texts_an_image_against_a_slow_loop() -> None:
+    generator = np.random.default_rng(3)
+    pairs = sorted({(image, int(text)) for image in range(30) for text in generator.integers(0, 45, 1 + image % 4)})
+    own, texts = np.array(pairs).T
+    image_features, text_features = random_features(30, 0), random_features(45, 1)
+    measured = measure_pairs(image_features, text_features, own, texts)
+
+    def ranks(queries: torch.Tensor, candidates: torch.Tensor, right: dict[int, set[int]]) -> list[int]:
+        found = []
+        for query in sorted(right):
+            order = (candidates @ queries[query]).argsort(descending=True).tolist()
+            before = order[: min(order.index(answer) for answer in right[query])]
+            found.append(1 + len(before))
+        return found
+
+    images_of: dict[int, set[int]] = {}
+    texts_of: dict[int, set[int]] = {}
+    for image, text in pairs:
+        images_of.setdefault(text, set()).add(image)
+        texts_of.setdefault(image, set()).add(text)
+    for scores, expected, right in (
+        (measured.text_to_image, ranks(text_features, image_features, images_of), images_of),
+        (measured.image_to_text, ranks(image_features, text_features, texts_of), texts_of),
+    ):
+        assert scores.queries == len(right)
+        assert scores.recall == {k: float(np.mean(np.array(expected) <= k)) for k in (1, 5, 10)}
+        assert scores.median_rank == np.median(expected)
+
+
+def test_recall_is_compared_where_chance_leaves_room() -> None:
+    features = random_features(12, 0)
+    pair = measure_retrieval(features, features, np.arange(12))
+    assert pair.telling_rank == 5  # ten of twelve are found by chance
+    (comparison,) = compare_with_chance({"all": pair})
+    assert (comparison.metric, comparison.value) == ("recall@5", pytest.approx(5 / 12))
+    assert comparison.is_better and comparison.score == 1.0
+    (guessing,) = compare_with_chance({"round": measure_retrieval(features, random_features(12, 5), np.arange(12))})
+    assert not guessing.is_better and "of the style 'round'" in guessing.sentence

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from opsin.errors import ConfigError
-from opsin.simclr.knn import knn_predict, nearest_neighbours
+from opsin.simclr.knn import default_neighbours, knn_predict, nearest_neighbours
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:
@@ -91,3 +91,26 @@ def test_more_neighbours_than_images_are_refused(k: int) -> None:
 def test_temperatures_are_above_zero(temperature: float) -> None:
     with pytest.raises(ConfigError, match="temperature of nearest neighbours must be above zero"):
         knn_predict(unit(2, 4, 0), unit(3, 4, 1), torch.tensor([0, 1, 0]), 2, k=1, temperature=temperature)
+
+
+def test_the_default_number_of_neighbours_follows_the_set() -> None:
+    assert default_neighbours(torch.arange(50_000) % 10) == 200
+    assert default_neighbours(torch.arange(400) % 2) == 20
+    assert default_neighbours(torch.arange(286) % 27) == 10  # the smallest class has ten images
+    assert default_neighbours(torch.tensor([0, 0, 0, 0, 1])) == 1
+
+
+def test_small_sets_are_not_all_named_after_the_largest_class() -> None:
+    """27 classes around centers of their own, a third of the images in one of them: 286 in all."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.zeros(91, dtype=torch.int64), torch.arange(195) % 26 + 1])
+    labels = labels[torch.randperm(286, generator=generator)]
+    centers = torch.randn(27, 16, generator=generator)
+    features = F.normalize(centers[labels] + 0.5 * torch.randn(286, 16, generator=generator), dim=1)
+
+    def accuracy(k: int) -> float:
+        scores = knn_predict(features[::2], features[1::2], labels[1::2], 27, k=k)
+        return float((scores.argmax(dim=1) == labels[::2]).float().mean())
+
+    assert accuracy(default_neighbours(labels[1::2])) > 0.9
+    assert accuracy(143) < 0.4

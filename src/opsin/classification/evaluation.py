@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 
 from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier
@@ -16,31 +18,94 @@ from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
 from opsin.data.names import find_equal
 from opsin.data.parts import judged_part
+from opsin.data.repeats import Overlap, find_overlap
 from opsin.data.sources import exclude_images, is_same_source, open_labelled
-from opsin.errors import DataError
+from opsin.errors import DataError, OpsinError
+from opsin.runtime import refuse_damaged
+from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.record import has_changed
+
+ADVICE = (
+    "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
+    "`opsin evaluate imagenet --protocol linear`"
+)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was classified wrong, with the probability of the predicted class. `row` is that of the image in
+    the source of its evaluation."""
+
+    id: str
+    row: int
+    truth: str
+    predicted: str
+    confidence: float
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics with their protocol: which source, which split, how many images were left out as broken."""
+    """Metrics with their protocol: which source, which split, how many images were skipped as broken.
+
+    Image i of the metrics is row `rows[i]` of `source`. `overlap` says which of the images were trained on; None where
+    the training images are not known, or are what is evaluated.
+    """
 
     data: str
     split: str
     metrics: ClassificationMetrics
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    source: ImageSource
+    rows: np.ndarray
+    overlap: Overlap | None
+
+    @property
+    def protocol(self) -> str:
+        """What was measured, and how, in a line."""
+        return f"{self.metrics.count} images of {self.data!r}, split {self.split!r}, one centre crop"
+
+    @property
+    def baselines(self) -> tuple[BaselineComparison, ...]:
+        """The accuracy beside its baseline."""
+        metrics = self.metrics
+        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE),)
+
+    def mistakes(self, most: int) -> list[Mistake]:
+        """At most so many of the wrongly classified images, the one that the model is surest of first."""
+        metrics, names = self.metrics, self.class_names
+        return [
+            Mistake(
+                id=self.source.ids[self.rows[place]],
+                row=int(self.rows[place]),
+                truth=names[metrics.labels[place]],
+                predicted=names[metrics.predicted[place]],
+                confidence=float(metrics.confidences[place]),
+            )
+            for place in metrics.confident_mistakes(most)
+        ]
+
+    def image(self, mistake: Mistake) -> Image.Image:
+        """The image of a mistake."""
+        return self.source.load(mistake.row)
 
 
 def evaluate_classifier(
-    classifier: Classifier, data: str | None = None, split: str | None = None, *, exclude: Sequence[str] = ()
+    classifier: Classifier,
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    exclude: Sequence[str] = (),
+    near_duplicates: bool = False,
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
-    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name, as people read them. Raises
-    DataError when the model does not know a class of the source, or when the split is empty.
+    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name, as people read them. With
+    `near_duplicates`, images are also compared with the training images by what they look like. Raises DataError when
+    the model does not know a class of the source, or when the split is empty; CheckpointError for a model whose scores
+    are NaN.
     """
     own_data = str(classifier.training.get("data", ""))
     ref = data or own_data
@@ -54,12 +119,40 @@ def evaluate_classifier(
     matched = _match_classes(opened, classifier.class_names)
     source, split = judged_part(matched, split, rows, changed=has_changed(opened, classifier.training))
     source = exclude_images(source, exclude, own_exclude) if is_own else source
-    dataset = image_dataset(source, classifier.preprocessing.image_size)
+    # Rows in place of labels: broken images leave gaps.
+    dataset = image_dataset(replace(source, labels=np.arange(len(source))), classifier.preprocessing.image_size)
     if len(dataset) == 0:
         raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
-    scores, labels = evaluate_dataset(classifier, dataset)
-    metrics = classification_metrics(scores, labels)
-    return Evaluation(ref, split, metrics, classifier.class_names, tuple(dataset.skipped))
+    scores, places = evaluate_dataset(classifier, dataset)
+    refuse_damaged(scores, "the classifier")
+    assert source.labels is not None
+    metrics = classification_metrics(scores, torch.from_numpy(source.labels)[places])
+    training = None
+    if not is_own or split not in ("train", "all"):
+        training = _training_images(opened if is_own else None, classifier.training)
+    return Evaluation(
+        data=ref,
+        split=split,
+        metrics=metrics,
+        class_names=classifier.class_names,
+        skipped=tuple(dataset.skipped),
+        source=source,
+        rows=places.numpy(),
+        overlap=None if training is None else find_overlap(source, training, split, near=near_duplicates),
+    )
+
+
+def _training_images(own: ImageSource | None, training: Mapping[str, Any]) -> ImageSource | None:
+    """The images that the model was trained on, from its source, which is opened unless it is given; None where that
+    is gone, or has changed so that they cannot be told from others."""
+    if own is None:
+        try:
+            own = open_labelled(str(training.get("data", "")), min_classes=1, exclude=training.get("exclude", ()))
+        except OpsinError:
+            return None
+    if has_changed(own, training):
+        return None
+    return own.select(_rows_of_run(own, training)["train"])
 
 
 def _rows_of_run(source: ImageSource, training: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from opsin.classification.evaluation import Mistake
 from opsin.classification.inference import Classification, Classifier
 from opsin.data.images import ImageLike, open_image
 from opsin.pictures import (
@@ -43,6 +44,12 @@ def predictions_figure(
         title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines)
         axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
+
+
+def mistakes_figure(images: Sequence[ImageLike], mistakes: Sequence[Mistake], columns: int = 6) -> Figure:
+    """A grid of wrongly classified images, each titled with the predicted class, its probability, and the true one."""
+    results = [Classification((mistake.predicted,), (mistake.confidence,)) for mistake in mistakes]
+    return predictions_figure(images, results, [mistake.truth for mistake in mistakes], columns)
 
 
 def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: int = 6) -> Figure:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import rows_of_run
+from opsin.classification.evaluation import ADVICE
 from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
 from opsin.data.image_source import ImageSource
+from opsin.data.repeats import warn_of_repeats
 from opsin.data.sources import open_labelled
 from opsin.data.splits import division_digest
 from opsin.runtime import seeded
+from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.config import TrainingConfig
 from opsin.training.metrics import classification_metrics
 from opsin.training.record import training_record
@@ -31,6 +34,7 @@ def train_classifier(
     """
     source = open_labelled(config.data, exclude=config.exclude)
     rows = rows_of_run(source, val_fraction=config.val_fraction, max_train=config.max_train, seed=config.training.seed)
+    warn_of_repeats(source, rows)
     train_data = image_dataset(source.select(rows["train"]), config.image_size)
     validation = image_dataset(source.select(rows["val"]), config.image_size) if len(rows["val"]) else None
 
@@ -43,6 +47,11 @@ def train_classifier(
         test_data = image_dataset(source.select(rows["test"]), config.image_size)
         metrics |= _add_test_metrics(trainer.run.model, test_data, config.training)
         skipped += test_data.skipped
+    baselines: tuple[BaselineComparison, ...] = ()
+    part = "test" if len(rows["test"]) else "val"
+    if f"{part}_accuracy" in metrics and source.labels is not None:
+        labels = source.labels[rows[part]]
+        baselines = (compare_accuracy(metrics[f"{part}_accuracy"], labels, len(source.class_names or ()), ADVICE),)
     return TrainReport(
         model=trainer.run.model,
         metrics=metrics,
@@ -51,6 +60,7 @@ def train_classifier(
         seconds=result.seconds,
         num_train=len(train_data),
         skipped=tuple(dict.fromkeys(skipped)),
+        baselines=baselines,
     )
 
 

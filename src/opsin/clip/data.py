@@ -14,6 +14,7 @@ from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
+from opsin.data.repeats import warn_of_repeats
 from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.errors import ConfigError
@@ -66,6 +67,7 @@ def open_splits(config: ClipConfig) -> ClipSplits:
     """Open the data of a run. Raises DataError when it has no captions or nothing to train on."""
     source = open_captioned(config.data, config.captions, config.exclude)
     rows = rows_of_run(source, config)
+    warn_of_repeats(source, rows)
 
     def dataset(split: str) -> CaptionedImages | None:
         return captioned_images(source.select(rows[split]), config.image_size) if len(rows[split]) else None

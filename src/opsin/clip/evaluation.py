@@ -13,34 +13,47 @@ from torch import Tensor
 
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, rows_of_run
-from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_retrieval
+from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
 from opsin.data.preprocessing import Preprocessing
+from opsin.data.repeats import Overlap, find_overlap
 from opsin.data.sources import exclude_images, is_same_source
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
-from opsin.errors import DataError
+from opsin.errors import DataError, OpsinError
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.runtime import autocast
+from opsin.training.baselines import BaselineComparison, compare_share
 from opsin.training.record import config_of, has_changed
 
 BATCH_SIZE = 256
 ALL_STYLES = "all"
+ADVICE = (
+    "train longer (--max-minutes) or on more captioned images, or take a pretrained encoder "
+    "(open_clip:ARCHITECTURE/TAG)"
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores for each drawing style, or under `all` where the source has no styles, with their protocol."""
+    """Scores for each drawing style, or under `all` where the source has no styles, with their protocol.
+
+    `styles` takes the first caption of each image, `all_captions` every one of them; it is empty where no image has
+    several. `overlap` says which of the images were trained on, and is None where these are not known, or are what is
+    evaluated.
+    """
 
     data: str
     split: str
     styles: dict[str, RetrievalPair]
+    all_captions: dict[str, RetrievalPair]
     skipped: tuple[Skipped, ...]
+    overlap: Overlap | None
 
     @property
     def protocol(self) -> str:
@@ -52,6 +65,11 @@ class Evaluation:
             "equal ones count once, and equal cosines count against the right answer"
         )
 
+    @property
+    def baselines(self) -> tuple[BaselineComparison, ...]:
+        """Recall beside chance, of each style."""
+        return compare_with_chance(self.styles)
+
 
 def evaluate_retrieval(
     encoder: ImageTextEncoder,
@@ -60,10 +78,13 @@ def evaluate_retrieval(
     split: str | None = None,
     *,
     exclude: Sequence[str] = (),
+    near_duplicates: bool = False,
 ) -> Evaluation:
     """Evaluate on a split of a source; `training` is the record of the model's run, empty if there was none.
 
-    `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
+    `exclude` are patterns of images to leave out, besides those that the run has left out of its source. With
+    `near_duplicates`, images are also compared with the training images by what they look like.
+
     Without `data` it is the source that the model was trained on. Which of its images these are, see
     `opsin.data.parts.judged_part`; of a source of which all was trained on, the training images. Their vectors come
     from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no captions or
@@ -73,26 +94,49 @@ def evaluate_retrieval(
     if data is None and own is None:
         raise DataError("say which captioned images to judge the model on")
     ref = data if data is not None else own.data if own is not None else ""
-    source, split = _choose(ref, split, own, training, exclude)
+    source, split, trained_on = _choose(ref, split, own, training, exclude)
     source, image_features = source_vectors(source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     effect = "what is not read makes the scores worse, whatever the images show"
     warn_of_unread(unread_texts(encoder, texts), encoder.name, "caption", effect)
-    text_features = encoder.encode_text(texts)
-    styles = _by_style(image_features, text_features, groups, source)
-    return Evaluation(ref, split, styles, tuple(source.skipped))
+    styles = _by_style(image_features, encoder.encode_text(texts), groups, source)
+    is_own = own is not None and is_same_source(ref, own.data)
+    overlap = None
+    if trained_on is not None and not (is_own and split in ("train", "all")):
+        overlap = find_overlap(source, trained_on, split, near=near_duplicates)
+    return Evaluation(
+        data=ref,
+        split=split,
+        styles=styles,
+        all_captions=_over_all_captions(image_features, encoder, source),
+        skipped=tuple(source.skipped),
+        overlap=overlap,
+    )
 
 
 def _choose(
     ref: str, split: str | None, own: ClipConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
-) -> tuple[ImageSource, str]:
+) -> tuple[ImageSource, str, ImageSource | None]:
+    """The images to evaluate on, their split, and the training images; None where these are gone, or cannot be told
+    from others."""
     if own is None or not is_same_source(ref, own.data):
-        return judged_part(open_captioned(ref, exclude=exclude), split, None)
+        part, split = judged_part(open_captioned(ref, exclude=exclude), split, None)
+        return part, split, None if own is None else _training_images(None, own, training)
     source = open_captioned(own.data, exclude=own.exclude)  # as the run read it: its rows are those of that reading
     if split is None and own.train_on == "all":
         split = "train"
     part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
-    return exclude_images(part, exclude, own.exclude), split
+    return exclude_images(part, exclude, own.exclude), split, _training_images(source, own, training)
+
+
+def _training_images(source: ImageSource | None, own: ClipConfig, training: Mapping[str, Any]) -> ImageSource | None:
+    """Those of the run's source, which is opened unless it is given."""
+    if source is None:
+        try:
+            source = open_captioned(own.data, exclude=own.exclude)
+        except OpsinError:
+            return None
+    return None if has_changed(source, training) else source.select(rows_of_run(source, own)["train"])
 
 
 @torch.no_grad()
@@ -130,6 +174,17 @@ def summary(styles: dict[str, RetrievalPair], prefix: str) -> dict[str, float]:
     return scores
 
 
+def compare_with_chance(styles: Mapping[str, RetrievalPair]) -> tuple[BaselineComparison, ...]:
+    """The mean recall of both directions beside chance, of each style, at the last rank where that tells something."""
+    comparisons = []
+    for style, pair in styles.items():
+        k = pair.telling_rank
+        metric = f"recall@{k}" if style == ALL_STYLES else f"recall@{k} of the style {style!r}"
+        count = pair.image_to_text.queries
+        comparisons.append(compare_share(metric, pair.mean_recall(k), "chance", pair.mean_chance(k), count, ADVICE))
+    return tuple(comparisons)
+
+
 def _groups_and_texts(source: ImageSource) -> tuple[np.ndarray, list[str]]:
     """The number of each image's text, and the texts: every first caption once."""
     assert source.captions is not None
@@ -140,8 +195,31 @@ def _by_style(
     image_features: Tensor, text_features: Tensor, groups: np.ndarray, source: ImageSource
 ) -> dict[str, RetrievalPair]:
     """All texts and the images of one style at a time."""
+    places = _places_of_styles(source)
+    return {style: measure_retrieval(image_features[own], text_features, groups[own]) for style, own in places.items()}
+
+
+def _over_all_captions(
+    image_features: Tensor, encoder: ImageTextEncoder, source: ImageSource
+) -> dict[str, RetrievalPair]:
+    """Every different caption as a query for images, and every one of an image as its right answer."""
+    assert source.captions is not None
+    captions = [list(dict.fromkeys(texts)) for texts in source.captions]
+    if all(len(texts) == 1 for texts in captions):
+        return {}
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
+    text_features = encoder.encode_text(list(numbers))
+    measured = {}
+    for style, own in _places_of_styles(source).items():
+        pairs = [(place, numbers[text]) for place, row in enumerate(own) for text in captions[row]]
+        images, texts = np.array(pairs, dtype=np.int64).T
+        measured[style] = measure_pairs(image_features[own], text_features, images, texts)
+    return measured
+
+
+def _places_of_styles(source: ImageSource) -> dict[str, np.ndarray]:
+    """The rows of each drawing style, or of all images where the source has no styles."""
     styles = source.metadata.get("style")
     if styles is None:
-        return {ALL_STYLES: measure_retrieval(image_features, text_features, groups)}
-    places = {str(style): np.flatnonzero(styles == style) for style in dict.fromkeys(styles.tolist())}
-    return {style: measure_retrieval(image_features[own], text_features, groups[own]) for style, own in places.items()}
+        return {ALL_STYLES: np.arange(len(source))}
+    return {str(style): np.flatnonzero(styles == style) for style in dict.fromkeys(styles.tolist())}

@@ -1,6 +1,6 @@
 """How well images and texts find each other.
 
-Dimensions: I images, T different texts, E width of the features.
+Dimensions: I images, T different texts, P pairs of an image and a text of it, E width of the features.
 """
 
 from __future__ import annotations
@@ -41,34 +41,57 @@ class RetrievalPair:
         """The mean of both directions' recall at one of 1, 5, 10."""
         return (self.text_to_image.recall[at] + self.image_to_text.recall[at]) / 2
 
+    def mean_chance(self, at: int) -> float:
+        """The mean of both directions' `chance` at one of 1, 5, 10."""
+        return (self.text_to_image.chance[at] + self.image_to_text.chance[at]) / 2
+
+    @property
+    def telling_rank(self) -> int:
+        """The largest of 1, 5, 10 at which chance finds the right answer for less than half of the queries, else 1:
+        beyond it recall tells nothing."""
+        return max((k for k in RECALL_AT if self.mean_chance(k) < 0.5), default=1)
+
 
 def measure_retrieval(image_features: Tensor, text_features: Tensor, groups: np.ndarray) -> RetrievalPair:
+    """`measure_pairs` where each image has one text: `groups` int64 (I,) says which one."""
+    return measure_pairs(image_features, text_features, np.arange(len(groups)), groups)
+
+
+def measure_pairs(
+    image_features: Tensor, text_features: Tensor, images: np.ndarray, texts: np.ndarray
+) -> RetrievalPair:
     """Rank all images for each text and all texts for each image, by the cosine.
 
-    `image_features` (I, E) and `text_features` (T, E) have length one; `groups` int64 (I,) says which text belongs to
-    each image. A right answer is one of the same group. Equal cosines count against it.
+    `image_features` (I, E) and `text_features` (T, E) have length one. `images` and `texts` int64 (P,), without
+    repeats, say which of them belong together: these are the right answers of each other. Equal cosines count against
+    them. What belongs to nothing is no query.
     """
-    own = torch.from_numpy(groups)
-    images_of_text = torch.bincount(own, minlength=len(text_features))
-    asked = images_of_text.nonzero()[:, 0]
-    by_text = _ranks(text_features[asked], asked, image_features, own)
-    by_image = _ranks(image_features, own, text_features, torch.arange(len(text_features)))
+    texts_of_image = np.bincount(images, minlength=len(image_features))
+    images_of_text = np.bincount(texts, minlength=len(text_features))
+    by_text = _ranks(text_features, image_features, texts, images)
+    by_image = _ranks(image_features, text_features, images, texts)
     return RetrievalPair(
-        _scores(by_text, len(image_features), images_of_text[asked].numpy()),
-        _scores(by_image, len(text_features), np.ones(len(image_features), dtype=np.int64)),
+        _scores(by_text, len(image_features), images_of_text[images_of_text > 0]),
+        _scores(by_image, len(text_features), texts_of_image[texts_of_image > 0]),
     )
 
 
-def _ranks(queries: Tensor, query_groups: Tensor, candidates: Tensor, candidate_groups: Tensor) -> np.ndarray:
-    """The rank, from 1, of each query's best right answer: the wrong ones that are not below it, and one."""
+def _ranks(queries: Tensor, candidates: Tensor, asked: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The rank, from 1, of each query's best right answer: the wrong ones that are not below it, and one. Candidates
+    `right` (P,) are right answers of the queries `asked` (P,); each query that is among these is ranked, in order."""
+    order = np.argsort(asked, kind="stable")
+    asked, right = asked[order], right[order]
+    rows = np.unique(asked)
     ranks = []
-    for start in range(0, len(queries), ROWS_AT_A_TIME):
-        rows = slice(start, start + ROWS_AT_A_TIME)
-        cosines = queries[rows] @ candidates.T
-        is_right = query_groups[rows, None] == candidate_groups
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        chosen = rows[start : start + ROWS_AT_A_TIME]
+        pairs = slice(np.searchsorted(asked, chosen[0]), np.searchsorted(asked, chosen[-1], side="right"))
+        cosines = queries[torch.from_numpy(chosen)] @ candidates.T
+        is_right = torch.zeros(cosines.shape, dtype=torch.bool, device=cosines.device)
+        is_right[np.searchsorted(chosen, asked[pairs]), right[pairs]] = True
         best = cosines.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)
         ranks.append((~(cosines < best) & ~is_right).sum(dim=1) + 1)  # NaN is below nothing
-    return torch.cat(ranks).numpy()
+    return torch.cat(ranks).cpu().numpy()
 
 
 def _scores(ranks: np.ndarray, candidates: int, right: np.ndarray) -> Retrieval:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import ClipSplits, open_splits
-from opsin.clip.evaluation import evaluate_dataset, summary
+from opsin.clip.evaluation import compare_with_chance, evaluate_dataset, summary
 from opsin.clip.task import ClipTask, text_tower_options
 from opsin.config import to_dict
 from opsin.data.datasets import preprocessing_for
@@ -17,6 +17,7 @@ from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import DataError
 from opsin.nn.dual_encoder import build_dual_encoder
 from opsin.runtime import seeded
+from opsin.training.baselines import BaselineComparison
 from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
@@ -35,8 +36,9 @@ def train_clip(config: ClipConfig, directory: str | Path, *, resume: bool = Fals
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     metrics = dict(result.metrics)
+    baselines: tuple[BaselineComparison, ...] = ()
     if trainer.fabric.is_global_zero:
-        metrics = _add_final_metrics(trainer.run.model, metrics, splits, config)
+        metrics, baselines = _add_final_metrics(trainer.run.model, metrics, splits, config)
     return TrainReport(
         model=trainer.run.model,
         metrics=metrics,
@@ -45,6 +47,7 @@ def train_clip(config: ClipConfig, directory: str | Path, *, resume: bool = Fals
         seconds=result.seconds,
         num_train=len(splits.train),
         skipped=splits.skipped,
+        baselines=baselines,
     )
 
 
@@ -70,16 +73,24 @@ def build_task(config: ClipConfig, splits: ClipSplits) -> ClipTask:
 
 def _add_final_metrics(
     directory: Path, metrics: dict[str, float], splits: ClipSplits, config: ClipConfig
-) -> dict[str, float]:
-    """Measure the exported model on the training images and on what is kept for the end, and note it in its files."""
+) -> tuple[dict[str, float], tuple[BaselineComparison, ...]]:
+    """Measure the exported model on the training images and on what is kept for the end, and note it in its files. With
+    the scores comes their comparison with chance, on the test split, or else on the validation split."""
     encoder = LocalClipEncoder.from_pretrained(directory, config.training.device)
     parts = {"train": splits.train, "test": splits.test, "other_style": splits.other_style}
+    compared = "val" if splits.test is None else "test"
+    if splits.test is None:
+        parts["val"] = splits.val
+    baselines: tuple[BaselineComparison, ...] = ()
     for name, dataset in parts.items():
         if dataset is None or (name == "train" and len(dataset) > MOST_TRAINING_IMAGES):
             continue
         precision = config.training.precision
         scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.preprocessing, dataset, precision)
-        metrics |= summary(scores, name)
+        if name == compared:
+            baselines = compare_with_chance(scores)
+        if name != "val":  # whose scores are those of the last validation
+            metrics |= summary(scores, name)
     encoder.metrics = metrics
     encoder.save_pretrained(directory)
-    return metrics
+    return metrics, baselines

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from opsin.clip.calibration import cross_fitted_probabilities, expected_calibration_error, fit_logit_scale
+from opsin.clip.calibration import cross_fitted_probabilities, fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
 from opsin.data.images import Skipped
 from opsin.data.sources import open_labelled
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors
-from opsin.training.metrics import ClassificationMetrics, classification_metrics
+from opsin.training.baselines import BaselineComparison, compare_accuracy
+from opsin.training.metrics import ClassificationMetrics, classification_metrics, expected_calibration_error
+
+ADVICE = (
+    "try other --template texts or a larger model (open_clip:ARCHITECTURE/TAG), or train a classifier on labelled "
+    "images (opsin train vit)"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,12 @@ class ZeroShotEvaluation:
         """What was measured, and how, in a line."""
         prompts = f"{len(self.templates)} templates" if len(self.templates) > 1 else f"template {self.templates[0]!r}"
         return f"{self.metrics.count} images of {self.data!r}, split {self.split!r}, zero-shot, {prompts}"
+
+    @property
+    def baselines(self) -> tuple[BaselineComparison, ...]:
+        """The accuracy beside its baseline."""
+        metrics = self.metrics
+        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE),)
 
 
 def evaluate_zero_shot(

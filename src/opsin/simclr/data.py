@@ -10,6 +10,7 @@ from torch import Tensor
 from opsin.data.datasets import ImageDataset, image_dataset
 from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
+from opsin.data.repeats import warn_of_repeats
 from opsin.data.splits import division_digest, split_rows
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
@@ -60,6 +61,7 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
     Raises DataError for a single training image.
     """
     rows = rows_of_run(source, config)
+    warn_of_repeats(source, rows)
     seed = config.training.seed
     train = image_dataset(source.select(rows["train"]), config.image_size)
     if len(train) == 1:

@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
 from opsin.data.image_source import ImageSource, NothingReadable
 from opsin.data.images import Skipped
+from opsin.data.repeats import Overlap, find_overlap
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
 from opsin.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, chosen_on, open_judged, refuse_too_few, some_labelled
-from opsin.simclr.knn import NEIGHBOURS, TEMPERATURE, knn_predict
+from opsin.simclr.knn import TEMPERATURE, default_neighbours, knn_predict
 from opsin.simclr.linear_probe import (
     SEED_EPOCHS,
     accuracy,
@@ -37,22 +38,25 @@ from opsin.simclr.linear_probe import (
 )
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.views import random_view
+from opsin.training.baselines import BaselineComparison, compare_accuracy, compare_measured
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 ProtocolName = Literal["knn", "linear", "linear-seed", "finetune"]
 IMAGES_AT_A_TIME = 1024
+ADVICE = "train the encoder longer (--max-minutes) or on more images, or take a pretrained one (imagenet, timm:NAME)"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How to judge. Without `labels_fraction` nearest neighbours use all labels, and the others a tenth of them.
 
-    `k` and `temperature` are those of `knn`, `epochs` those of `finetune`.
+    `k` and `temperature` are those of `knn`, `epochs` those of `finetune`. Without `k` the number of neighbours follows
+    the labelled images, see `default_neighbours`.
     """
 
     name: ProtocolName = "knn"
     labels_fraction: float | None = None
-    k: int = NEIGHBOURS
+    k: int | None = None
     temperature: float = TEMPERATURE
     epochs: int = EPOCHS
     seed: int = 0
@@ -91,7 +95,8 @@ class Judged:
 class Evaluation:
     """Scores, and the protocol that they belong to in words; `untrained` is the same network with the weights that a
     run begins with, where that can be made. There are `labels` in all that could have been used. `other` is another
-    protocol that these are enough for, where there is one."""
+    protocol that these are enough for, where there is one. `overlap` is that of the test images with those whose labels
+    were used."""
 
     data: str
     split: str
@@ -101,12 +106,32 @@ class Evaluation:
     class_names: tuple[str, ...]
     trained: Judged
     untrained: Judged | None
+    overlap: Overlap
+
+    @property
+    def baselines(self) -> tuple[BaselineComparison, ...]:
+        """The accuracy beside always guessing the largest class, and beside that of the untrained network."""
+        metrics = self.trained.metrics
+        largest = compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE)
+        if self.untrained is None:
+            return (largest,)
+        twin = self.untrained.metrics.accuracy
+        name = "the same network untrained"
+        return largest, compare_measured("accuracy", metrics.accuracy, name, twin, metrics.count, ADVICE)
 
 
 def evaluate_encoder(
-    encoder: ImageEncoder, protocol: Protocol, data: str | None = None, split: str | None = None, *, quiet: bool = True
+    encoder: ImageEncoder,
+    protocol: Protocol,
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    near_duplicates: bool = False,
+    quiet: bool = True,
 ) -> Evaluation:
     """Judge on a split of a source, by default the one that the encoder was trained on; see `open_judged`.
+
+    With `near_duplicates`, test images are also compared with the labelled ones by what they look like.
 
     `linear-seed` and `finetune` go through the network, and take a SimclrEncoder only. Raises ConfigError for settings
     that cannot be, DataError for a source that has no labels, one class only, no such split, or too few labels.
@@ -138,6 +163,7 @@ def evaluate_encoder(
         class_names=parts.class_names,
         trained=trained,
         untrained=untrained,
+        overlap=find_overlap(parts.test, parts.labelled, parts.split, near=near_duplicates),
     )
 
 
@@ -181,7 +207,7 @@ def _words(protocol: Protocol, judged: Judged, parts: JudgedData) -> str:
 
 def _judge_knn(encoder: ImageEncoder, parts: JudgedData, protocol: Protocol, quiet: bool) -> Judged:
     bank, test = (encode(source, encoder, quiet=quiet) for source in (parts.labelled, parts.test))
-    k = min(protocol.k, len(bank.labels))
+    k = default_neighbours(bank.labels) if protocol.k is None else min(protocol.k, len(bank.labels))
     shares = knn_predict(
         test.features, bank.features, bank.labels, parts.num_classes, k=k, temperature=protocol.temperature
     )

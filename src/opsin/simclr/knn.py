@@ -8,6 +8,7 @@ Dimensions: N features asked for, M features of the bank, D width, K classes, k 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -16,9 +17,17 @@ from torch import Tensor
 from opsin.errors import ConfigError
 
 NEIGHBOURS = 200
+"""What the course takes, and the largest default of an evaluation."""
 TEMPERATURE = 0.5
 SIMILARITIES_AT_A_TIME = 2**26
 """256 MiB of float32. With a quarter of it a large bank, which is read once for each part, takes 16 % more time."""
+
+
+def default_neighbours(bank_labels: Tensor) -> int:
+    """How many neighbours should vote, for labels int64 (M,), M >= 1: the square root of M, at most `NEIGHBOURS`, and
+    no more than the smallest class has images, which could not win the vote otherwise."""
+    smallest = int(torch.unique(bank_labels, return_counts=True)[1].min())
+    return min(NEIGHBOURS, max(1, round(math.sqrt(len(bank_labels)))), smallest)
 
 
 def knn_predict(

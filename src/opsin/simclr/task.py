@@ -16,13 +16,15 @@ from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData
 from opsin.simclr.inference import write_model
-from opsin.simclr.knn import NEIGHBOURS, knn_predict
+from opsin.simclr.knn import default_neighbours, knn_predict
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views
 from opsin.training.record import source_foundation
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
+
+KNN_ACCURACY = "val_knn_accuracy"
 
 
 class SimclrTask(Task):
@@ -44,7 +46,7 @@ class SimclrTask(Task):
         self.preprocessing = preprocessing
         self.data = data
         if data.bank is not None:
-            self.monitor, self.higher_is_better = "val_knn_accuracy", True
+            self.monitor, self.higher_is_better = KNN_ACCURACY, True
         if config.compile:
             model.compile(dynamic=False)  # batches have few sizes: whole, the last of an epoch, validation
 
@@ -65,12 +67,23 @@ class SimclrTask(Task):
                 if loss is not None:
                     metrics["val_loss"] = loss
                 if self.data.bank is not None:
-                    accuracy = self._knn_accuracy(self.data.val, self.data.bank)
-                    metrics["val_knn_accuracy"] = accuracy
-                    metrics["val_knn_accuracy" + ERROR] = error_of_share(accuracy, len(self.data.val))
+                    accuracy = self.knn_accuracy()
+                    metrics[KNN_ACCURACY] = accuracy
+                    metrics[KNN_ACCURACY + ERROR] = error_of_share(accuracy, len(self.data.val))
                 return metrics
         finally:
             self.model.train(training)
+
+    @torch.no_grad()
+    def knn_accuracy(self) -> float:
+        """The accuracy of nearest neighbours on the validation images, with the model as it is; both these and the
+        images to look among must be there."""
+        assert self.data.val is not None and self.data.bank is not None
+        features, labels = self._features(self.data.val)
+        bank_features, bank_labels = self._features(self.data.bank)
+        k = default_neighbours(bank_labels)
+        scores = knn_predict(features, bank_features, bank_labels, self.data.num_classes, k=k)
+        return float((scores.argmax(dim=1) == labels).float().mean())
 
     def foundations(self) -> dict[str, str]:
         return source_foundation(self.data.digest)
@@ -98,13 +111,6 @@ class SimclrTask(Task):
                 total += size * float(nt_xent_loss(left, right, self.config.temperature, gather=False))
                 count += size
         return total / count if count else None
-
-    def _knn_accuracy(self, dataset: ImageDataset, bank: ImageDataset) -> float:
-        features, labels = self._features(dataset)
-        bank_features, bank_labels = self._features(bank)
-        k = min(NEIGHBOURS, len(bank_labels))
-        scores = knn_predict(features, bank_features, bank_labels, self.data.num_classes, k=k)
-        return float((scores.argmax(dim=1) == labels).float().mean())
 
     def _features(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
         """Features (N, D) of length one and labels (N,) of the images that have one, on the model's device."""

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from opsin.config import to_dict
-from opsin.data.datasets import preprocessing_for
+from opsin.data.datasets import batches_of, preprocessing_for
+from opsin.data.image_source import UNLABELLED
 from opsin.data.sources import open_source
 from opsin.runtime import seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData, open_data
+from opsin.simclr.evaluation import ADVICE
 from opsin.simclr.model import build_model
-from opsin.simclr.task import SimclrTask
+from opsin.simclr.task import KNN_ACCURACY, SimclrTask
+from opsin.training.baselines import BaselineComparison, compare_accuracy, compare_measured
 from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer
 
@@ -36,14 +42,19 @@ def train_simclr(
     data = open_data(open_source(config.data, labels=False, exclude=config.exclude), config)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(build_task(config, data), data.train, to_dict(config), resume=resume)
+    metrics = dict(result.metrics)
+    baselines: tuple[BaselineComparison, ...] = ()
+    if trainer.fabric.is_global_zero and KNN_ACCURACY in metrics:
+        baselines = _compare(metrics[KNN_ACCURACY], config, data, trainer.fabric.device)
     return SimclrReport(
         model=trainer.run.model,
-        metrics=dict(result.metrics),
+        metrics=metrics,
         choice=result.choice,
         steps=result.steps,
         seconds=result.seconds,
         num_train=len(data.train),
         skipped=data.skipped,
+        baselines=baselines,
         labelled=data.bank is not None,
     )
 
@@ -54,3 +65,19 @@ def build_task(config: SimclrConfig, data: SimclrData) -> SimclrTask:
     with seeded(config.training.seed, "weights"):
         model = build_model(config)
     return SimclrTask(model, config, preprocessing, data)
+
+
+def _compare(
+    accuracy: float, config: SimclrConfig, data: SimclrData, device: torch.device
+) -> tuple[BaselineComparison, ...]:
+    """The accuracy of nearest neighbours beside always guessing the largest class, and beside the network that the run
+    began with."""
+    assert data.val is not None
+    labels = np.concatenate([batch["label"].numpy() for batch in batches_of(data.val, 256)])
+    labels = labels[labels != UNLABELLED]
+    untrained = build_task(config, data).to(device).eval().knn_accuracy()
+    name = "the same network untrained"
+    return (
+        compare_accuracy(accuracy, labels, data.num_classes, ADVICE),
+        compare_measured("accuracy", accuracy, name, untrained, len(labels), ADVICE),
+    )
