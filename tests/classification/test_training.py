@@ -21,8 +21,8 @@ from opsin.classification.pictures import (
 )
 from opsin.classification.recipes import RECIPES
 from opsin.classification.train import build_task, train_classifier
-from opsin.cli.main import main
 from opsin.cli.class_scores import classes_document, print_classes
+from opsin.cli.main import main
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
 from opsin.data.repeats import Repeat

@@ -60,7 +60,9 @@ def test_train_says_what_it_found_and_what_comes_next(opsin: Opsin, folder: Path
     trained = opsin("train", "simclr", "--data", folder, "--out", out, "--epochs", 2, *TINY)
     assert trained.returncode == 0, trained.stderr
     assert "val_knn_accuracy" in trained.stdout and "left out  fine/broken.png" in trained.stdout
-    assert f"next: opsin evaluate {out} --protocol knn" in trained.stderr
+    # Two epochs on a few images: no better than what the network gave before.
+    assert "warning: accuracy" in trained.stderr and "the same network untrained" in trained.stderr
+    assert "accuracy of always guessing the largest class" in trained.stdout and "next:" not in trained.stderr
     again = opsin("train", "simclr", "--out", out, "--resume", "--epochs", 3, "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["steps"] == 9

@@ -126,9 +126,7 @@ def evaluate_all(
     """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
 
     def evaluate(split: str | None) -> Evaluation:
-        return evaluate_captioner(
-            captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates
-        )
+        return evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates)
 
     first = evaluate(split)
     own = _own_config(captioner)

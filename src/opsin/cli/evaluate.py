@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opsin.cli.baselines import baseline_rows, note_next, warn
+from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.evaluate_options import EvaluateOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, print_confusion, print_json, print_table
+from opsin.cli.output import note, print_json, print_table
 from opsin.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,12 +25,15 @@ def main(argv: list[str]) -> int:
     options = parse(EvaluateOptions, argv, "opsin evaluate", "Score a trained model on a data source.")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
+    if options.mistakes is not None and options.mistakes.suffix.lower() != ".png":
+        raise UsageError(f"--mistakes writes PNG; give it a name that ends in .png, not {options.mistakes.name!r}")
     for name in ("beams", "worst", "prompts", "samples", "k"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
     if options.zero_shot:
         _refuse(options, ("protocol", *OF_PROTOCOLS), "judging features, not for --zero-shot")
+        _refuse(options, ("mistakes", "near_duplicates"), "trained models, not for --zero-shot")
         from opsin.cli.zero_shot import evaluate_labels
 
         return evaluate_labels(options)
@@ -48,6 +53,10 @@ def main(argv: list[str]) -> int:
     evaluate = EVALUATORS.get(kind)
     if evaluate is None:
         raise CheckpointError(f"{options.run} is a model of kind {kind!r}, which this verb cannot judge")
+    if kind != "vit-classifier":
+        _refuse(options, ("mistakes",), f"classifiers, and {options.run} is none")
+    if kind == "text-diffusion":
+        _refuse(options, ("near_duplicates",), f"models that are evaluated on images, and {options.run} makes them")
     if kind != "simclr":
         _refuse(options, OF_PROTOCOLS, "--protocol")
         if kind != "text-diffusion":
@@ -57,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 def _refuse(options: EvaluateOptions, names: Sequence[str], purpose: str) -> None:
     for name in names:
-        if getattr(options, name) is not None:
+        if getattr(options, name) not in (None, False):
             raise UsageError(f"--{name.replace('_', '-')} is for {purpose}")
 
 
@@ -68,45 +77,69 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
     from opsin.classification.inference import Classifier
 
     classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
-    evaluation = evaluate_classifier(classifier, options.data, options.split, exclude=options.exclude)
-    protocol = f"{evaluation.metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}, one centre crop"
+    evaluation = evaluate_classifier(
+        classifier, options.data, options.split, exclude=options.exclude, near_duplicates=options.near_duplicates
+    )
     if options.json:
-        _print_json(evaluation, protocol)
+        print_json(_document(evaluation))
     else:
-        _print_tables(evaluation, protocol)
-    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
-        from opsin.pictures import confusion_figure, save_figure
-
-        save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
-        note(f"confusion matrix: {options.picture}", quiet=options.quiet)
-    note(f"next: opsin classify IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
+        _print_tables(evaluation)
+    if evaluation.overlap is not None:
+        warn(evaluation.overlap.warnings)
+    _draw(evaluation, options)  # after the scores: a picture that cannot be written does not cost them
+    command = f"opsin classify IMAGES --model {shlex.quote(options.run)}"
+    note_next(command, evaluation.baselines, quiet=options.quiet)
     return 0
 
 
-def _print_json(evaluation: Evaluation, protocol: str) -> None:
+def _document(evaluation: Evaluation) -> dict[str, Any]:
     metrics = evaluation.metrics
-    document: dict[str, Any] = {
-        "protocol": protocol,
+    return {
+        "protocol": evaluation.protocol,
         "accuracy": metrics.accuracy,
         "top5_accuracy": metrics.top5_accuracy,
         "loss": metrics.loss,
+        "calibration_error": metrics.calibration_error,
+        "mean_confidence": metrics.mean_confidence,
         "count": metrics.count,
-        "class_names": evaluation.class_names,
-        "confusion": metrics.confusion.tolist(),
+        "baselines": [comparison.document() for comparison in evaluation.baselines],
+        **classes_document(metrics, evaluation.class_names),
+        **(evaluation.overlap.document() if evaluation.overlap is not None else {}),
         "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
     }
-    print_json(document)
 
 
-def _print_tables(evaluation: Evaluation, protocol: str) -> None:
-    metrics, names = evaluation.metrics, evaluation.class_names
-    rows = [("accuracy", metrics.accuracy), ("top-5 accuracy", metrics.top5_accuracy), ("loss", metrics.loss)]
-    if len(names) <= 5:  # any order of so few classes has the right one among its first five
-        del rows[1]
-    print_table(("metric", "value"), rows, title=protocol)
-    print_confusion(metrics.confusion, names, metrics.per_class_accuracy())
+def _print_tables(evaluation: Evaluation) -> None:
+    metrics = evaluation.metrics
+    rows = [
+        *accuracy_rows(metrics),
+        *baseline_rows(evaluation.baselines),
+        ("loss", metrics.loss),
+        ("mean confidence", metrics.mean_confidence),
+        ("calibration error", metrics.calibration_error),
+    ]
+    print_table(("metric", "value"), rows, title=evaluation.protocol)
+    print_classes(metrics, evaluation.class_names)
     for row in evaluation.skipped:
         print(f"left out  {row.id}: {row.reason}")
+
+
+def _draw(evaluation: Evaluation, options: EvaluateOptions) -> None:
+    from opsin.pictures import confusion_figure, save_figure
+
+    if options.picture is not None:
+        save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
+        note(f"confusion matrix: {options.picture}", quiet=options.quiet)
+    if options.mistakes is None:
+        return
+    from opsin.classification.pictures import mistakes_figure
+
+    mistakes = evaluation.mistakes(MOST_MISTAKES)
+    if not mistakes:
+        note(f"no image was classified wrong: {options.mistakes} is not written", quiet=options.quiet)
+        return
+    save_figure(mistakes_figure([evaluation.image(mistake) for mistake in mistakes], mistakes), options.mistakes)
+    note(f"most confident mistakes: {options.mistakes}", quiet=options.quiet)
 
 
 def _evaluate_captioner(options: EvaluateOptions) -> int:
@@ -116,7 +149,16 @@ def _evaluate_captioner(options: EvaluateOptions) -> int:
     captioner = Captioner.from_pretrained(options.run, device=options.device, precision=options.precision)
     if options.picture is not None and not captioner.takes_images:
         raise UsageError(f"--picture needs images, and {options.run} was trained on features")
-    evaluations = evaluate_all(captioner, options.data, options.split, beams=options.beams, exclude=options.exclude)
+    if options.near_duplicates and not captioner.takes_images:
+        raise UsageError(f"--near-duplicates needs images, and {options.run} was trained on features")
+    evaluations = evaluate_all(
+        captioner,
+        options.data,
+        options.split,
+        beams=options.beams,
+        exclude=options.exclude,
+        near_duplicates=options.near_duplicates,
+    )
     count = options.worst or 5
     if options.json:
         print_json({"evaluations": [_caption_document(evaluation, count) for evaluation in evaluations]})
@@ -124,16 +166,14 @@ def _evaluate_captioner(options: EvaluateOptions) -> int:
         for evaluation in evaluations:
             _print_caption_tables(evaluation, count)
     for evaluation in evaluations:
-        if evaluation.result.metrics.collapsed:
-            note(
-                f"warning: the captions have collapsed: all {evaluation.result.metrics.count} images of the split "
-                f"{evaluation.split!r} got {evaluation.result.captions[0].text!r}"
-            )
+        collapse = evaluation.result.collapse(evaluation.split)
+        warn([*([collapse] if collapse else []), *(evaluation.overlap.warnings if evaluation.overlap else [])])
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         _draw_worst_captions(evaluations, count, options.picture)
         note(f"worst captions: {options.picture}", quiet=options.quiet)
-    if captioner.takes_images:
-        note(f"next: opsin caption IMAGES --model {shlex.quote(options.run)}", quiet=options.quiet)
+    command = f"opsin caption IMAGES --model {shlex.quote(options.run)}" if captioner.takes_images else None
+    baselines = [comparison for evaluation in evaluations for comparison in evaluation.baselines]
+    note_next(command, baselines, quiet=options.quiet)
     return 0
 
 
@@ -159,6 +199,10 @@ def _caption_document(evaluation: CaptionEvaluation, worst: int) -> dict[str, An
         **{name: getattr(metrics, name) for name in CAPTION_SCORES},
         "loss": evaluation.result.loss,
         "collapsed": metrics.collapsed,
+        "diversity": asdict(metrics.diversity),
+        "reference_diversity": asdict(metrics.reference_diversity),
+        "baselines": [comparison.document() for comparison in evaluation.baselines],
+        **(evaluation.overlap.document() if evaluation.overlap is not None else {}),
         "worst": [
             {
                 "id": evaluation.ids[place],
@@ -175,7 +219,14 @@ def _caption_document(evaluation: CaptionEvaluation, worst: int) -> dict[str, An
 def _print_caption_tables(evaluation: CaptionEvaluation, worst: int) -> None:
     result = evaluation.result
     scores = [(name, float(getattr(result.metrics, field))) for field, name in CAPTION_SCORES.items()]
-    print_table(("metric", "value"), [*scores, ("loss (nats per word)", result.loss)], title=evaluation.protocol)
+    own, people = result.metrics.diversity, result.metrics.reference_diversity
+    diversity = [
+        (f"{name}{whose}", value)
+        for name, field in (("distinct-1", "distinct1"), ("distinct-2", "distinct2"), ("repeated words", "repetition"))
+        for whose, value in (("", getattr(own, field)), (" of people's captions", getattr(people, field)))
+    ]
+    table = [*scores, *diversity, ("loss (nats per word)", result.loss), *baseline_rows(evaluation.baselines)]
+    print_table(("metric", "value"), table, title=evaluation.protocol)
     rows = [
         (
             evaluation.ids[place],
@@ -211,6 +262,7 @@ def _evaluate_clip(options: EvaluateOptions) -> int:
 
 def _evaluate_encoder(options: EvaluateOptions) -> int:
     _refuse(options, ("beams", "worst"), "captioners, not for encoders")
+    _refuse(options, ("mistakes",), "classifiers, not for encoders")
     _refuse(options, [name for name in OF_TEXT_TO_IMAGE if name != "seed"], "text-to-image models, not for encoders")
     from opsin.cli.protocols import evaluate_features
 
@@ -226,6 +278,7 @@ def _evaluate_text_to_image(options: EvaluateOptions) -> int:
 
 
 OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report", "text_encoder")
+MOST_MISTAKES = 24
 OF_PROTOCOLS = ("train_data", "labels_fraction", "k", "temperature")
 EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
     "vit-classifier": _evaluate_classifier,

@@ -44,7 +44,8 @@ class EvaluateOptions(ModelOptions):
     labels_fraction: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
     """Of --protocol: the share of the labels that are used, evenly from every class; 0.1 by default, and 1 for knn."""
     k: Annotated[int | None, tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
-    """Of --protocol knn: how many neighbours vote; 200 by default, and all where there are fewer."""
+    """Of --protocol knn: how many neighbours vote, all where there are fewer. By default as many as the square root of
+    the number of labelled images, 200 at most, and no more than the smallest class has images."""
     temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Of --protocol knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
@@ -52,6 +53,11 @@ class EvaluateOptions(ModelOptions):
     neighbours for knn, a map of the features for linear, curves for linear-seed, the worst captions of a captioner,
     the fidelity of a text-to-image model, whose drawings then are in FILE-nearest.png beside their nearest training
     images."""
+    mistakes: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Of a classifier: also draw into this PNG file the images that it is surest of and wrong about."""
+    near_duplicates: Flag = False
+    """Also look for images that look like training images in another size, format or quality. All of both are decoded
+    for it; copies of training images are always looked for."""
     beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
     worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None

@@ -63,23 +63,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-def print_confusion(confusion: Any, names: Sequence[str], accuracy: Any) -> None:
-    """Counts int (K, K), rows true: the whole matrix up to 12 classes; beyond that the `accuracy` (K,) and the most
-    frequent mistake of each class."""
-    if len(names) <= 12:
-        rows = [(name, *map(int, row)) for name, row in zip(names, confusion, strict=True)]
-        print_table(("true \\ predicted", *names), rows, title="confusion")
-        return
-    rows = []
-    for index, name in enumerate(names):
-        mistakes = confusion[index].copy()
-        mistakes[index] = 0
-        worst = names[int(mistakes.argmax())] if mistakes.any() else None
-        share = float(accuracy[index])
-        rows.append((name, int(confusion[index].sum()), share if share == share else None, worst))
-    print_table(("class", "images", "accuracy", "most often taken for"), rows, title="per class")
-
-
 def note(text: str, quiet: bool = False) -> None:
     """Print a remark for people, such as the next useful command, on stderr; nothing when `quiet`."""
     if not quiet:

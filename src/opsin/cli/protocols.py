@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from opsin.cli.baselines import baseline_rows, note_next, warn
+from opsin.cli.class_scores import accuracy_rows, classes_document
 from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_json, print_table
 
@@ -20,7 +22,14 @@ def evaluate_features(options: EvaluateOptions) -> int:
     from opsin.simclr.evaluation import evaluate_encoder
 
     encoder = _load(options)
-    evaluation = evaluate_encoder(encoder, protocol, options.data, options.split, quiet=options.quiet)
+    evaluation = evaluate_encoder(
+        encoder,
+        protocol,
+        options.data,
+        options.split,
+        near_duplicates=options.near_duplicates,
+        quiet=options.quiet,
+    )
     if options.json:
         print_json(_document(evaluation, protocol))
     else:
@@ -31,6 +40,8 @@ def evaluate_features(options: EvaluateOptions) -> int:
 
         save_figure(evaluation_figure(encoder, protocol, evaluation), options.picture)
         note(f"picture: {options.picture}", quiet=options.quiet)
+    warn(evaluation.overlap.warnings)
+    note_next(None, evaluation.baselines, quiet=options.quiet)
     other = evaluation.other
     if other is not None:
         data = f" --data {shlex.quote(options.data)}" if options.data else ""
@@ -79,8 +90,9 @@ def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
         "count": evaluation.trained.metrics.count,
         **_scores(evaluation.trained),
         "untrained": None if evaluation.untrained is None else _scores(evaluation.untrained),
-        "class_names": evaluation.class_names,
-        "confusion": evaluation.trained.metrics.confusion.tolist(),
+        "baselines": [comparison.document() for comparison in evaluation.baselines],
+        **classes_document(evaluation.trained.metrics, evaluation.class_names),
+        **evaluation.overlap.document(),
         "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.trained.skipped],
     }
 
@@ -93,14 +105,14 @@ def _scores(judged: Judged) -> dict[str, Any]:
 
 def _print_tables(evaluation: Evaluation) -> None:
     encoders = [judged for judged in (evaluation.trained, evaluation.untrained) if judged is not None]
-    rows: list[tuple[str, Any]] = [("accuracy", [judged.metrics.accuracy for judged in encoders])]
-    if len(evaluation.class_names) > 5:  # any order of so few classes has the right one among its first five
-        rows.append(("top-5 accuracy", [judged.metrics.top5_accuracy for judged in encoders]))
+    columns = [accuracy_rows(judged.metrics) for judged in encoders]
+    rows: list[tuple[str, Any]] = [(name, [dict(column)[name] for column in columns]) for name, _ in columns[0]]
     if evaluation.trained.strength is not None:
         rows.append(("chosen strength of the regularisation", [judged.strength for judged in encoders]))
     if evaluation.trained.curve:
         rows.append(("best accuracy after any epoch, as the course reports it", [max(j.curve) for j in encoders]))
     header = ("metric", "this encoder", "the same untrained")[: 1 + len(encoders)]
+    rows += [(name, [value] * len(encoders)) for name, value in baseline_rows(evaluation.baselines[:1])]
     print_table(header, [(name, *values) for name, values in rows], title=evaluation.protocol)
     for row in evaluation.trained.skipped:
         print(f"left out  {row.id}: {row.reason}")

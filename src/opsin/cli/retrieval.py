@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from opsin.cli.baselines import note_next, warn
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.clip.evaluation import Evaluation
+    from opsin.clip.retrieval import RetrievalPair
 
 DIRECTIONS = {"text_to_image": "text to image", "image_to_text": "image to text"}
 
@@ -23,13 +26,23 @@ def evaluate_model(options: EvaluateOptions) -> int:
     from opsin.encoders.local_clip import LocalClipEncoder
 
     encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
-    evaluation = evaluate_retrieval(encoder, encoder.training, options.data, options.split, exclude=options.exclude)
+    evaluation = evaluate_retrieval(
+        encoder,
+        encoder.training,
+        options.data,
+        options.split,
+        exclude=options.exclude,
+        near_duplicates=options.near_duplicates,
+    )
     if options.json:
         print_json(_retrieval_document(evaluation))
     else:
         _print_retrieval(evaluation)
+    if evaluation.overlap is not None:
+        warn(evaluation.overlap.warnings)
     labels = '--labels "one thing,another thing"'
-    note(f"next: opsin classify IMAGES {labels} --model {shlex.quote(options.run)}", quiet=options.quiet)
+    command = f"opsin classify IMAGES {labels} --model {shlex.quote(options.run)}"
+    note_next(command, evaluation.baselines, quiet=options.quiet)
     return 0
 
 
@@ -38,32 +51,43 @@ def _retrieval_document(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": evaluation.protocol,
         "data": evaluation.data,
         "split": evaluation.split,
-        "styles": {
-            style: {
-                direction: {
-                    "queries": scores.queries,
-                    "candidates": scores.candidates,
-                    **{f"recall_at_{k}": value for k, value in scores.recall.items()},
-                    **{f"chance_at_{k}": value for k, value in scores.chance.items()},
-                    "median_rank": scores.median_rank,
-                }
-                for direction in DIRECTIONS
-                for scores in (getattr(pair, direction),)
-            }
-            for style, pair in evaluation.styles.items()
-        },
+        "styles": {style: _pair_document(pair) for style, pair in evaluation.styles.items()},
+        "all_captions": {style: _pair_document(pair) for style, pair in evaluation.all_captions.items()} or None,
+        "baselines": [comparison.document() for comparison in evaluation.baselines],
+        **(evaluation.overlap.document() if evaluation.overlap is not None else {}),
         "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
     }
 
 
+def _pair_document(pair: RetrievalPair) -> dict[str, Any]:
+    return {
+        direction: {
+            "queries": scores.queries,
+            "candidates": scores.candidates,
+            **{f"recall_at_{k}": value for k, value in scores.recall.items()},
+            **{f"chance_at_{k}": value for k, value in scores.chance.items()},
+            "median_rank": scores.median_rank,
+        }
+        for direction in DIRECTIONS
+        for scores in (getattr(pair, direction),)
+    }
+
+
 def _print_retrieval(evaluation: Evaluation) -> None:
-    rows = []
-    for style, pair in evaluation.styles.items():
-        for direction, name in DIRECTIONS.items():
-            scores = getattr(pair, direction)
-            cells = (*scores.recall.values(), scores.chance[10], scores.median_rank)
-            rows.append((style, name, scores.queries, scores.candidates, *cells))
-    header = ("style", "direction", "queries", "among", "recall@1", "@5", "@10", "chance@10", "median rank")
-    print_table(header, rows, title=evaluation.protocol)
+    _print_pairs(evaluation.styles, evaluation.protocol)
+    if evaluation.all_captions:
+        _print_pairs(evaluation.all_captions, "the same images with all of their captions, each a text of its own")
     for row in evaluation.skipped:
         print(f"left out  {row.id}: {row.reason}")
+
+
+def _print_pairs(styles: Mapping[str, RetrievalPair], title: str) -> None:
+    rows = []
+    for style, pair in styles.items():
+        for direction, name in DIRECTIONS.items():
+            scores = getattr(pair, direction)
+            cells = (*scores.recall.values(), *scores.chance.values(), scores.median_rank)
+            rows.append((style, name, scores.queries, scores.candidates, *cells))
+    recalls, chances = ([f"{name}@{k}" for k in (1, 5, 10)] for name in ("recall", "chance"))
+    header = ("style", "direction", "queries", "among", *recalls, *chances, "median rank")
+    print_table(header, rows, title=title)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NamedTuple
 
 import tyro
 
+from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
@@ -201,11 +202,13 @@ def _print_report(report: Any, options: Any, system: System) -> None:
                 "steps": report.steps,
                 "seconds": round(report.seconds, 1),
                 "needs": report.needs,
+                "baselines": [comparison.document() for comparison in report.baselines],
                 "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
             }
         )
+        note_next(None, report.baselines, quiet=options.quiet)
         return
-    print_table(("metric", "value"), [(name, value) for name, value in report.metrics.items()])
+    print_table(("metric", "value"), [*report.metrics.items(), *baseline_rows(report.baselines)])
     print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
     print(f"weights: {report.choice}")
     if report.needs is not None:
@@ -215,7 +218,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
     note(f"curves: opsin report {names['run']}", quiet=options.quiet)
     note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
-    note(f"next: {next_command.format(**names)}", quiet=options.quiet)
+    note_next(next_command.format(**names), report.baselines, quiet=options.quiet)
 
 
 def _load(reference: str) -> Any:

@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opsin.cli.baselines import baseline_rows, note_next
+from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, print_confusion, print_json, print_table
+from opsin.cli.output import note, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.classify_options import ClassifyOptions
@@ -171,7 +173,8 @@ def evaluate_labels(options: EvaluateOptions) -> int:
         scale = f" --logit-scale {evaluation.fitted_logit_scale:.4g}"
     else:
         note("these images do not decide a logit scale: they are all right, or no better than chance", options.quiet)
-    note(f"next: opsin classify IMAGES --labels LABELS --model {model}{scale}", quiet=options.quiet)
+    command = f"opsin classify IMAGES --labels LABELS --model {model}{scale}"
+    note_next(command, evaluation.baselines, quiet=options.quiet)
     return 0
 
 
@@ -188,18 +191,17 @@ def _evaluation_document(evaluation: ZeroShotEvaluation) -> dict[str, Any]:
         "calibration_error": evaluation.calibration_error,
         "fitted_logit_scale": evaluation.fitted_logit_scale,
         "fitted_calibration_error": evaluation.fitted_calibration_error,
-        "class_names": evaluation.class_names,
+        "mean_confidence": metrics.mean_confidence,
+        "baselines": [comparison.document() for comparison in evaluation.baselines],
+        **classes_document(metrics, evaluation.class_names),
         "per_class_accuracy": metrics.per_class_accuracy().tolist(),
-        "confusion": metrics.confusion.tolist(),
         "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
     }
 
 
 def _print_evaluation(evaluation: ZeroShotEvaluation) -> None:
     metrics, names = evaluation.metrics, evaluation.class_names
-    rows: list[tuple[str, float | None]] = [("accuracy", metrics.accuracy)]
-    if len(names) > 5:  # any order of so few classes has the right one among its first five
-        rows.append(("top-5 accuracy", metrics.top5_accuracy))
+    rows: list[tuple[str, float | None]] = [*accuracy_rows(metrics), *baseline_rows(evaluation.baselines)]
     rows += [
         ("loss", metrics.loss),
         (f"calibration error at the model's logit scale, {evaluation.logit_scale:.4g}", evaluation.calibration_error),
@@ -209,11 +211,6 @@ def _print_evaluation(evaluation: ZeroShotEvaluation) -> None:
         ),
     ]
     print_table(("metric", "value"), rows, title=evaluation.protocol)
-    accuracy = metrics.per_class_accuracy()
-    if len(names) <= 12:  # beyond that, what print_confusion prints has them
-        shares = [None if share != share else float(share) for share in accuracy]
-        counts = metrics.confusion.sum(axis=1).tolist()
-        print_table(("class", "images", "accuracy"), list(zip(names, counts, shares, strict=True)), title="per class")
-    print_confusion(metrics.confusion, names, accuracy)
+    print_classes(metrics, names)
     for row in evaluation.skipped:
         print(f"left out  {row.id}: {row.reason}")

@@ -100,6 +100,7 @@ def with_tables(
             **described.label_fields(range(len(images))),
             seen_instead_of_captions=source.seen_instead_of_captions,
             splits=np.array([split or "train" for split in splits]) if any(splits) else None,
+            stored=images.__getitem__,
         )
     place_of = {_id(image, directory): place for place, image in enumerate(images)}
     places = [place_of[id] for id in source.ids]
@@ -161,6 +162,7 @@ def table_source(path: Path, name: str) -> ImageSource:
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
         skipped=skipped,
+        stored=paths.__getitem__,
     )
 
 
