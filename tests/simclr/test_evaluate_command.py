@@ -27,10 +27,11 @@ def test_the_command_prints_the_protocol_beside_the_score(
     document = json.loads(capsys.readouterr().out)
     encoder = SimclrEncoder.from_pretrained(run, device="cpu", precision="32")
     expected = evaluate_encoder(encoder, replace(Protocol(), name=name, labels_fraction=1.0))  # type: ignore[arg-type]
-    assert document["accuracy"] == expected.trained.metrics.accuracy and document["labels_fraction"] == 36 / 37
+    assert document["accuracy"] == pytest.approx(expected.trained.metrics.accuracy, abs=1e-6)
+    assert document["labels_fraction"] == pytest.approx(36 / 37, abs=1e-6)
     assert document["protocol"] == expected.protocol and "36 of 37 labelled images" in expected.protocol
     assert expected.untrained is not None
-    assert document["untrained"]["accuracy"] == expected.untrained.metrics.accuracy
+    assert document["untrained"]["accuracy"] == pytest.approx(expected.untrained.metrics.accuracy, abs=1e-6)
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
     assert main(["evaluate", run, *options]) == 0

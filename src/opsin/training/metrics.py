@@ -91,6 +91,7 @@ class ClassificationMetrics:
         return wrong[np.argsort(-self.confidences[wrong], kind="stable")][:most]
 
 
+@torch.no_grad()
 def classification_metrics(scores: Tensor, labels: Tensor) -> ClassificationMetrics:
     """Metrics of scores (N, K) against int64 labels (N,); with fewer than five classes, top-5 accuracy is 1."""
     scores = scores.float()
