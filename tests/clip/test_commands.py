@@ -7,8 +7,11 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -175,3 +178,23 @@ def test_model_of_open_clip_is_judged_with_zero_shot_only(model: str, capsys: py
     for reference in ("open_clip:ViT-B-32/openai", model):
         assert main(["evaluate", reference, "--data", "emoji"]) == 2
         assert "--zero-shot" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.parquet"])
+def test_images_of_an_archive_and_of_parquet_files(
+    name: str, model: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted(folder.rglob("0*.png"))
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for file in files:
+                archive.write(file, file.relative_to(folder))
+    else:
+        pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), tmp_path / name)
+    options = ["--model", model, "--labels", "a,b", "--json", "--picture", str(tmp_path / "labels.png")]
+    assert main(["classify", *map(str, files), *options]) == 0
+    expected = [row["probabilities"] for row in json.loads(capsys.readouterr().out)["images"]]
+    assert main(["classify", str(tmp_path / name), *options]) == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    assert [row["probabilities"] for row in images] == [pytest.approx(row, abs=1e-4) for row in expected]
+    assert images[0]["image"].startswith(f"{tmp_path / name}/")

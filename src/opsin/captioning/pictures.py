@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.captioning.inference import Caption
 from opsin.captioning.metrics import is_exact_match
-from opsin.data.images import ImageLike, open_image
+from opsin.data.images import ImageLike, StoredImage, open_image
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,
@@ -90,7 +90,7 @@ def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], 
     return figure
 
 
-def save_attention_pictures(images: Sequence[Path], captions: Sequence[Caption], directory: Path) -> None:
+def save_attention_pictures(images: Sequence[Path | StoredImage], captions: Sequence[Caption], directory: Path) -> None:
     """One PNG an image, numbered in order, named after the image file."""
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         save_figure(attention_by_word([image], [caption]), directory / f"{index:04d}-{image.stem}.png")

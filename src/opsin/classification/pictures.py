@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.classification.evaluation import Mistake
 from opsin.classification.inference import Classification, Classifier
-from opsin.data.images import ImageLike, open_image
+from opsin.data.images import ImageLike, StoredImage, open_image
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,
@@ -88,7 +88,7 @@ def attention_figure(image: ImageLike, attention: np.ndarray, result: Classifica
 
 
 def save_attention_pictures(
-    classifier: Classifier, images: Sequence[Path], results: Sequence[Classification], directory: Path
+    classifier: Classifier, images: Sequence[Path | StoredImage], results: Sequence[Classification], directory: Path
 ) -> list[Path]:
     """One PNG an image, numbered in order, named after the image file; returns the paths."""
     maps = classifier.attention_maps(images)

@@ -15,11 +15,12 @@ from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Caption, Captioner
-    from opsin.data.images import ImageReader
+    from opsin.data.images import ImageReader, StoredImage
 
 DESCRIPTION = (
     "Describe images with a trained captioner. With --json the result is one JSON document; with --json and a "
-    "directory among IMAGES it is JSON Lines, one object an image, each printed as soon as it is written."
+    "directory or another data source among IMAGES it is JSON Lines, one object an image, each printed as soon as it "
+    "is written."
 )
 
 
@@ -30,7 +31,8 @@ class CaptionOptions(ModelOptions):
     images: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]
-    """Image files and directories of images."""
+    """Image files, directories of images, and other data sources: emoji, cifar10, coco:DIR, tables, parquet files and
+    archives."""
     exclude: Patterns = ()
     """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-captioner"
@@ -64,13 +66,14 @@ def main(argv: list[str]) -> int:
     options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
     _refuse_senseless(options)
     from opsin.captioning.inference import Captioner
-    from opsin.data.images import ImageReader
-    from opsin.data.listing import list_images
+    from opsin.data.images import ImageReader, StoredImage
+    from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images, options.exclude))
+    reader = ImageReader(list_inputs(options.images, options.exclude))
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
-    as_lines = options.json and any(path.is_dir() for path in options.images)
+    has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in reader.files)
+    as_lines = options.json and has_several
     captions: list[Caption] = []
     for caption in _written(captioner, reader, options):
         if as_lines:
@@ -135,7 +138,7 @@ def _print_document(model: str, reader: ImageReader, captions: list[Caption]) ->
     print_json({"model": model, "images": images, "skipped": skipped})
 
 
-def _entry(path: Path, caption: Caption) -> dict[str, Any]:
+def _entry(path: Path | StoredImage, caption: Caption) -> dict[str, Any]:
     return {"image": str(path), "caption": caption.text, "log_prob": caption.log_prob}
 
 

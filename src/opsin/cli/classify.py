@@ -13,7 +13,7 @@ from opsin.cli.output import note, print_json, print_table, write_csv
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
     from opsin.clip.zero_shot import ZeroShotClassification
-    from opsin.data.images import ImageReader
+    from opsin.data.images import ImageReader, StoredImage
 
 
 def main(argv: list[str]) -> int:
@@ -57,10 +57,10 @@ def _classifier_reference(options: ClassifyOptions) -> str:
 def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.classification.inference import Classifier
     from opsin.data.images import ImageReader
-    from opsin.data.listing import list_images
+    from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images, options.exclude))
+    reader = ImageReader(list_inputs(options.images, options.exclude))
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
     results = classifier.classify(reader, top_k=options.top_k, batch_size=options.batch_size or 64)
     if not results:
@@ -89,7 +89,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
 
 
 def write_classes(
-    path: Path, files: Sequence[Path], results: Sequence[Classification | ZeroShotClassification]
+    path: Path, files: Sequence[Path | StoredImage], results: Sequence[Classification | ZeroShotClassification]
 ) -> None:
     """A table of `--csv`: a row for each image and each of its classes, the most probable first."""
     rows = [

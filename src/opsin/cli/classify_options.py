@@ -19,7 +19,8 @@ class ClassifyOptions(ModelOptions):
     images: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]
-    """Image files and directories of images."""
+    """Image files, directories of images, and other data sources: emoji, cifar10, coco:DIR, tables, parquet files and
+    archives."""
     exclude: Patterns = ()
     """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None

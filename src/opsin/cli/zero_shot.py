@@ -28,11 +28,11 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     labels = read_labels(options.labels or "", OTHER if options.other else None)
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
     from opsin.data.images import ImageReader
-    from opsin.data.listing import list_images
+    from opsin.data.inputs import list_inputs
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
 
-    reader = ImageReader(list_images(options.images, options.exclude))
+    reader = ImageReader(list_inputs(options.images, options.exclude))
     model = options.model or DEFAULT_MODEL
     classifier = ZeroShotClassifier(
         load_image_text(model, options.device, options.precision),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
@@ -18,7 +18,25 @@ from opsin.data.threads import map_rows
 from opsin.errors import DataError
 from opsin.files import NotRegularFile, open_regular
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that is no file of its own, such as one in a parquet file; `str` gives its name."""
+
+    name: str
+    load: Callable[[], Image.Image]
+    """Gives the decoded RGB image; raises DataError when it cannot be read."""
+
+    @property
+    def stem(self) -> str:
+        """The last part of the name, without a suffix."""
+        return PurePosixPath(self.name).stem
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray | StoredImage
 
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is.
@@ -63,6 +81,8 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
     or (H, W, 4), uint8, or float in [0, 1]. `name` stands in for the image in error messages. Raises DataError for a
     file that is missing, damaged, truncated, no image, or larger than `MAX_PIXELS`.
     """
+    if isinstance(image, StoredImage):
+        return image.load()
     name = name or (printable(str(image)) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
         return _to_upright_rgb(_from_array(image, name), background)
@@ -93,15 +113,15 @@ def pixel_digest(image: Image.Image) -> bytes:
 
 
 class ImageReader:
-    """Iterates over the images of files, which threads open ahead; broken ones are listed, not fatal.
+    """Iterates over the images of files or sources, which threads open ahead; broken ones are listed, not fatal.
 
     While it is iterated over, `read` fills with the files of the images that it gave, in order, and `skipped` with
     those that could not be read.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path | StoredImage]) -> None:
         self.files = files
-        self.read: list[Path] = []
+        self.read: list[Path | StoredImage] = []
         self.skipped: list[Skipped] = []
 
     def __iter__(self) -> Iterator[Image.Image]:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from opsin.data.image_source import ImageSource, map_readable
-from opsin.data.images import ImageLike, open_image
+from opsin.data.images import ImageLike, StoredImage, open_image
 from opsin.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def each_image(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
     """
     if isinstance(images, np.ndarray):
         return [images] if images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4)) else images
-    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+    return [images] if isinstance(images, str | Path | bytes | Image.Image | StoredImage) else images
 
 
 def pixel_batches(images: ImageLike | Iterable[ImageLike], size: int, batch_size: int) -> Iterator[torch.Tensor]:
