@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT_VERSION = 1
-MODEL_FILES = ("config.json", "model.safetensors", "README.md")
+DOMAIN_FILE = "domain.json"
+"""What the training images looked like; see `opsin.domain`. Not every model directory has it."""
+MODEL_FILES = ("config.json", "model.safetensors", "README.md", DOMAIN_FILE)
 ZOO_DIRECTORY = Path(__file__).parent / "zoo"
 IMAGENET = "imagenet"
 """The encoder and classifier of photographs whose weights are in another package; see `opsin.encoders.imagenet`."""
@@ -69,12 +71,19 @@ def load_training_state(path: Path | str) -> dict[str, Any]:
 
 
 def save_pretrained(
-    directory: Path | str, *, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str
+    directory: Path | str,
+    *,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    card: str,
+    domain: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model directory and put it in place in one step; returns its path.
 
     `kind` says which system can load it (`vit-classifier`), `config` everything needed to build it (JSON types),
-    `tensors` is its state dict, `card` the text of README.md. An older model in `directory` is replaced. Raises
+    `tensors` is its state dict, `card` the text of README.md, `domain` what its training images looked like (see
+    `opsin.domain`), where that is known. An older model in `directory` is replaced. Raises
     CheckpointError when it cannot be written, or when `directory` holds anything but a model: that would be lost.
     """
     from safetensors.torch import save
@@ -92,6 +101,8 @@ def save_pretrained(
             write_json(staging / "config.json", content)
             with atomic_write(staging / "README.md") as file:
                 file.write(card.encode("utf-8", "backslashreplace"))
+            if domain is not None:
+                write_json(staging / DOMAIN_FILE, domain)
             _swap_directory(staging, target)
     except OSError as error:
         raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
@@ -132,7 +143,22 @@ def export_pretrained(ref: Path | str, directory: Path | str, *, half: bool = Fa
     readme = source / "README.md"
     if card is None:
         card = readme.read_text(encoding="utf-8") if readme.exists() else ""
-    return save_pretrained(directory, kind=kind, config=content, tensors=tensors, card=card)
+    domain = read_domain(source)
+    return save_pretrained(directory, kind=kind, config=content, tensors=tensors, card=card, domain=domain)
+
+
+def read_domain(directory: Path) -> dict[str, Any] | None:
+    """The content of `DOMAIN_FILE` in a model directory, if there is one. Raises CheckpointError when it is damaged."""
+    path = directory / DOMAIN_FILE
+    try:
+        return config_files.load_json(path) if path.is_file() else None
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def write_domain(directory: Path, content: Mapping[str, Any]) -> None:
+    """Add `DOMAIN_FILE` to a model directory, or replace it."""
+    write_json(directory / DOMAIN_FILE, content)
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:

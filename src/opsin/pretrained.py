@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from opsin import checkpoint
 from opsin.config import from_dict, to_dict
+from opsin.domain import ImageDomain, Watch
+from opsin.errors import CheckpointError, ConfigError
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.state_dicts import build_to_fit
 
@@ -39,6 +41,8 @@ class PretrainedModel:
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
         self.precision = precision
+        self.watch = Watch()
+        """Counts images that look unlike the training images."""
         resolve_precision(precision, self.device)  # refuses here what computing would refuse later
 
     @property
@@ -51,19 +55,24 @@ class PretrainedModel:
 
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """
-        content, tensors = checkpoint.load_pretrained(ref, kind=cls.kind)
+        directory = checkpoint.resolve_model(ref)
+        content, tensors = checkpoint.load_pretrained(directory, kind=cls.kind)
         settings: Any = from_dict(cls.content, content, where=f"{ref}, config.json")
         network = build_to_fit(lambda: cls._build(settings), tensors, str(ref))
-        return cls._assemble(str(ref), settings, network.to(resolve_device(device)), precision)
+        model = cls._assemble(str(ref), settings, network.to(resolve_device(device)), precision)
+        model.watch = read_watch(directory)
+        return model
 
     def save_pretrained(self, directory: str | Path) -> Path:
-        """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
+        """Write config.json, model.safetensors, README.md and, where it is known, domain.json, replacing the directory
+        in one step."""
         return checkpoint.save_pretrained(
             directory,
             kind=self.kind,
             config=to_dict(self._content()),
             tensors=self.model.state_dict(),
             card=self._card(),
+            domain=domain_content(self.watch),
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
@@ -87,3 +96,22 @@ class PretrainedModel:
     def _card(self) -> str:
         """README.md in Markdown."""
         raise NotImplementedError
+
+
+def read_watch(directory: Path) -> Watch:
+    """For the images that the model of a directory will be given; it counts nothing where there is no domain.json.
+
+    Raises CheckpointError when that is damaged.
+    """
+    content = checkpoint.read_domain(directory)
+    if content is None:
+        return Watch()
+    try:
+        return Watch(from_dict(ImageDomain, content, where=f"{directory}, {checkpoint.DOMAIN_FILE}"))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def domain_content(watch: Watch) -> dict[str, Any] | None:
+    """What domain.json holds."""
+    return None if watch.domain is None else to_dict(watch.domain)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from opsin import Captioner, SimclrEncoder, TextToImage
 from opsin.captioning.evaluation import evaluate_captioner
-from opsin.checkpoint import ZOO_DIRECTORY, read_model_config, zoo_names
+from opsin.checkpoint import MODEL_FILES, ZOO_DIRECTORY, read_model_config, zoo_names
 from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
 from opsin.data.sources import open_source
@@ -89,7 +89,7 @@ def test_the_zoo_is_whole_and_small() -> None:
 @pytest.mark.parametrize("name", LARGEST)
 def test_model_loads_and_keeps_its_limit(name: str) -> None:
     directory = ZOO_DIRECTORY / name
-    assert {file.name for file in directory.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {file.name for file in directory.iterdir()} == set(MODEL_FILES)
     assert size_of(directory) <= LARGEST[name]
     LOADERS[read_model_config(directory)["kind"]](name)  # raises when a tensor is missing or has another shape
     tensors = load_file(directory / "model.safetensors")

@@ -239,6 +239,8 @@ class Captioner(PretrainedModel):
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
         """What the decoder attends to, on the model's device, for uint8 pixels (N, 3, S, S) or float features."""
+        if self.feature_dim is None:
+            self.watch.see(inputs)
         moved = inputs.to(self.device)
         with autocast(self.device, self.precision):
             return self.model.encode(self.preprocessing.prepare(moved) if self.feature_dim is None else moved)

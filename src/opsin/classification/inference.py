@@ -132,6 +132,7 @@ class Classifier(PretrainedModel):
     @torch.inference_mode()
     def predict_pixels(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
         """Scores (N, K) float32 on the CPU for uint8 pixels (N, 3, image_size, image_size)."""
+        self.watch.see(pixels)
         scores = []
         for chunk in pixels.split(batch_size):
             images = self.preprocessing.prepare(chunk.to(self.device))

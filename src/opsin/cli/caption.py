@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import note, print_json, print_json_line, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
 from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ def main(argv: list[str]) -> int:
         _print_document(options.model, reader, captions)
     else:
         _print_table(reader, captions)
+    described = options.model
+    watched: object = captioner
+    if captioner.frozen_encoder is not None:
+        described, watched = captioner.frozen_encoder, captioner.load_frozen_encoder()
+    note_unlike(watched, described, "opsin train captioner --frozen-encoder imagenet", options.quiet)
     if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.captioning.pictures import save_attention_pictures
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from opsin.cli.classify_options import ClassifyOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, print_json, print_table, write_csv
+from opsin.cli.output import note, note_unlike, print_json, print_table, write_csv
 
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
@@ -71,6 +71,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
         _print_json(model, reader, results)
     else:
         _print_table(reader, results)
+    note_unlike(classifier, model, "opsin classify without --model", options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
         write_classes(options.csv, reader.read, results)
         note(f"table: {options.csv}", quiet=options.quiet)

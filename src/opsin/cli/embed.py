@@ -11,7 +11,7 @@ import tyro
 
 from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.data.exclusion import Patterns
 
 DESCRIPTION = (
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int:
         rows_per_shard=options.rows_per_shard,
         quiet=options.quiet,
     )
+    note_unlike(report.encoder, options.model, "--model imagenet", options.quiet)
     if options.json:
         print_json(
             {

@@ -12,7 +12,7 @@ from opsin.cli.baselines import baseline_rows, note_next, warn
 from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.evaluate_options import EvaluateOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def _evaluate_classifier(options: EvaluateOptions) -> int:
         print_json(_document(evaluation))
     else:
         _print_tables(evaluation)
+    note_unlike(classifier, options.run, "opsin classify without --model", options.quiet)
     if evaluation.overlap is not None:
         warn(evaluation.overlap.warnings)
     _draw(evaluation, options)  # after the scores: a picture that cannot be written does not cost them
@@ -165,6 +166,7 @@ def _evaluate_captioner(options: EvaluateOptions) -> int:
     else:
         for evaluation in evaluations:
             _print_caption_tables(evaluation, count)
+    note_unlike(captioner, options.run, "opsin train captioner --frozen-encoder imagenet", options.quiet)
     for evaluation in evaluations:
         collapse = evaluation.result.collapse(evaluation.split)
         warn([*([collapse] if collapse else []), *(evaluation.overlap.warnings if evaluation.overlap else [])])

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     """Run `opsin export`; returns the exit code."""
     options = parse(ExportOptions, argv, "opsin export", "Write a model into a directory of its own.")
     card = None if options.card is None else _read_card(options.card)
-    from opsin.checkpoint import MODEL_FILES, export_pretrained
+    from opsin.checkpoint import export_pretrained
 
     with tempfile.TemporaryDirectory() as folder:
         model: str | Path = options.model
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
         if options.encoder_only:
             model = _encoder_alone(model, Path(folder) / "encoder")
         directory = export_pretrained(model, options.out, half=options.half, card=card)
-    size = sum((directory / name).stat().st_size for name in MODEL_FILES)
+    size = sum(file.stat().st_size for file in directory.iterdir())
     if options.json:
         print_json({"model": str(directory), "bytes": size})
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from opsin.cli.options import Flag, ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,7 @@ def main(argv: list[str]) -> int:
         options.model, device=options.device, precision=options.precision, text_encoder=options.text_encoder
     )
     generations = _drawn(model, options, generator)
+    note_unlike(model, options.model, None, options.quiet)
     files = _write_images(generations, drawings)  # before the figures: what fails there does not cost the drawings
     save_figure(generations_figure(generations), options.out)
     shown = {options.out: drawings_shown(generations)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from opsin.cli.options import SharedOptions, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         _print_json(index, report)
     else:
         _print_report(report)
+    note_unlike(index.loaded_encoder, index.info.encoder, "another index, by --model imagenet", options.quiet)
     what = '"what to look for"' if index.reads_texts else "--image FILE"
     note(f"next: opsin search {shlex.quote(str(options.out))} {what}", quiet=options.quiet or options.json)
     return 0

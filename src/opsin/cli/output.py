@@ -69,6 +69,22 @@ def note(text: str, quiet: bool = False) -> None:
         print(text, file=sys.stderr)
 
 
+def note_unlike(model: object, name: str, photographs: str | None, quiet: bool) -> None:
+    """Say it when many of the images that a model was given look unlike its training images.
+
+    `photographs` says what there is for photographs, if anything, which people often give to a model of emoji.
+    """
+    from opsin.domain import watch_of
+
+    watch = watch_of(model)
+    if not watch.is_notable:
+        return
+    is_of_emoji = getattr(model, "training", {}).get("data") == "emoji"
+    hint = f"; for photographs: {photographs}" if photographs and is_of_emoji else ""
+    images = "the image looks" if watch.seen == 1 else f"{watch.unlike} of {watch.seen} images look"
+    note(f"{images} unlike the training images of {name}{hint}", quiet)
+
+
 def human_bytes(count: int) -> str:
     """A size in bytes with a decimal unit: 1500 is `1.5 kB`."""
     size = float(count)

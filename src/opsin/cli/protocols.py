@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.baselines import baseline_rows, note_next, warn
 from opsin.cli.class_scores import accuracy_rows, classes_document
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
@@ -34,6 +34,7 @@ def evaluate_features(options: EvaluateOptions) -> int:
         print_json(_document(evaluation, protocol))
     else:
         _print_tables(evaluation)
+    note_unlike(encoder, options.run, "opsin evaluate imagenet", options.quiet)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         from opsin.pictures import save_figure
         from opsin.simclr.evaluation_picture import evaluation_figure

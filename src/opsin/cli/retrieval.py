@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsin.cli.baselines import note_next, warn
 from opsin.cli.options import UsageError
-from opsin.cli.output import print_json, print_table
+from opsin.cli.output import note_unlike, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
@@ -38,6 +38,7 @@ def evaluate_model(options: EvaluateOptions) -> int:
         print_json(_retrieval_document(evaluation))
     else:
         _print_retrieval(evaluation)
+    note_unlike(encoder, options.run, "open_clip:ViT-B-32/openai", options.quiet)
     if evaluation.overlap is not None:
         warn(evaluation.overlap.warnings)
     labels = '--labels "one thing,another thing"'

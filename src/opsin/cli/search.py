@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_json_line, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
 
 if TYPE_CHECKING:
     from opsin.clip.search.index import ImageIndex
@@ -84,6 +84,7 @@ def main(argv: list[str]) -> int:
         print_json(_document(options, query, results))
     else:
         _print_results(results)
+    _note_unlike(index, options)
     if options.html is not None:  # after the answers: a page that cannot be written does not cost them
         from opsin.clip.search.contact_sheet import write_contact_sheet
 
@@ -141,7 +142,12 @@ def _answer_lines(index: ImageIndex, options: SearchOptions) -> int:
             print_json_line(_document(options, query, results))
         else:
             _print_results(results, title=query.title(options))
+    _note_unlike(index, options)
     return code
+
+
+def _note_unlike(index: ImageIndex, options: SearchOptions) -> None:
+    note_unlike(index.loaded_encoder, index.info.encoder, "an index made with --model imagenet", options.quiet)
 
 
 def _lines_of_stdin() -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.classify_options import ClassifyOptions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "emoji-clip"
 OTHER = "other"
+PHOTOGRAPHS = "opsin classify without --labels, or --model open_clip:ViT-B-32/openai"
 
 
 def classify_by_labels(options: ClassifyOptions) -> int:
@@ -52,6 +53,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         _print_document(model, classifier, reader, results)
     else:
         _print_labels(reader, results)
+    note_unlike(classifier.encoder, model, PHOTOGRAPHS, options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
         from opsin.cli.classify import write_classes
 
@@ -163,6 +165,7 @@ def evaluate_labels(options: EvaluateOptions) -> int:
         print_json(_evaluation_document(evaluation))
     else:
         _print_evaluation(evaluation)
+    note_unlike(encoder, options.run, PHOTOGRAPHS, options.quiet)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         from opsin.pictures import confusion_figure, save_figure
 

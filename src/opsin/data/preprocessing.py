@@ -36,6 +36,12 @@ class Preprocessing:
         std = torch.tensor(self.std, device=images.device)[:, None, None]
         return (images - mean) / std
 
+    def restore(self, images: Tensor) -> Tensor:
+        """The uint8 images (N, 3, H, W) that `prepare` made this network input of."""
+        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
     def prepare(self, pixels: Tensor) -> Tensor:
         """uint8 images (N, 3, H, W) to network input."""
         return self.normalize(pixels.float() / 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,16 @@ def read_model(ref: str | Path) -> tuple[DiffusionContent, TextDiffusion]:
     return content, model.to(memory_format=torch.channels_last)
 
 
-def write_model(directory: str | Path, content: DiffusionContent, model: TextDiffusion) -> Path:
-    """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
+def write_model(
+    directory: str | Path, content: DiffusionContent, model: TextDiffusion, domain: Mapping[str, Any] | None = None
+) -> Path:
+    """Write config.json, model.safetensors, README.md and, where it is given, domain.json, replacing the directory in
+    one step."""
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not _is_of_schedule(name)}
     card = model_card(content.image_size, content.text_encoder, content.metrics, content.training)
-    return checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=tensors, card=card)
+    return checkpoint.save_pretrained(
+        directory, kind=KIND, config=to_dict(content), tensors=tensors, card=card, domain=domain
+    )
 
 
 def _is_of_schedule(name: str) -> bool:

@@ -25,9 +25,11 @@ from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import is_blank, load_text_encoder, text_features
+from opsin.domain import Watch
 from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.pretrained import domain_content, read_watch
 from opsin.runtime import autocast, refuse_damaged, resolve_device, resolve_precision
 
 
@@ -61,6 +63,8 @@ class TextToImage:
         self._told: set[str] = set()
         self.metrics = dict(metrics or {})
         self.training = dict(training or {})
+        self.watch = Watch()
+        """Counts images given to `vary` that look unlike the training images."""
         self.precision = resolve_precision(precision, self.device)  # refuses here what drawing would refuse later
 
     @property
@@ -87,8 +91,9 @@ class TextToImage:
         now, and another one is refused; an encoder must give the same vectors, which is not checked.
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """
-        content, model = read_model(ref)
-        return cls(
+        directory = checkpoint.resolve_model(ref)
+        content, model = read_model(directory)
+        loaded = cls(
             model.to(resolve_device(device)),
             content.model,
             content.process,
@@ -99,6 +104,8 @@ class TextToImage:
             training=content.training,
             precision=precision,
         )
+        loaded.watch = read_watch(directory)
+        return loaded
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
@@ -112,7 +119,7 @@ class TextToImage:
             metrics=self.metrics,
             training=self.training,
         )
-        return write_model(directory, content, self.model)
+        return write_model(directory, content, self.model, domain_content(self.watch))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload to the Hugging Face Hub; returns the repository's address."""
@@ -184,8 +191,9 @@ class TextToImage:
         if not 0 < strength <= 1:
             raise ConfigError(f"strength must be above 0 and at most 1, not {strength}")
         picture = open_image(image)
-        pixels = torch.from_numpy(fit_image(picture, self.image_size)).float() / 127.5 - 1
-        known = pixels[None].expand(num_images, -1, -1, -1).to(self.device)
+        fitted = torch.from_numpy(fit_image(picture, self.image_size))
+        self.watch.see(fitted[None])
+        known = (fitted.float() / 127.5 - 1)[None].expand(num_images, -1, -1, -1).to(self.device)
         region = None if mask is None else read_mask(mask, picture.size, self.image_size).to(self.device)
         vectors = self.encode_prompts([prompt]).expand(num_images, -1)
         states = self.draw(

@@ -138,6 +138,9 @@ class NetworkEncoder:
         """Vectors (N, D) of network input (N, 3, H, W)."""
         raise NotImplementedError
 
+    def see(self, images: Tensor) -> None:
+        """Called with all network input (N, 3, H, W), on the CPU; nothing by default."""
+
     def _batches(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -161,7 +164,9 @@ class NetworkEncoder:
             current = next(upcoming, None)
             while current is not None:
                 following = next(upcoming, None)
-                yield torch.stack([input.result() for input in current]).to(self.device)
+                inputs = torch.stack([input.result() for input in current])
+                self.see(inputs)
+                yield inputs.to(self.device)
                 current = following
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from opsin.data.image_source import ImageSource, map_readable
 from opsin.data.images import ImageLike, pixel_digest
 from opsin.data.threads import map_rows
+from opsin.domain import watch_of
 from opsin.encoders.base import (
     BATCH_SIZE,
     DenseEncoder,
@@ -30,6 +31,7 @@ from opsin.encoders.base import (
     sample_image,
 )
 from opsin.encoders.fingerprint import fingerprint
+from opsin.encoders.fitted import FittedImages
 from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
 from opsin.progress import CountedProgress
@@ -101,14 +103,22 @@ def _cached(
     source: ImageSource, encoder: ImageEncoder, kind: str, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool
 ) -> tuple[ImageSource, np.ndarray]:
     """The usable images and a memory map of what `encode` gives for them, which is called for a new file only."""
-    usable, digests = map_readable(source, lambda row: pixel_digest(source.load(row)))
+
+    def digest(row: int) -> bytes:
+        image = source.load(row)
+        if isinstance(encoder, FittedImages) and encoder.watch.domain is not None:  # also of images in the cache
+            encoder.see(encoder._prepare(image)[None])
+        return pixel_digest(image)
+
+    usable, digests = map_readable(source, digest)
     path = cache_dir() / "features" / f"{_key(encoder, kind, digests)}.npy"
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):  # a second process waits here, and then finds the file
                 if not path.is_file():
-                    _write(path, usable, encode, quiet=quiet)
+                    with watch_of(encoder).paused():  # all images have been seen above
+                        _write(path, usable, encode, quiet=quiet)
         except (OSError, CheckpointError) as error:
             raise DataError(
                 f"the features of {source.name!r} cannot be written: {error}; make room in {path.parent}, or set "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from opsin import checkpoint
 from opsin.config import from_dict
-from opsin.data.images import ImageLike
-from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
+from opsin.domain import Watch
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
+from opsin.encoders.fitted import FittedImages
 from opsin.encoders.local_clip import KIND as CLIP_KIND
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError
 from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.pretrained import read_watch
 from opsin.state_dicts import build_to_fit
 
 KIND = "vit-classifier"
@@ -27,7 +28,7 @@ SIMCLR_KIND = "simclr"
 ENCODER_PREFIX = "encoder."
 
 
-class LocalEncoder(DenseNetworkEncoder):
+class LocalEncoder(FittedImages, DenseNetworkEncoder):
     """A Vision Transformer from a classifier's directory; the class token, if it has one, is no patch."""
 
     kind = KIND
@@ -43,12 +44,9 @@ class LocalEncoder(DenseNetworkEncoder):
         """`training` is the config of the run that made the network, as JSON types."""
         super().__init__(name, network, device)
         self._vit = network
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self.training = dict(training)
-
-    def _prepare(self, image: ImageLike) -> Tensor:
-        pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
-        return self._preprocessing.prepare(pixels[None])[0]
+        self.watch = Watch()
 
     def _pooled(self, images: Tensor) -> Tensor:
         return self._vit(images)
@@ -58,7 +56,7 @@ class LocalEncoder(DenseNetworkEncoder):
         return tokens[:, int(self._vit.class_token is not None) :], (self._vit.grid_size, self._vit.grid_size)
 
 
-class LocalVectorEncoder(NetworkEncoder):
+class LocalVectorEncoder(FittedImages):
     """The encoder of a model of SimCLR, which gives one vector for a whole image."""
 
     kind = SIMCLR_KIND
@@ -73,12 +71,9 @@ class LocalVectorEncoder(NetworkEncoder):
     ) -> None:
         """`training` is the record of the run that made the network, as JSON types."""
         super().__init__(name, network, device)
-        self._preprocessing = preprocessing
+        self.preprocessing = preprocessing
         self.training = dict(training)
-
-    def _prepare(self, image: ImageLike) -> Tensor:
-        pixels = torch.from_numpy(fit_image(image, self._preprocessing.image_size))
-        return self._preprocessing.prepare(pixels[None])[0]
+        self.watch = Watch()
 
     def _pooled(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
@@ -91,17 +86,22 @@ def load_local(ref: str, device: torch.device) -> NetworkEncoder:
     A dual encoder has both of its towers, a classifier its network, a model of SimCLR what it had before the
     projection. Raises CheckpointError when there is no model, or when it is of another kind.
     """
-    kind = checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"]
+    directory = checkpoint.resolve_model(ref)
+    kind = checkpoint.read_model_config(directory)["kind"]
     if kind == CLIP_KIND:
         return LocalClipEncoder.from_pretrained(ref, str(device))
-    if kind == SIMCLR_KIND:
-        return _load_simclr(ref, device)
-    if kind != KIND:
+    if kind not in LOADERS:
         raise CheckpointError(
             f"{ref} holds a model of kind {kind!r}, which is no encoder; give a classifier (`opsin train vit`), a "
             "model that learned without labels (`opsin train simclr`), a model of images and texts (`opsin train "
             "clip`, or emoji-clip), imagenet, timm:NAME, or open_clip:ARCHITECTURE/TAG"
         )
+    encoder = LOADERS[kind](ref, device)
+    encoder.watch = read_watch(directory)
+    return encoder
+
+
+def _load_classifier(ref: str, device: torch.device) -> LocalEncoder:
     content, tensors = checkpoint.load_pretrained(ref, kind=KIND)
     settings = from_dict(_Content, content, where=f"{ref}, config.json")
     without_head = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
@@ -119,6 +119,12 @@ def _load_simclr(ref: str, device: torch.device) -> LocalVectorEncoder:
     size = settings.preprocessing.image_size
     network = build_to_fit(lambda: build_image_encoder(size, **settings.encoder), encoder, ref)
     return LocalVectorEncoder(ref, network, settings.preprocessing, settings.training, device)
+
+
+LOADERS: dict[str, Callable[[str, torch.device], LocalEncoder | LocalVectorEncoder]] = {
+    KIND: _load_classifier,
+    SIMCLR_KIND: _load_simclr,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

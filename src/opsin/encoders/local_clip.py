@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-import torch
-from PIL import Image
 from torch import Tensor
 
-from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import Unread
 from opsin.encoders.base import DenseNetworkEncoder, TextNetwork
 from opsin.encoders.clip_card import model_card
+from opsin.encoders.fitted import FittedImages
 from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
 from opsin.pretrained import PretrainedModel
 
@@ -39,7 +37,7 @@ class ClipContent:
     training: dict[str, Any]
 
 
-class LocalClipEncoder(TextNetwork, DenseNetworkEncoder, PretrainedModel):
+class LocalClipEncoder(TextNetwork, FittedImages, DenseNetworkEncoder, PretrainedModel):
     """Both towers; patches are those of the image tower, before the map into the common space."""
 
     kind = KIND
@@ -68,10 +66,6 @@ class LocalClipEncoder(TextNetwork, DenseNetworkEncoder, PretrainedModel):
 
     def _card(self) -> str:
         return model_card(self.metrics, self.training)
-
-    def _prepare(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(fit_image(image, self.preprocessing.image_size))
-        return self.preprocessing.prepare(pixels[None])[0]
 
     def _pooled(self, images: Tensor) -> Tensor:
         return self.model.encode_image(images)

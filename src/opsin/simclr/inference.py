@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from opsin import checkpoint
 from opsin.config import to_dict
-from opsin.data.pixels import fit_image
 from opsin.data.preprocessing import Preprocessing
+from opsin.domain import Watch
 from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.fitted import FittedImages
 from opsin.pretrained import PretrainedModel
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.model import ProjectionHead, SimclrModel, build_encoder
@@ -37,7 +36,7 @@ class SimclrContent:
     training: dict[str, Any]
 
 
-class SimclrEncoder(NetworkEncoder, PretrainedModel):
+class SimclrEncoder(FittedImages, PretrainedModel):
     """An encoder that learned without labels, with its preprocessing and metrics: all that its directory holds.
 
     `encode_image` gives features of whole images; see `opsin.encoders.base.ImageEncoder`. The projection that it was
@@ -74,11 +73,9 @@ class SimclrEncoder(NetworkEncoder, PretrainedModel):
     def without_projection(self) -> SimclrEncoder:
         """The same encoder alone, which gives the same features and takes less room; it shares its weights."""
         network = SimclrModel(self.model.encoder, nn.Identity())
-        return SimclrEncoder(self.name, network, replace(self._content(), projection=None), self.precision)
-
-    def _prepare(self, image: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(fit_image(image, self.preprocessing.image_size))
-        return self.preprocessing.prepare(pixels[None])[0]
+        alone = SimclrEncoder(self.name, network, replace(self._content(), projection=None), self.precision)
+        alone.watch = Watch(self.watch.domain)
+        return alone
 
     def _pooled(self, images: Tensor) -> Tensor:
         features: Tensor = self.model.encoder(images)

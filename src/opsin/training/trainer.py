@@ -25,6 +25,7 @@ from opsin.training.config import TrainingConfig
 from opsin.training.ema import ExponentialMovingAverage
 from opsin.training.failures import explained
 from opsin.training.gather import aside
+from opsin.training.image_domain import record_domain
 from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
@@ -109,6 +110,7 @@ class _Run:
         self.paths = trainer.run
         self.quiet = trainer.quiet
         self.task = task
+        self.dataset = dataset
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)
         if processes.count > 1 and self.fabric.device.type == "cuda":  # torch has it for CUDA only
@@ -140,6 +142,10 @@ class _Run:
         self.speed = Speed(self.clock, self.counters.step)
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.last_save = time.monotonic()
+
+    def _export(self) -> None:
+        self.state.export(self.config.export)
+        record_domain(self.paths.model, self.dataset)
 
     # ------------------------------------------------------------------------------------------- the loop
 
@@ -173,7 +179,7 @@ class _Run:
             if self.counters.validated_step != self.counters.step:
                 self._validate(log, display, agreed.progress)
             self._save()
-        self.processes.on_first(lambda: self.state.export(self.config.export))
+        self.processes.on_first(self._export)
         return TrainingResult(self.counters.step, self.clock.seconds, self.state.exported_metrics, self.state.choice)
 
     def _step(self, progress: float) -> dict[str, Tensor]:

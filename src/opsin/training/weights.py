@@ -38,7 +38,8 @@ def write_weights(run: Path | str, which: Which, directory: Path) -> Path:
     content = checkpoint.read_model_config(paths.description if paths.description.exists() else paths.model)
     kind = content.pop("kind")
     config = {**content, "metrics": metrics}
-    return checkpoint.save_pretrained(directory, kind=kind, config=config, tensors=tensors, card="")
+    domain = checkpoint.read_domain(paths.model)
+    return checkpoint.save_pretrained(directory, kind=kind, config=config, tensors=tensors, card="", domain=domain)
 
 
 def _read(state: dict[str, Any], which: Which, file: Path) -> tuple[dict[str, Tensor], dict[str, float]]:

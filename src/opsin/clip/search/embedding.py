@@ -27,6 +27,7 @@ from opsin.clip.search.shards import (
 )
 from opsin.clip.search.tasks import LoadEncoder, Task, encoder_info, plan, write_task
 from opsin.data.images import Skipped
+from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.files import remove_leftovers
 from opsin.progress import counted
@@ -47,6 +48,8 @@ class EmbedReport:
     """Shards of the whole collection, including those of other processes."""
     complete: bool
     """All of them are there."""
+    encoder: ImageEncoder
+    """Of this process, which has encoded nothing itself where Ray did."""
 
 
 def embed(
@@ -89,7 +92,7 @@ def embed(
         if number >= len(tasks) and number % count == index:
             remove_shard(out, number)  # of an earlier, longer list of images
     present = write_manifest(out, info, collection.ref, [task.key for task in tasks])
-    return _report(collection, out, mine, len(missing), len(tasks), present)
+    return _report(collection, out, mine, len(missing), len(tasks), present, encoder)
 
 
 def parse_part(text: str) -> tuple[int, int]:
@@ -136,7 +139,13 @@ def _refuse_other_content(out: Path, info: EncoderInfo, source: str) -> None:
 
 
 def _report(
-    collection: Collection, out: Path, mine: Sequence[Task], written: int, shard_count: int, present: int
+    collection: Collection,
+    out: Path,
+    mine: Sequence[Task],
+    written: int,
+    shard_count: int,
+    present: int,
+    encoder: ImageEncoder,
 ) -> EmbedReport:
     infos = [info for task in mine if (info := read_info(out, task.number)) is not None]
     skipped = (*collection.skipped, *(row for info in infos for row in info.skipped))
@@ -146,4 +155,4 @@ def _report(
         count = sum(len(task.entries) for task in mine)
         raise DataError(f"none of the {count} images can be read; the last: {skipped[-1].reason}")
     complete = present == shard_count
-    return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete)
+    return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete, encoder)

@@ -120,6 +120,11 @@ class ImageIndex:
         return self._database.is_outdated
 
     @property
+    def loaded_encoder(self) -> ImageEncoder | None:
+        """The encoder, if it has been needed so far."""
+        return self._encoder
+
+    @property
     def encoder(self) -> ImageEncoder:
         """The encoder, loaded. Raises CheckpointError when its weights are not those that made the index."""
         with self._lock:

@@ -16,6 +16,7 @@ from opsin.clip.search.encoding import encode_entries
 from opsin.clip.search.paths import path_to_text
 from opsin.clip.search.shards import FORMAT_VERSION, EncoderInfo, ShardInfo, ShardRow, write_shard
 from opsin.data.images import Skipped
+from opsin.domain import watch_of
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.fingerprint import fingerprint
 
@@ -65,5 +66,6 @@ def write_task(
 
 def encoder_info(encoder: ImageEncoder) -> EncoderInfo:
     """Name, weights and width of an encoder; the width is that of the vector of a blank image."""
-    blank = encoder.encode_image([Image.new("RGB", (32, 32))])
+    with watch_of(encoder).paused():
+        blank = encoder.encode_image([Image.new("RGB", (32, 32))])
     return EncoderInfo(encoder.name, fingerprint(encoder), blank.shape[1])
