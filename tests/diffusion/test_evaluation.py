@@ -21,7 +21,7 @@ from opsin.data.pixels import fit_image
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.diffusion.drawings import Generation, Sampling
-from opsin.diffusion.evaluation import DrawingJudge, Evaluation, PartScores, evaluate_drawing
+from opsin.diffusion.evaluation import Cell, DrawingJudge, Evaluation, PartScores, evaluate_drawing
 from opsin.diffusion.exam import Exam, as_images, open_exam
 from opsin.diffusion.pictures import close_calls_figure, fidelity_figure
 from opsin.encoders.loading import load_image_text
@@ -407,7 +407,7 @@ def test_document_and_pictures(exam: Exam, judge: DrawingJudge) -> None:
     evaluation = last(evaluate_drawing(judge, Painter(real_images(exam)), WAYS))
     document = evaluation.to_document()
     assert document == json.loads(json.dumps(document))
-    assert set(document) == {"protocol", "judge", "names", "real", "cells"}
+    assert set(document) == {"protocol", "judge", "names", "real", "cells", "baselines"}
     fields = {field.name for field in dataclasses.fields(PartScores)}
     assert [set(cell["scores"]) for cell in document["cells"]] == [{"train", "held_out"}] * 4
     assert all(set(scores) == fields for cell in document["cells"] for scores in cell["scores"].values())
@@ -420,3 +420,22 @@ def test_document_and_pictures(exam: Exam, judge: DrawingJudge) -> None:
     shown = [np.asarray(axes.images[0].get_array()) for axes in grid.axes if axes.images]
     assert len(shown) % 3 == 0 and np.array_equal(shown[0], np.asarray(evaluation.drawings[0].drawing))
     assert fit_image(evaluation.drawings[0].by_pixels, SIZE).shape == (3, SIZE, SIZE)
+
+
+def test_the_best_drawings_stand_beside_chance(exam: Exam) -> None:
+    judge = DrawingJudge(exam, PatchJudge())
+    names = {name: scores for name, scores in judge.real.items() if scores.top5 is not None}
+    cells = tuple(
+        Cell(guidance_scale=scale, steps=20, sampler="ddim", scores=scores)
+        for scale, scores in (
+            (1.0, {name: dataclasses.replace(scores, top5=0.1, images=40) for name, scores in names.items()}),
+            (2.0, {name: dataclasses.replace(scores, top5=0.9, images=40) for name, scores in names.items()}),
+        )
+    )
+    evaluation = Evaluation("", "patch-judge", THINGS, judge.real, cells)
+    assert len(evaluation.baselines) == len(names) > 0
+    for comparison in evaluation.baselines:
+        assert (comparison.score, comparison.value) == (0.9, pytest.approx(5 / THINGS))
+        assert comparison.is_better
+    guessing = dataclasses.replace(evaluation, cells=cells[:1]).baselines
+    assert guessing and not any(comparison.is_better for comparison in guessing)

@@ -28,7 +28,7 @@ from opsin.training.record import has_changed
 
 ADVICE = (
     "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
-    "`opsin evaluate imagenet --protocol linear`"
+    "`opsin evaluate imagenet --protocol linear --data SRC`"
 )
 
 

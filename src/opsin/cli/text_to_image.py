@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import UsageError
 from opsin.cli.output import note, print_json, print_table
 
@@ -49,7 +50,8 @@ def evaluate_drawings(options: EvaluateOptions) -> int:
         note(f"report: {options.report}", quiet=options.quiet)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         _draw(options.picture, latest, judge, model, samplings[0], options.quiet)
-    note(f'next: opsin generate "PROMPT" --model {shlex.quote(options.run)} --out grid.png', quiet=options.quiet)
+    command = f'opsin generate "PROMPT" --model {shlex.quote(options.run)} --out grid.png'
+    note_next(command, latest.baselines, quiet=options.quiet)
     return 0
 
 
@@ -129,6 +131,8 @@ def _print_tables(evaluation: Evaluation, exam: Exam, is_own_encoder: bool) -> N
         ],
         title=f"prompt fidelity: {evaluation.protocol}; nearest of {evaluation.num_names} names by {evaluation.judge}",
     )
+    for name, value in baseline_rows(evaluation.baselines):
+        print(f"{name}: {value:.4g}")
     rows = [
         (
             *way,

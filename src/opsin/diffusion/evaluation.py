@@ -16,7 +16,7 @@ from PIL import Image
 
 from opsin.config import differences, from_dict, load_json, to_dict
 from opsin.diffusion.drawings import DrawingModel, Sampling
-from opsin.diffusion.exam import Exam, Part, Pictures, as_images, encode
+from opsin.diffusion.exam import SPOKEN, Exam, Part, Pictures, as_images, encode
 from opsin.diffusion.metrics import (
     Neighbours,
     feature_diversity,
@@ -31,8 +31,10 @@ from opsin.errors import ConfigError, DataError
 from opsin.files import write_json
 from opsin.progress import CountedProgress
 from opsin.runtime import make_generator
+from opsin.training.baselines import BaselineComparison, compare_share
 
 IMAGES_AT_A_TIME = 64
+ADVICE = "train longer (--max-minutes) or on more captioned images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,18 @@ class Evaluation:
     cells: tuple[Cell, ...]
     drawings: tuple[CloseCall, ...] = ()
 
+    @property
+    def baselines(self) -> tuple[BaselineComparison, ...]:
+        """The highest top-5 of each part beside chance; none of parts whose names are too few for one."""
+        comparisons = []
+        for name in dict.fromkeys(name for cell in self.cells for name in cell.scores):
+            measured = [cell.scores[name] for cell in self.cells if name in cell.scores]
+            best = max(measured, key=lambda scores: scores.top5 or 0.0)
+            if best.top5 is not None:
+                metric, chance = f"top-5 of {SPOKEN[name]} prompts", 5 / self.num_names
+                comparisons.append(compare_share(metric, best.top5, "chance", chance, best.images, ADVICE))
+        return tuple(comparisons)
+
     def to_document(self) -> dict[str, Any]:
         """The scores as JSON types."""
         return {
@@ -125,6 +139,7 @@ class Evaluation:
             "names": self.num_names,
             "real": {name: to_dict(scores) for name, scores in self.real.items()},
             "cells": [to_dict(cell) for cell in self.cells],
+            "baselines": [comparison.document() for comparison in self.baselines],
         }
 
 
