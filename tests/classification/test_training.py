@@ -357,3 +357,26 @@ def test_many_classes_are_written_sparsely(capsys: pytest.CaptureFixture[str]) -
     assert document["per_class"][5] == {"class": "class 5", "images": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
     print_classes(metrics, names)
     assert len(capsys.readouterr().out.splitlines()) < 3010
+
+
+def test_evaluate_draws_mistakes_and_warns_of_copies(
+    colour_run: Run, colour_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, wrong = str(colour_run[0]), tmp_path / "wrong.png"
+    assert main(["evaluate", run, "--mistakes", str(wrong), "--quiet"]) == 0
+    assert not wrong.exists() and capsys.readouterr().err == ""
+    shutil.copytree(colour_folder, tmp_path / "mixed")
+    (tmp_path / "mixed" / "red").rename(tmp_path / "mixed" / "other")
+    (tmp_path / "mixed" / "blue").rename(tmp_path / "mixed" / "red")
+    (tmp_path / "mixed" / "other").rename(tmp_path / "mixed" / "blue")
+    options = ["--data", str(tmp_path / "mixed"), "--mistakes", str(wrong), "--near-duplicates", "--json"]
+    assert main(["evaluate", run, *options]) == 0
+    output = capsys.readouterr()
+    with Image.open(wrong) as figure:
+        assert figure.format == "PNG" and figure.width > 1000
+    document = json.loads(output.out)
+    assert len(document["training_repeats"]) == 27 and len(document["near_duplicates"]) >= 27
+    assert document["accuracy"] == pytest.approx(1 / 3, abs=1e-6) and not document["baselines"][0]["is_better"]
+    assert [row["recall"] for row in document["per_class"]] == [0, 1, 0]
+    assert output.err.count("warning: ") == 3 and "next: opsin classify" not in output.err
+    assert "pretrained encoder" in output.err
