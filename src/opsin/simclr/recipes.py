@@ -80,8 +80,8 @@ def emoji_simclr() -> SimclrConfig:
 
     `opsin train simclr --recipe emoji-simclr --out RUN`, then `opsin evaluate RUN --protocol knn -k 200`. With
     `--max-minutes 10` on one core of an AMD EPYC, seed 0, 2026-11-25: kNN accuracy 0.555 (untrained 0.485) on the
-    groups of the 402 test pictures. The usual stem of a ResNet makes a step several times as cheap as the one for small images. Hues
-    change little and seldom turn grey: they tell much about emoji.
+    groups of the 402 test pictures. The usual stem of a ResNet makes a step several times as cheap as the one
+    for small images. Hues change little and seldom turn grey: they tell much about emoji.
     """
     return SimclrConfig(
         data="emoji",
