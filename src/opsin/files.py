@@ -112,12 +112,16 @@ def remove_leftovers(directory: Path, name: str | None = None) -> None:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error comes of a write for which there was no room: on the disk, in a quota, or in one file."""
+    no_room = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(isinstance(link, OSError) and link.errno in no_room for link in chain_of(error))
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, what caused it, what caused that, and so on."""
     found: BaseException | None = error
     while found is not None:
-        if isinstance(found, OSError) and found.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return True
+        yield found
         found = found.__cause__ or found.__context__
-    return False
 
 
 def write_json(path: Path | str, content: Any) -> None:

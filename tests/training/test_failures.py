@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -214,8 +216,12 @@ def test_a_killed_worker_is_said_to_be_one(tmp_path: Path) -> None:
     trainer = Trainer(toy_config(workers=1, max_steps=9), tmp_path / "run", quiet=True)
     with pytest.raises(TrainingError) as caught:
         trainer.fit(ToyTask(), DeadlyData(), {})
-    assert "a data-loading worker was killed, probably out of memory; use fewer --workers than 1" in str(caught.value)
+    message = (
+        r"a data-loading worker (was killed \(Killed\)|ended unexpectedly), probably out of memory; use fewer --workers"
+    )
+    assert re.match(message, str(caught.value))
     assert f"is kept in {tmp_path / 'run'}; continue with --resume" in str(caught.value)
+    subprocess.run(["true"], check=True)  # the end of another child is no error of the lost one's again
     trainer = Trainer(toy_config(max_steps=9), tmp_path / "run", quiet=True)
     assert trainer.fit(ToyTask(), DeadlyData(), {}, resume=True).steps == 9
 

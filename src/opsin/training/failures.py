@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from opsin.errors import CheckpointError, TrainingError, TrainingInterrupted
-from opsin.files import is_disk_full
+from opsin.files import chain_of, is_disk_full
 from opsin.training.processes import is_lost_peer
 from opsin.training.state import TrainingState
 
@@ -34,8 +34,8 @@ def explained(state: TrainingState, workers: int) -> Iterator[None]:
     except RuntimeError as error:
         if is_lost_peer(error):
             raise TrainingError("another process of the run has stopped; its own message says why") from error
-        if lost := WORKER.search(str(error)):
-            raise TrainingError(f"{_worker(lost['signal'], workers)}; {kept(state)}") from error
+        if lost := _lost_worker(error, workers):
+            raise TrainingError(f"{lost}; {kept(state)}") from error
         raise
 
 
@@ -46,16 +46,19 @@ def kept(state: TrainingState) -> str:
     return f"the state after step {state.saved_step} is kept in {state.paths.path}; continue with --resume"
 
 
-def _worker(signal_name: str | None, workers: int) -> str:
-    if signal_name == "Bus error":
+def _lost_worker(error: BaseException, workers: int) -> str:
+    """What became of a data-loading worker; empty when the error is about something else."""
+    found = [match for link in chain_of(error) if (match := WORKER.search(str(link)))]
+    if not found:
+        return ""
+    signals = [match["signal"] for match in found if match["signal"]]
+    if "Bus error" in signals:
         return (
-            f"a data-loading worker was killed ({signal_name}): there is too little shared memory (/dev/shm) for "
+            "a data-loading worker was killed: there is too little shared memory (/dev/shm) for "
             f"--workers {workers}; use fewer, or 0, which needs none"
         )
-    if signal_name == "Killed":
-        return f"a data-loading worker was killed, probably out of memory; use fewer --workers than {workers}"
-    how = f"was ended by a signal ({signal_name})" if signal_name else "ended by itself"
-    return f"a data-loading worker {how}; with --workers 0 the images are read without any"
+    how = f"was killed ({signals[0]})" if signals else "ended unexpectedly"
+    return f"a data-loading worker {how}, probably out of memory; use fewer --workers than {workers}"
 
 
 def _capital(sentence: str) -> str:

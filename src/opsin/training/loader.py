@@ -27,7 +27,7 @@ def load_batches(
 
     Images in memory move to a GPU once and for all where they take a small part of what is free there. What worker
     processes find broken is added to the `skipped` of the dataset, where it has such a list. Raises DataError when not
-    a single sample of the dataset can be read.
+    a single sample of the dataset can be read, and RuntimeError, as torch does, when a worker process is gone.
     """
     dataset, is_there = _moved_to_gpu(dataset, device)
     # Elsewhere torch may still be copying when the source is freed (its issue 83015, on MPS).
@@ -41,11 +41,23 @@ def load_batches(
         worker_init_fn=_leave_signals_to_the_main_process,
     )
     skipped = _skipped(dataset)
-    for read in loader:
-        skipped += [row for row in read.skipped if row not in skipped]
-        if read.error:
-            raise DataError(read.error)
-        yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in read.batch.items()}
+    reads = iter(loader)
+    try:
+        for read in reads:
+            skipped += [row for row in read.skipped if row not in skipped]
+            if read.error:
+                raise DataError(read.error)
+            yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in read.batch.items()}
+    except (OSError, EOFError) as error:
+        if "in DataLoader worker process" in str(error):  # raised by the dataset
+            raise
+        # A killed worker takes batches with it that it had announced. Said as torch says it where it notices first.
+        raise RuntimeError("DataLoader worker (unknown) exited unexpectedly") from error
+    finally:
+        # Torch does this when nothing refers to the iterator any more, which an error does. Until then it takes the end
+        # of any child process for one of a killed worker's, again.
+        if loader.num_workers:
+            reads._shutdown_workers()  # type: ignore[attr-defined]
 
 
 class _Read(NamedTuple):
