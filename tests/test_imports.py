@@ -1,4 +1,4 @@
-"""The import rules of the package, as contracts in pyproject.toml."""
+"""The import rules of the package, as contracts in pyproject.toml, and what frequent commands import."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
+from opsin.classification.config import ViTConfig
+from opsin.classification.inference import Classifier, build_model
+from opsin.clip.search.index import ImageIndex
+from opsin.data.preprocessing import Preprocessing
+
 ROOT = Path(__file__).parents[1]
 LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
+
+
+SLOW = "{'torch._dynamo', 'matplotlib', 'lightning_fabric', 'timm', 'open_clip', 'transformers', 'sklearn'}"
 
 
 def lint_imports(project: Path, sources: Path) -> subprocess.CompletedProcess[str]:
@@ -33,3 +43,28 @@ def test_contracts_notice_an_import_in_the_wrong_direction(tmp_path: Path) -> No
     result = lint_imports(tmp_path, tmp_path / "src")
     assert result.returncode == 1
     assert "opsin.errors is not allowed to import opsin.cli" in " ".join(result.stdout.split())
+
+
+def test_answers_about_images_import_only_what_they_need(tmp_path: Path) -> None:
+    """torch's compiler, which torchvision.models and random weights without memory import, alone takes seconds."""
+    photo, index = tmp_path / "red.png", tmp_path / "index"
+    Image.new("RGB", (32, 32), "red").save(photo)
+    ImageIndex.create(index, "emoji-clip").update(tmp_path)
+    config = ViTConfig(embed_dim=32, num_layers=2, num_heads=2, dim_feedforward=64, patch_size=8)
+    model = build_model(config, image_size=16, num_classes=2)
+    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(tmp_path / "model")
+    commands = [
+        ["classify", str(photo), "--model", str(tmp_path / "model")],
+        ["classify", str(photo), "--labels", "a red square,a dog"],
+        ["search", str(index), "red"],
+        ["search", str(index), "--image", str(photo)],
+    ]
+    code = f"""
+from opsin.cli.main import main, sys
+for command in {commands!r}:
+    print(command[0], main(command), {SLOW} & sys.modules.keys(), file=sys.stderr)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    verdicts = [line for line in result.stderr.splitlines() if line.startswith(("classify ", "search "))]
+    assert verdicts == [f"{command[0]} 0 set()" for command in commands], result.stderr

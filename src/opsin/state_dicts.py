@@ -6,6 +6,7 @@ import io
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -120,7 +121,7 @@ def build_to_fit(
     """
     import torch
 
-    with torch.device("meta"), _LimitedParts(PARTS_PER_TENSOR * len(tensors) + MORE_PARTS, where):
+    with torch.device("meta"), _nothing_drawn(), _LimitedParts(PARTS_PER_TENSOR * len(tensors) + MORE_PARTS, where):
         try:
             outline = build()
         except (OpsinError, MemoryError):
@@ -134,6 +135,23 @@ def build_to_fit(
     own = {name: tensor for name, tensor in network.state_dict().items() if derived(name)}
     network.load_state_dict({**tensors, **own})
     return network
+
+
+def _nothing_drawn() -> AbstractContextManager[object]:
+    """While it is entered, weights are not initialised at random. Without memory there is nothing to draw, and torch
+    would import its compiler for that, which takes seconds."""
+    from torch.overrides import TorchFunctionMode
+
+    class NothingDrawn(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if func.__name__.endswith(("normal_", "uniform_")):
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
+
+    return NothingDrawn()
 
 
 class _LimitedParts:

@@ -9,7 +9,6 @@ Dimensions: N batch, H and W pixels, D width of the features.
 from __future__ import annotations
 
 from torch import nn
-from torchvision import models
 
 NAMES = ("resnet18", "resnet34", "resnet50")
 
@@ -21,6 +20,8 @@ class ResNet(nn.Sequential):
         """`name` is one of `NAMES`; raises ValueError for others. `small_images` chooses the stem."""
         if name not in NAMES:
             raise ValueError(f"unknown network {name!r}: use one of {', '.join(NAMES)}")
+        from torchvision import models  # here, since it imports torch's compiler, which takes seconds
+
         network = models.get_model(name, weights=None)
         if small_images:
             stem = [nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False), network.bn1, network.relu]
