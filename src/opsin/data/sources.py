@@ -221,7 +221,12 @@ def _deeper_classes(source: ImageSource) -> str:
 
 def _no_such_source(text: str, path: Path) -> str:
     known = ["emoji", "cifar10"]
-    siblings = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    siblings = [str(path.parent / entry.name) for entry in beside if _may_be_source(entry)]
     near = nearest_name(text, known + siblings)
     hint = f"did you mean {near!r}?" if near else KINDS
     return f"there is no data source {text!r}: no directory, no file and no name of a source; {hint}"
+
+
+def _may_be_source(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in (".parquet", *TABLE_SUFFIXES) or is_archive(path)
