@@ -28,6 +28,8 @@ DESCRIPTION = (
 class CaptionOptions(ModelOptions):
     """Options of `opsin caption`."""
 
+    FIRST = ("model", "beams", "top_p", "attention", "json")
+
     images: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]

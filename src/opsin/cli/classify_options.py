@@ -16,6 +16,8 @@ from opsin.data.exclusion import Patterns
 class ClassifyOptions(ModelOptions):
     """Options of `opsin classify`."""
 
+    FIRST = ("model", "labels", "top_k", "csv", "json")
+
     images: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
     ]

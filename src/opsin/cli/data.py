@@ -12,6 +12,7 @@ import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
+from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
 from opsin.data.exclusion import Patterns
 
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     """Run `opsin data`; returns the exit code."""
     if not argv:
         raise UsageError("say what to do: opsin data list, opsin data prepare NAME, or opsin data check SRC")
-    if argv[0] in ("-h", "--help"):
+    if argv[0] in (*HELP, HELP_ALL):
         print("usage: opsin data list | prepare NAME | check SRC\n")
         print("list says which sources there are, prepare builds or downloads one, check looks one over.")
         return 0

@@ -16,6 +16,8 @@ from opsin.data.exclusion import Patterns
 class EvaluateOptions(ModelOptions):
     """Options of `opsin evaluate`."""
 
+    FIRST = ("data", "split", "protocol", "zero_shot", "picture")
+
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
     data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None

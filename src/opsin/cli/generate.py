@@ -27,6 +27,8 @@ LONGEST_LABEL = 200
 class GenerateOptions(ModelOptions):
     """Options of `opsin generate`."""
 
+    FIRST = ("out", "model", "num_images", "guidance", "steps")
+
     prompts: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT", help_behavior_hint="(at least one)")
     ]

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from opsin import __version__
-from opsin.cli.usage import UsageError
+from opsin.cli.usage import HELP, HELP_ALL, UsageError
 from opsin.data.names import printable
 from opsin.errors import OpsinError
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command, `argv` being the arguments without the program name; returns the exit code."""
     _reopen_closed_streams()
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in (*HELP, HELP_ALL, "help"):
         return _guarded_print(_help_text())
     if arguments[0] in ("-V", "--version"):
         return _guarded_print(f"opsin {__version__}")
@@ -176,7 +176,8 @@ def _help_text() -> str:
     lines += [f"  {name:<10}{verb.summary}" for name, verb in VERBS.items()]
     lines += [
         "",
-        "'opsin VERB --help' lists the options of a verb; 'opsin --version' prints the version.",
+        "'opsin VERB --help' lists the options of a verb that matter first, 'opsin VERB --help-all' all of them;",
+        "'opsin --version' prints the version.",
         "Shared options: --json (one JSON document), --quiet, --offline (no network).",
         "A first look: 'opsin tour' trains small models and writes a report with pictures.",
     ]

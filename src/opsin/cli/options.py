@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import tyro
+from tyro._errors import on_parse_error
 
+from opsin.cli.help import help_text, options_of
+from opsin.cli.refusals import refuse
+from opsin.cli.usage import HELP_ALL, asks_for_help
 from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
 
 if TYPE_CHECKING:
@@ -24,6 +29,9 @@ its default is in a recipe."""
 @dataclass(frozen=True, kw_only=True)
 class SharedOptions:
     """Base of the options of every verb."""
+
+    FIRST: ClassVar[tuple[str, ...]] = ()
+    """The options that matter first, which `--help` shows."""
 
     json: Flag = False
     """Print the result as one JSON document."""
@@ -47,12 +55,16 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     """Read `argv` into `options_class`; nested dataclasses become options without a prefix.
 
     `--offline` takes effect here, by setting `OPSIN_OFFLINE` and `HF_HUB_OFFLINE` for this process, so call
-    it before importing anything that may use the network. Raises SystemExit: 0 after `--help`, 2 for wrong
-    usage.
+    it before importing anything that may use the network. Raises SystemExit after printing help, UsageError for
+    arguments that cannot be read.
     """
-    config = (tyro.conf.OmitArgPrefixes,)
+    if asks_for_help(argv):
+        first, is_full = options_class.FIRST, HELP_ALL in argv
+        print(help_text(options_class, prog, description, first=first, is_full=is_full))
+        raise SystemExit(0)
     args = repeat_options(options_class, argv)
-    options = tyro.cli(options_class, args=args, prog=prog, description=description, config=config)
+    with on_parse_error(partial(refuse, options=options_of(options_class), argv=args)):
+        options = tyro.cli(options_class, args=args, prog=prog, add_help=False, config=(tyro.conf.OmitArgPrefixes,))
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options
@@ -64,12 +76,12 @@ def repeat_options(options_class: type[Any], argv: Sequence[str]) -> list[str]:
 
     Before the positional arguments of a verb it takes one, because what follows may be those.
     """
-    hints = dict(_flat_hints(options_class))
-    repeated = {_flag(name) for name, hint in hints.items() if tyro.conf.UseAppendAction in get_args(hint)}
+    options = options_of(options_class)
+    repeated = {name for option in options if tyro.conf.UseAppendAction in option.metadata for name in option.flags}
     if not repeated:
         return list(argv)
-    switches = {_flag(name) for name, hint in hints.items() if bool in (hint, *get_args(hint))}
-    may_take_more = not any(tyro.conf.Positional in get_args(hint) for hint in hints.values())
+    switches = {name for option in options if option.is_switch for name in option.flags}
+    may_take_more = not any(option.is_positional for option in options)
     given: list[str] = []
     option, has_value = None, False  # the option whose value this argument may be, and whether it has one already
     for place, argument in enumerate(argv):
@@ -87,20 +99,6 @@ def repeat_options(options_class: type[Any], argv: Sequence[str]) -> list[str]:
             option, may_take_more = None, True
         given.append(argument)
     return given
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _flat_hints(options_class: type[Any]) -> Iterator[tuple[str, Any]]:
-    """Names and annotations of options, those of nested dataclasses among them."""
-    for name, hint in get_type_hints(options_class, include_extras=True).items():
-        kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-        if is_dataclass(kind) and isinstance(kind, type):
-            yield from _flat_hints(kind)
-        else:
-            yield name, hint
 
 
 def seeded_generator(seed: int) -> torch.Generator:

@@ -16,6 +16,7 @@ import tyro
 from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
+from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.runtime import is_first_process
 from opsin.training.config import TrainingConfig
@@ -76,6 +77,8 @@ CHANGEABLE_ON_RESUME = {*LENGTHS, "device", "workers", "wandb", "log_every", "ch
 
 @dataclass(frozen=True, kw_only=True)
 class _RunOptions(SharedOptions):
+    FIRST = ("out", "data", "recipe", "max_minutes", "resume")
+
     out: Path
     """The run directory to create, or with --resume the one to continue."""
     recipe: str = "default"
@@ -88,11 +91,10 @@ def main(argv: list[str]) -> int:
     """Run `opsin train`; returns the exit code."""
     if not argv:
         raise UsageError(f"say what to train: opsin train {' | '.join(SYSTEMS)}, with --data SRC --out DIR")
-    if argv[0] in ("-h", "--help"):
+    if argv[0] in (*HELP, HELP_ALL):
         print("usage: opsin train SYSTEM --data SRC --out DIR [--recipe NAME] [--max-minutes M] [--resume] …\n")
-        print(
-            f"systems: {', '.join(SYSTEMS)}; 'opsin train {next(iter(SYSTEMS))} --help' lists its recipes and options"
-        )
+        first = next(iter(SYSTEMS))
+        print(f"systems: {', '.join(SYSTEMS)}; 'opsin train {first} {HELP_ALL}' lists its recipes and options")
         return 0
     name, rest = argv[0], argv[1:]
     if name not in SYSTEMS:
@@ -159,6 +161,8 @@ def _first_pass(argv: Sequence[str]) -> argparse.Namespace:
 def _with_given_length(config: Any, argv: Sequence[str]) -> Any:
     """A length given on the command line replaces the one of the recipe or the resumed run, whichever of the three
     limits that used."""
+    if asks_for_help(argv):  # which says what holds without the option
+        return config
     flags = {flag.split("=")[0].removeprefix("--").replace("-", "_") for flag in argv if flag.startswith("--")}
     given = [length for length in LENGTHS if length in flags]
     if not given:
