@@ -1,25 +1,32 @@
-"""What a run's report shows of its classifier: which classes are taken for which."""
+"""What a run's report shows of its classifier: confusions, and the most confident mistakes."""
 
 from __future__ import annotations
 
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier
+from opsin.classification.pictures import mistakes_figure
 from opsin.pictures import confusion_figure
 from opsin.report import Picture, Section
 
+SHOWN = 12
+
 
 def held_out_section(classifier: Classifier) -> Section:
-    """The confusion matrix on the images that were held out from training. Raises DataError when there are none."""
+    """Confusions and mistakes on the images that were held out from training. Raises DataError when there are none."""
     evaluation = evaluate_classifier(classifier)
     metrics = evaluation.metrics
+    pictures = [
+        Picture(
+            confusion_figure(metrics.confusion, evaluation.class_names),
+            "Which classes are taken for which: rows are the true class, columns the predicted one.",
+        )
+    ]
+    if mistakes := evaluation.mistakes(SHOWN):
+        images = [evaluation.image(mistake) for mistake in mistakes]
+        caption = "The most confident mistakes: the predicted class with its probability, and the true class."
+        pictures.append(Picture(mistakes_figure(images, mistakes), caption))
     return Section(
         title="Confusion",
-        introduction=f"{metrics.count} images of {evaluation.data!r}, split {evaluation.split!r}: "
-        f"accuracy {metrics.accuracy:.1%}.",
-        pictures=[
-            Picture(
-                confusion_figure(metrics.confusion, evaluation.class_names),
-                "Which classes are taken for which: rows are the true class, columns the predicted one.",
-            )
-        ],
+        introduction=f"{evaluation.protocol}: accuracy {metrics.accuracy:.1%}.",
+        pictures=pictures,
     )
