@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
+from opsin.data.images import ImageLike, open_image
 from opsin.data.names import printable
 from opsin.data.outputs import SOFTWARE
 from opsin.files import atomic_write
@@ -106,15 +107,16 @@ def cut(text: str, length: int) -> str:
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
-def centre_square(image: Image.Image) -> Image.Image:
-    """What a model sees of an image."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return reduced(image.crop((left, top, left + side, top + side)))
+def centre_square(image: ImageLike) -> Image.Image:
+    """What a model sees of an image, of at most `LARGEST_PICTURE` pixels to a side."""
+    opened = open_image(image, size=LARGEST_PICTURE)
+    side = min(opened.size)
+    left, top = (opened.width - side) // 2, (opened.height - side) // 2
+    return reduced(opened.crop((left, top, left + side, top + side)))
 
 
-def reduced(image: Image.Image) -> Image.Image:
+def reduced(image: ImageLike) -> Image.Image:
     """A copy of at most `LARGEST_PICTURE` pixels to a side."""
-    copy = image.copy()
+    copy = open_image(image, size=LARGEST_PICTURE).copy()
     copy.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
     return copy

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from opsin.data.check import check_source
 from opsin.data.image_source import ImageSource
@@ -42,6 +44,12 @@ def test_report_of_a_flat_folder_with_captions(make_image: MakeImage, tmp_path: 
     assert report.classes == report.splits == {}
     assert (report.captions, report.without_caption) == (2, 1)
     assert report.duplicates == ()
+
+
+def test_report_of_greys_of_cameras(tmp_path: Path) -> None:
+    for name, brightest in (("a", 4095), ("b", 4000), ("c", 1000), ("d", 65535), ("e", 100)):
+        Image.fromarray(np.array([[0, brightest]], dtype=np.uint16)).save(tmp_path / f"{name}.png")
+    assert check_source(open_source(tmp_path), quiet=True).grey_bits == {10: 1, 12: 2}
 
 
 def test_class_whose_images_are_all_broken_counts_zero(make_image: MakeImage, tmp_path: Path) -> None:

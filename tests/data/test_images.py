@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from opsin.data import images
-from opsin.data.images import ImageReader, open_image
+from opsin.data.decoding import MAX_PIXELS
+from opsin.data.images import ImageReader, examine_image, open_image
 from opsin.data.listing import find_images, list_images
 from opsin.errors import DataError
 from tests.data.orientation import ORIENTATION, four_corners, save_turned
@@ -89,6 +89,16 @@ def test_sixteen_bit_greys_are_scaled_not_clipped(tmp_path: Path, suffix: str) -
     Image.fromarray(values).save(tmp_path / f"grey.{suffix}")
     expected = np.array([[0, 100], [200, 255]])
     assert (pixels(tmp_path / f"grey.{suffix}") == expected[:, :, None]).all()
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [("png", np.uint16), ("tif", np.uint16), ("tif", np.int32)])
+@pytest.mark.parametrize(("bits", "brightest"), [(10, 1023), (12, 4095), (12, 2500), (14, 16383), (16, 16384)])
+def test_greys_of_cameras_in_sixteen_bits(tmp_path: Path, suffix: str, dtype: type, bits: int, brightest: int) -> None:
+    values = np.linspace(0, brightest, 6).astype(dtype)[None]
+    Image.fromarray(values).save(tmp_path / f"ramp.{suffix}")
+    expected = np.rint(values / (2**bits - 1) * 255)
+    assert (pixels(tmp_path / f"ramp.{suffix}")[:, :, 0] == expected).all()
+    assert examine_image(tmp_path / f"ramp.{suffix}").grey_bits == (None if bits == 16 else bits)
 
 
 def test_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:
@@ -232,7 +242,7 @@ def test_decompression_bomb_is_refused_with_the_limit(tmp_path: Path, size: tupl
     path = tmp_path / "bomb.png"
     Image.new("1", size).save(path)
     assert path.stat().st_size < 200_000
-    with pytest.raises(DataError, match=rf"bomb\.png was refused: .*{images.MAX_PIXELS:,}"):
+    with pytest.raises(DataError, match=rf"bomb\.png was refused: .*{MAX_PIXELS:,}"):
         open_image(path)
 
 

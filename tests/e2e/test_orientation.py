@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def test_verbs_that_name_images(run: Run, folders: tuple[Path, Path], tmp_path: 
         ("data", "check"),
     ):
         upright, turned = (json.dumps(run(*verb, folder)).replace(str(folder), "") for folder in folders)
+        if verb[:2] == ("evaluate", classifier):  # only of its own training images can it be said that they are such
+            upright, turned = (re.sub(r'"training_repeats": \[.*?\], ', "", text) for text in (upright, turned))
         assert turned == upright, verb
 
 

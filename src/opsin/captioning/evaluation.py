@@ -107,11 +107,12 @@ class Evaluation:
         decoding = f"{self.beams} beams" if self.beams > 1 else "greedy decoding"
         return f"{count} images of {self.data!r}, split {self.split!r}{unseen}, {decoding}, words cut by opsin"
 
-    def image(self, place: int) -> Image.Image:
-        """The image that `result.captions[place]` is about. Raises ValueError for features."""
+    def image(self, place: int, size: int | None = None) -> Image.Image:
+        """The image that `result.captions[place]` is about; `size` is that of `open_image`. Raises ValueError for
+        features."""
         if self.source is None:
             raise ValueError("features have no images")
-        return self.source.load(self.result.rows[place])
+        return self.source.load(self.result.rows[place], size)
 
 
 def evaluate_all(

@@ -111,6 +111,11 @@ class Captioner(PretrainedModel):
         """Whether it describes images; else features that were computed elsewhere."""
         return self.feature_dim is None or self.frozen_encoder is not None
 
+    @property
+    def input_size(self) -> int:
+        """The `size` of `opsin.data.images.open_image` for images to describe."""
+        return self.preprocessing.image_size if self.frozen_encoder is None else self.load_frozen_encoder().input_size
+
     def load_frozen_encoder(self) -> NetworkEncoder:
         """The frozen encoder that the model refers to, loaded when it is first needed.
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.captioning.inference import Caption
 from opsin.captioning.metrics import is_exact_match
-from opsin.data.images import ImageLike, StoredImage, open_image
+from opsin.data.images import ImageLike, StoredImage
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,
@@ -51,7 +51,7 @@ def captions_figure(
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, title, right in zip(grid.flat, images, titles, rights, strict=False):
-        axes.imshow(reduced(open_image(image)))
+        axes.imshow(reduced(image))
         axes.set_anchor("S")  # what the image leaves of its place belongs to the title above it
         axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
@@ -77,7 +77,7 @@ def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], 
     heat, first = None, 0
     for image, caption, title, own, height in zip(images, captions, titles, maps, heights, strict=True):
         tiles = grid[first : first + height].flat
-        square = centre_square(open_image(image))
+        square = centre_square(image)
         tile = next(tiles)
         tile.imshow(square)
         tile.set_title(title, fontsize=TITLE_SIZE, parse_math=False)

@@ -86,9 +86,9 @@ class Evaluation:
             for place in metrics.confident_mistakes(most)
         ]
 
-    def image(self, mistake: Mistake) -> Image.Image:
-        """The image of a mistake."""
-        return self.source.load(mistake.row)
+    def image(self, mistake: Mistake, size: int | None = None) -> Image.Image:
+        """The image of a mistake; `size` is that of `open_image`."""
+        return self.source.load(mistake.row, size)
 
 
 def evaluate_classifier(

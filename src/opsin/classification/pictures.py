@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.classification.evaluation import Mistake
 from opsin.classification.inference import Classification, Classifier
-from opsin.data.images import ImageLike, StoredImage, open_image
+from opsin.data.images import ImageLike, StoredImage
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,
@@ -36,7 +36,7 @@ def predictions_figure(
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, result, truth in zip(grid.flat, images, results, truths, strict=False):
-        axes.imshow(reduced(open_image(image)))
+        axes.imshow(reduced(image))
         right = result.labels[0] == truth
         longest = 2 * TITLE_WIDTH - 8
         lines = [f"{cut(result.labels[0], longest)} {result.probabilities[0]:.0%}"]
@@ -62,7 +62,7 @@ def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: 
     heat = None
     for index, (image, weights) in enumerate(zip(images, attention, strict=True)):
         row, column = divmod(index, columns)
-        square = centre_square(open_image(image))
+        square = centre_square(image)
         grid[2 * row, column].imshow(square)
         heat = overlay(grid[2 * row + 1, column], square, weights)
     if heat is not None:
@@ -72,7 +72,7 @@ def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: 
 
 def attention_figure(image: ImageLike, attention: np.ndarray, result: Classification) -> Figure:
     """The image as the model sees it beside the same image under its attention map (grid, grid)."""
-    square = centre_square(open_image(image))
+    square = centre_square(image)
     figure = Figure(figsize=(7.4, 3.8), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
     left.imshow(square)

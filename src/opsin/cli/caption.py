@@ -72,9 +72,10 @@ def main(argv: list[str]) -> int:
     from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
 
-    reader = ImageReader(list_inputs(options.images, options.exclude))
+    files = list_inputs(options.images, options.exclude)
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
-    has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in reader.files)
+    reader = ImageReader(files, captioner.input_size)
+    has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in files)
     as_lines = options.json and has_several
     captions: list[Caption] = []
     for caption in _written(captioner, reader, options):

@@ -60,8 +60,9 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
 
-    reader = ImageReader(list_inputs(options.images, options.exclude))
+    files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
+    reader = ImageReader(files, classifier.preprocessing.image_size)
     results = classifier.classify(reader, top_k=options.top_k, batch_size=options.batch_size or 64)
     if not results:
         raise DataError(

@@ -134,12 +134,14 @@ def _draw(evaluation: Evaluation, options: EvaluateOptions) -> None:
     if options.mistakes is None:
         return
     from opsin.classification.pictures import mistakes_figure
+    from opsin.pictures import LARGEST_PICTURE
 
     mistakes = evaluation.mistakes(MOST_MISTAKES)
     if not mistakes:
         note(f"no image was classified wrong: {options.mistakes} is not written", quiet=options.quiet)
         return
-    save_figure(mistakes_figure([evaluation.image(mistake) for mistake in mistakes], mistakes), options.mistakes)
+    images = [evaluation.image(mistake, LARGEST_PICTURE) for mistake in mistakes]
+    save_figure(mistakes_figure(images, mistakes), options.mistakes)
     note(f"most confident mistakes: {options.mistakes}", quiet=options.quiet)
 
 
@@ -245,11 +247,11 @@ def _print_caption_tables(evaluation: CaptionEvaluation, worst: int) -> None:
 
 def _draw_worst_captions(evaluations: tuple[CaptionEvaluation, ...], count: int, path: Path) -> None:
     from opsin.captioning.pictures import captions_figure
-    from opsin.pictures import save_figure
+    from opsin.pictures import LARGEST_PICTURE, save_figure
 
     shown = [(evaluation, place) for evaluation in evaluations for place in evaluation.result.worst(count)]
     figure = captions_figure(
-        [evaluation.image(place) for evaluation, place in shown],
+        [evaluation.image(place, LARGEST_PICTURE) for evaluation, place in shown],
         [evaluation.result.captions[place].text for evaluation, place in shown],
         [evaluation.result.references[place] for evaluation, place in shown],
     )

@@ -73,8 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     if not sys.stderr.isatty():  # its bars are made of carriage returns
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     _tolerate_any_name()
-    # Pillow's remark on photos above 89 megapixels: opsin refuses what is too large, with an error of its own.
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # Pillow's remarks on large and damaged photos: opsin skips what it cannot read, and says so itself.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         code = int(import_module(verb.module).main(arguments[1:]))
         sys.stdout.flush()

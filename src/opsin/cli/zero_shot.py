@@ -30,10 +30,11 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
     from opsin.data.images import ImageReader
     from opsin.data.inputs import list_inputs
+    from opsin.encoders.base import input_size
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
 
-    reader = ImageReader(list_inputs(options.images, options.exclude))
+    files = list_inputs(options.images, options.exclude)
     model = options.model or DEFAULT_MODEL
     classifier = ZeroShotClassifier(
         load_image_text(model, options.device, options.precision),
@@ -42,6 +43,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         other=OTHER if options.other else None,
         logit_scale=options.logit_scale,
     )
+    reader = ImageReader(files, input_size(classifier.encoder))
     try:
         results = classifier.classify(reader, top_k=options.top_k)
     except ValueError as error:

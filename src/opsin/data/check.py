@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from opsin.data.image_source import SPLITS, UNLABELLED, ImageSource, map_readable
-from opsin.data.images import Skipped, pixel_digest
+from opsin.data.images import Skipped
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,16 @@ class SourceReport:
     broken: tuple[Skipped, ...]
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of images with identical pixels, by id."""
+    grey_bits: dict[int, int]
+    """How many 16-bit greys use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
 
 
 def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
     """Decode every image once, with progress on stderr unless `quiet`. DataError when not a single one can be read."""
 
-    def look(row: int) -> tuple[tuple[int, int], bytes]:
-        image = source.load(row)
-        return image.size, pixel_digest(image)
-
-    good, looks = map_readable(source, look, quiet=quiet)
-    sizes = sorted((size for size, _ in looks), key=lambda size: (size[0] * size[1], size))
+    good, facts = map_readable(source, source.examine, quiet=quiet)
+    sizes = sorted((image.size for image in facts), key=lambda size: (size[0] * size[1], size))
+    bits = Counter(image.grey_bits for image in facts if image.grey_bits is not None)
     return SourceReport(
         name=source.name,
         count=len(good),
@@ -50,7 +50,8 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
         smallest=sizes[0],
         largest=sizes[-1],
         broken=tuple(good.skipped),
-        duplicates=_duplicates(good.ids, [digest for _, digest in looks]),
+        duplicates=_duplicates(good.ids, [image.digest for image in facts]),
+        grey_bits=dict(sorted(bits.items())),
     )
 
 

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 
 from opsin.data.image_names import ImagesByName
 from opsin.data.image_source import ImageSource, split_of_file, without_split
-from opsin.data.image_tables import load_path
 from opsin.data.images import Skipped
 from opsin.data.listing import find_images
 from opsin.data.names import printable
@@ -81,12 +79,11 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     return ImageSource(
         name=name,
         ids=ids,
-        loader=partial(load_path, paths),
+        loader=paths.__getitem__,
         rows=np.arange(len(paths)),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
         skipped=[*left_out, *skipped],
-        stored=paths.__getitem__,
     )
 
 

@@ -85,7 +85,7 @@ class FileDataset:
         rows, pixels = [], []
         for index in indices:
             try:
-                pixels.append(fit_image(self.source.load(index), self.size))
+                pixels.append(fit_image(self.source.load(index, self.size), self.size))
                 rows.append(index)
             except DataError as error:
                 self._skip(index, str(error))

@@ -14,7 +14,7 @@ import numpy as np
 
 from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, ImageSource
-from opsin.data.image_tables import load_path, with_tables
+from opsin.data.image_tables import with_tables
 from opsin.data.images import IMAGE_SUFFIXES, Skipped
 from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line, unread_formats
 from opsin.data.names import name_key, one_spelling, printable
@@ -65,13 +65,12 @@ def folder_source(directory: Path, name: str, *, labels: bool = True, exclude: S
     source = ImageSource(
         name=name,
         ids=["/".join(image) for image in rows.images],
-        loader=partial(load_path, paths),
+        loader=paths.__getitem__,
         rows=np.arange(len(paths)),
         **_labels(directory, rows.classes),
         seen_instead_of_captions=partial(unread_text_files, directory),
         splits=np.array(rows.splits) if rows.splits else None,
         skipped=rows.skipped,
-        stored=paths.__getitem__,
     )
     everything = [directory.joinpath(*image) for image in contents.images]
     source = with_tables(source, directory, everything, {directory / folder: split for folder, split in splits.items()})

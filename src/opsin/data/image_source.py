@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from opsin.data.images import Skipped
+from opsin.data.images import ImageFacts, ImageLike, Skipped, examine_image, open_image
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
@@ -39,9 +39,9 @@ class ImageSource:
     name: str
     ids: Sequence[str]
     """Unique and stable: a relative path, `train/000123`, `1F600/openmoji`."""
-    loader: Callable[[int], Image.Image]
-    """Decodes the image of a row number of the whole, unselected source. It can be pickled, because worker processes
-    are not forked everywhere."""
+    loader: Callable[[int], ImageLike]
+    """What `open_image` takes, such as a path or the bytes of a file, for a row number of the whole, unselected source.
+    It can be pickled, because worker processes are not forked everywhere."""
     rows: np.ndarray
     """Row numbers that `loader` knows, int64 (N,)."""
     labels: np.ndarray | None = None
@@ -61,16 +61,24 @@ class ImageSource:
     """Further columns, each (N,)."""
     skipped: list[Skipped] = field(default_factory=list)
     """What has been left out already, and why."""
-    stored: Callable[[int], Path | bytes | None] | None = None
-    """Of a row number of the whole source, the file or the encoded bytes that the image is; images of which these are
-    the same are the same. None where the source holds pixels."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def load(self, index: int) -> Image.Image:
-        """The image of row `index` as RGB. Raises DataError, naming the image, when it cannot be read."""
-        return self.loader(int(self.rows[index]))
+    def load(self, index: int, size: int | None = None) -> Image.Image:
+        """The image of row `index` as RGB; `size` is that of `open_image`. Raises DataError, naming the image, when it
+        cannot be read."""
+        content = self.loader(int(self.rows[index]))
+        return open_image(content, self._name_of(index, content), size=size)
+
+    def examine(self, index: int) -> ImageFacts:
+        """What the image of row `index` is; raises as `load` does."""
+        content = self.loader(int(self.rows[index]))
+        return examine_image(content, self._name_of(index, content))
+
+    def _name_of(self, index: int, content: ImageLike) -> str | None:
+        """What errors call an image: files have names of their own."""
+        return None if isinstance(content, str | Path) else f"{printable(self.ids[index])} of {self.name}"
 
     def select(self, indices: np.ndarray) -> ImageSource:
         """The rows at `indices` in that order, or those where a boolean mask (N,) is true."""

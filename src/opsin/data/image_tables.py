@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from opsin.data.image_names import ImagesByName
 from opsin.data.image_source import SPLITS, ImageSource
-from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.images import IMAGE_SUFFIXES, Skipped
 from opsin.data.labels import label_fields, number_labels
 from opsin.data.listing import find_images, in_one_line
 from opsin.data.names import name_key, printable
@@ -95,12 +93,11 @@ def with_tables(
         source = ImageSource(
             name=source.name,
             ids=[_id(image, directory) for image in images],
-            loader=partial(load_path, images),
+            loader=images.__getitem__,
             rows=np.arange(len(images)),
             **described.label_fields(range(len(images))),
             seen_instead_of_captions=source.seen_instead_of_captions,
             splits=np.array([split or "train" for split in splits]) if any(splits) else None,
-            stored=images.__getitem__,
         )
     place_of = {_id(image, directory): place for place, image in enumerate(images)}
     places = [place_of[id] for id in source.ids]
@@ -156,19 +153,13 @@ def table_source(path: Path, name: str) -> ImageSource:
     return ImageSource(
         name=name,
         ids=[_id(image, path.parent) for image in paths],
-        loader=partial(load_path, paths),
+        loader=paths.__getitem__,
         rows=np.arange(len(paths)),
         **described.label_fields(used),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,
         skipped=skipped,
-        stored=paths.__getitem__,
     )
-
-
-def load_path(paths: Sequence[Path], row: int) -> Image.Image:
-    """The image of a row."""
-    return open_image(paths[row])
 
 
 def _id(image: Path, folder: Path) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from opsin.data.decoding import MAX_PIXELS, MEMORY, decoding, opening_bytes
 from opsin.data.names import printable
+from opsin.data.rendering import Rendering
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
 from opsin.files import NotRegularFile, open_regular
@@ -24,8 +25,8 @@ class StoredImage:
     """An image that is no file of its own, such as one in a parquet file; `str` gives its name."""
 
     name: str
-    load: Callable[[], Image.Image]
-    """Gives the decoded RGB image; raises DataError when it cannot be read."""
+    load: Callable[[int | None], Image.Image]
+    """Gives the decoded RGB image for a `size` of `open_image`; raises DataError when it cannot be read."""
 
     @property
     def stem(self) -> str:
@@ -38,29 +39,11 @@ class StoredImage:
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | StoredImage
 
-MAX_PIXELS = 178_956_970
-"""Images with more pixels are refused before they are decoded: a small file can ask for all the memory there is.
-
-This is the size above which Pillow itself refuses them; it warns from half of it on."""
-
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
 )
 UNREAD_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw"])
 """Of images that are left out: there should be no wondering where they are."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""Formats of files with these suffixes, as Pillow calls them. It knows more, and runs another program for one (EPS)."""
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +55,76 @@ class Skipped:
     reason: str
 
 
-def open_image(image: ImageLike, name: str | None = None, *, background: str = "white") -> Image.Image:
+@dataclass(frozen=True)
+class ImageFacts:
+    """What `examine_image` finds out about an image."""
+
+    size: tuple[int, int]
+    """Width and height of the upright image."""
+    digest: bytes
+    """SHA-256 of size and pixels, as RGB."""
+    grey_bits: int | None
+    """Of greys that use only a part of 16 bits: how many, 10, 12 or 14."""
+
+
+def open_image(
+    image: ImageLike, name: str | None = None, *, background: str = "white", size: int | None = None
+) -> Image.Image:
     """A decoded RGB image from a path, encoded bytes, a PIL image or an array.
 
-    EXIF orientation is applied, transparency is laid over `background`, 16-bit and float greys are scaled to 8 bits, of
-    an animation the first frame is taken. The result carries no metadata (`info` is empty, and there is no EXIF), so
-    that nothing is applied a second time: opened again, it is the same object. Arrays are (H, W), (H, W, 1), (H, W, 3)
-    or (H, W, 4), uint8, or float in [0, 1]. `name` stands in for the image in error messages. Raises DataError for a
-    file that is missing, damaged, truncated, no image, or larger than `MAX_PIXELS`.
+    EXIF orientation is applied, colors are converted to sRGB by the file's color profile (ICC), transparency is laid
+    over `background`, greys of more than 8 bits are scaled to 8 bits (see `opsin.data.greys`), of an animation the
+    first frame is taken. The result carries no metadata, so that nothing is applied a second time: opened again, it is
+    the same object. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
+
+    `size` is for callers that resize the shorter side to that many pixels: an image of more than 1,048,576 pixels may
+    then come back reduced by a whole factor, with a shorter side of at least twice `size`; smaller ones stay as they
+    are. That takes less time and much less memory.
+
+    `name` stands in for the image in error messages. Raises DataError for a file that is missing, damaged, truncated,
+    no image or no regular file, and for one beyond the limits of `opsin.data.decoding`: pixels, memory, scans.
     """
+    with _rendering(image, name, background, size, whole=True) as rendering:
+        result = rendering.whole()
+    if result is not image:
+        result.info = {}
+    return result
+
+
+def examine_image(image: ImageLike, name: str | None = None) -> ImageFacts:
+    """What an image is, without the memory that a decoded RGB image takes; raises as `open_image` does."""
+    with _rendering(image, name, "white", None, whole=False) as rendering:
+        digest = hashlib.sha256(repr(rendering.size).encode())
+        for band in rendering.bands():
+            digest.update(band.tobytes())
+        bits = None if rendering.greys is None else rendering.greys.bits
+        return ImageFacts(rendering.size, digest.digest(), bits)
+
+
+def pixel_digest(image: Image.Image) -> bytes:
+    """The same for two RGB images of equal size and pixels only (SHA-256)."""
+    return examine_image(image).digest
+
+
+@contextmanager
+def _rendering(
+    image: ImageLike, name: str | None, background: str, size: int | None, *, whole: bool
+) -> Iterator[Rendering]:
+    """A block for turning an image into RGB within bounded memory; whatever is wrong with it becomes a DataError."""
     if isinstance(image, StoredImage):
-        return image.load()
+        image = image.load(size)
     name = name or (printable(str(image)) if isinstance(image, str | Path) else "an image")
     if isinstance(image, np.ndarray):
-        return _to_upright_rgb(_from_array(image, name), background)
+        image = _from_array(image, name)
     try:
-        if isinstance(image, Image.Image):
-            return _to_upright_rgb(image, background)
-        if isinstance(image, bytes):
-            return _decode(io.BytesIO(image), name, background)
-        with open_regular(image) as file:
-            return _decode(file, name, background)
+        with ExitStack() as stack:
+            if isinstance(image, Image.Image):
+                stack.enter_context(MEMORY.reserve(opening_bytes(image, size, whole=whole)))
+                opened = image
+            else:
+                file = io.BytesIO(image) if isinstance(image, bytes) else stack.enter_context(open_regular(image))
+                opened = stack.enter_context(decoding(file, name, size, whole=whole))
+            yield Rendering.of(opened, background, size)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {name}") from error
     except (IsADirectoryError, PermissionError, NotRegularFile) as error:
@@ -101,15 +133,12 @@ def open_image(image: ImageLike, name: str | None = None, *, background: str = "
         raise DataError(f"{name} is not an image that can be read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} was refused: more than {MAX_PIXELS:,} pixels") from error
+    except MemoryError as error:
+        raise DataError(f"there is not enough memory to open {name}") from error
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files, also RuntimeError or struct.error
         raise DataError(f"{name} is damaged: {str(error)[:150] or type(error).__name__}") from error
-
-
-def pixel_digest(image: Image.Image) -> bytes:
-    """The same for two RGB images of equal size and pixels only (SHA-256)."""
-    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
 
 
 class ImageReader:
@@ -119,8 +148,10 @@ class ImageReader:
     those that could not be read.
     """
 
-    def __init__(self, files: Sequence[Path | StoredImage]) -> None:
+    def __init__(self, files: Sequence[Path | StoredImage], size: int | None = None) -> None:
+        """`size` is that of `open_image`."""
         self.files = files
+        self.size = size
         self.read: list[Path | StoredImage] = []
         self.skipped: list[Skipped] = []
 
@@ -134,78 +165,9 @@ class ImageReader:
 
     def _open(self, place: int) -> Image.Image | DataError:
         try:
-            return open_image(self.files[place])
+            return open_image(self.files[place], size=self.size)
         except DataError as error:
             return error
-
-
-def _decode(file: BinaryIO, name: str, background: str) -> Image.Image:
-    image = Image.open(file, formats=_formats())
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; "
-            "make it smaller"
-        )
-    return _to_upright_rgb(image, background)
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _to_upright_rgb(image: Image.Image, background: str) -> Image.Image:
-    """The image itself where it is a plain upright RGB image, else a new one without metadata."""
-    image.load()
-    turn = UPRIGHT.get(_orientation(image))
-    converted = _to_rgb(image, background)
-    if turn is not None:
-        converted = converted.transpose(turn)
-    elif type(converted) is not Image.Image:  # that of a file format, with what the file says besides the pixels
-        converted = converted.copy()
-    if converted is not image:
-        converted.info = {}
-    return converted
-
-
-def _orientation(image: Image.Image) -> int:
-    """What EXIF (or, without it, XMP) says. Of the EXIF nothing else is looked at: it may be odd in many ways."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises anything on a damaged EXIF; the pixels are whole
-        return 1
-
-
-def _to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_eight_bits(image)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_eight_bits(image: Image.Image) -> np.ndarray:
-    """Greys of more than 8 bits as uint8 (H, W)."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = _grey_range(values[np.isfinite(values)], image.mode)
-    values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
-    return np.rint((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
-
-
-def _grey_range(values: np.ndarray, mode: str) -> tuple[float, float]:
-    """What black and white are: of 16-bit files their full range, else the smallest usual range that holds all values,
-    else the values' own."""
-    if mode.startswith("I;16"):
-        return 0.0, 65535.0
-    low, high = (float(values.min()), float(values.max())) if len(values) > 0 else (0.0, 0.0)
-    usual = [1.0, 255.0, 65535.0] if mode == "F" else [255.0, 65535.0]
-    fitting = [top for top in usual if low >= 0 and high <= top]
-    return (0.0, fitting[0]) if fitting else (low, high)
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

@@ -18,10 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
 
 from opsin.data.image_source import UNLABELLED, ImageSource, without_split
-from opsin.data.images import open_image
 from opsin.data.labels import label_fields, number_labels
 from opsin.data.names import printable
 from opsin.data.parquet_files import EncodedImages, damaged, open_parquet, refuse_bomb
@@ -66,7 +64,6 @@ def parquet_source(
         seen_instead_of_captions=partial(_name_columns, used[0][0]),
         splits=np.array(splits) if any(split is not None for split in files) else None,
         skipped=skipped,
-        stored=images.__getitem__,
     )
 
 
@@ -79,11 +76,11 @@ def _class_names(tables: Sequence[pa.Table], column: str, source: str) -> tuple[
     return next(iter(found), None)
 
 
-def _load(images: EncodedImages, ids: Sequence[str], name: str, row: int) -> Image.Image:
+def _load(images: EncodedImages, ids: Sequence[str], name: str, row: int) -> bytes:
     content = images[row]
     if content is None:
         raise DataError(f"{ids[row]} of {name} has no image")
-    return open_image(content, name=f"{ids[row]} of {name}")
+    return content
 
 
 def _read(path: Path) -> pa.Table:

@@ -17,7 +17,7 @@ from opsin.errors import ConfigError
 
 def fit_image(image: ImageLike, size: int) -> np.ndarray:
     """uint8 (3, size, size): the shorter side resized to `size` (bicubic, antialiased), the centre cropped."""
-    opened = open_image(image)
+    opened = open_image(image, size=size)
     if opened.size != (size, size):
         # Cropping first gives the same picture and no huge intermediate image of a very long and thin one.
         side = min(opened.size)
@@ -57,7 +57,7 @@ def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray
     pixels = np.empty((len(source), 3, size, size), dtype=np.uint8)
 
     def fill(row: int) -> int:
-        pixels[row] = fit_image(source.load(row), size)
+        pixels[row] = fit_image(source.load(row, size), size)
         return row
 
     usable, rows = map_readable(source, fill)

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from opsin.data.image_source import ImageSource
-from opsin.data.images import pixel_digest
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
 from opsin.errors import DataError
@@ -125,29 +124,28 @@ def find_near_duplicates(images: ImageSource, training: ImageSource) -> tuple[Re
 
 def _sizes(source: ImageSource) -> list[int | None] | None:
     """How many bytes each image takes, None for one that is not there; None for a source that has no stored bytes."""
-    if source.stored is None:
-        return None
     sizes: list[int | None] = []
     for row in source.rows.tolist():
         size: int | None = None
         with contextlib.suppress(OSError, DataError):
-            content = source.stored(row)
-            size = content.stat().st_size if isinstance(content, Path) else None if content is None else len(content)
+            content = source.loader(row)
+            if not isinstance(content, Path | bytes):
+                return None
+            size = content.stat().st_size if isinstance(content, Path) else len(content)
         sizes.append(size)
     return sizes
 
 
 def _content_keys(source: ImageSource, sizes: Sequence[int | None], common: set[int | None]) -> list[bytes | None]:
     """The digest of each image whose size occurs in both sources."""
-    assert source.stored is not None
-    stored, rows = source.stored, source.rows
 
     def key(row: int) -> bytes | None:
         if sizes[row] not in common:
             return None
         with contextlib.suppress(OSError, DataError):
-            content = stored(int(rows[row]))
-            return hashlib.sha256(content.read_bytes() if isinstance(content, Path) else content or b"").digest()
+            content = source.loader(int(source.rows[row]))
+            if isinstance(content, Path | bytes):
+                return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).digest()
         return None
 
     return list(map_rows(key, len(source)))
@@ -156,7 +154,7 @@ def _content_keys(source: ImageSource, sizes: Sequence[int | None], common: set[
 def _pixel_keys(source: ImageSource) -> list[bytes | None]:
     def key(row: int) -> bytes | None:
         with contextlib.suppress(DataError):
-            return pixel_digest(source.load(row))
+            return source.examine(row).digest
         return None
 
     return list(map_rows(key, len(source)))
@@ -167,7 +165,7 @@ def _thumbnails(source: ImageSource) -> tuple[np.ndarray, torch.Tensor]:
 
     def thumbnail(row: int) -> np.ndarray | None:
         with contextlib.suppress(DataError):
-            image = source.load(row).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+            image = source.load(row, THUMBNAIL).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
             return np.asarray(image, dtype=np.float32).ravel() / 255
         return None
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -126,6 +127,11 @@ class NetworkEncoder:
         refuse_damaged(features, self.name)
         return F.normalize(features, dim=1) if normalize else features
 
+    @cached_property
+    def input_size(self) -> int:
+        """Pixels of the longer side of the network's input; the `size` of `open_image` for images to encode."""
+        return _longer_side(self._prepare(sample_image()))
+
     def preparation(self) -> str:
         """SHA-256, in hexadecimal, of the network input of a certain image: the same for the same way to prepare."""
         return hashlib.sha256(self._prepare(sample_image()).contiguous().numpy().tobytes()).hexdigest()
@@ -153,13 +159,13 @@ class NetworkEncoder:
         An image is handed to them as soon as it is drawn from `images`, so that large ones need not lie in memory
         together, decoded, until there is a batch of them.
         """
-
         prepare = prepare or self._prepare
 
         def prepared(image: ImageLike) -> Tensor:
-            return prepare(open_image(image))
+            return prepare(open_image(image, size=size))
 
         with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            size = pool.submit(lambda: _longer_side(prepare(sample_image()))).result()
             upcoming = batched((pool.submit(prepared, image) for image in each_image(images)), batch_size)
             current = next(upcoming, None)
             while current is not None:
@@ -233,6 +239,15 @@ class DenseNetworkEncoder(NetworkEncoder):
 def unread_texts(encoder: TextEncoder, texts: Sequence[str]) -> Unread:
     """What `TokenEncoder.unread` tells of texts; nothing for an encoder that does not tell."""
     return encoder.unread(texts) if isinstance(encoder, TokenEncoder) else Unread(len(texts))
+
+
+def input_size(encoder: ImageEncoder) -> int | None:
+    """The `size` of `open_image` for images that this encoder will get; None where it does not say."""
+    return encoder.input_size if isinstance(encoder, NetworkEncoder) else None
+
+
+def _longer_side(input: Tensor) -> int:
+    return max(input.shape[-2:])
 
 
 def sample_image() -> Image.Image:

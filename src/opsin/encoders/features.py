@@ -28,6 +28,7 @@ from opsin.encoders.base import (
     NetworkEncoder,
     TextEncoder,
     batched,
+    input_size,
     sample_image,
 )
 from opsin.encoders.fingerprint import fingerprint
@@ -104,8 +105,10 @@ def _cached(
 ) -> tuple[ImageSource, np.ndarray]:
     """The usable images and a memory map of what `encode` gives for them, which is called for a new file only."""
 
+    size = input_size(encoder)
+
     def digest(row: int) -> bytes:
-        image = source.load(row)
+        image = source.load(row, size)
         if isinstance(encoder, FittedImages) and encoder.watch.domain is not None:  # also of images in the cache
             encoder.see(encoder._prepare(image)[None])
         return pixel_digest(image)
@@ -118,7 +121,7 @@ def _cached(
             with FileLock(path.with_suffix(".lock")):  # a second process waits here, and then finds the file
                 if not path.is_file():
                     with watch_of(encoder).paused():  # all images have been seen above
-                        _write(path, usable, encode, quiet=quiet)
+                        _write(path, usable, encode, size, quiet=quiet)
         except (OSError, CheckpointError) as error:
             raise DataError(
                 f"the features of {source.name!r} cannot be written: {error}; make room in {path.parent}, or set "
@@ -139,9 +142,11 @@ def _key(encoder: ImageEncoder, kind: str, digests: list[bytes]) -> str:
     return key.hexdigest()[:32]
 
 
-def _write(path: Path, source: ImageSource, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool) -> None:
+def _write(
+    path: Path, source: ImageSource, encode: Callable[[list[Image.Image]], Tensor], size: int | None, *, quiet: bool
+) -> None:
     """The array file, row by row as the encoder goes on, and whole or not at all."""
-    images = map_rows(source.load, len(source))
+    images = map_rows(lambda row: source.load(row, size), len(source))
     with atomic_write(path) as file, CountedProgress("encoding", len(source), quiet=quiet) as counter:
         for number, batch in enumerate(batched(images, BATCH_SIZE)):
             features = encode(batch).numpy()

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from opsin.encoders.base import ImageEncoder
-from opsin.pictures import confusion_figure
+from opsin.pictures import LARGEST_PICTURE, confusion_figure
 from opsin.simclr.evaluation import Encoded, Evaluation, Protocol, encode
 from opsin.simclr.judged_data import open_judged
 from opsin.simclr.knn import nearest_neighbours
@@ -44,8 +44,8 @@ def _neighbours(bank: Encoded, test: Encoded, class_names: tuple[str, ...]) -> F
     names = [class_names[label] for label in test.labels[some]]
     their_names = [[class_names[bank.labels[row]] for row in rows] for rows in nearest]
     return neighbours_figure(
-        [test.source.load(int(row)) for row in some],
-        [[bank.source.load(int(row)) for row in rows] for rows in nearest],
+        [test.source.load(int(row), LARGEST_PICTURE) for row in some],
+        [[bank.source.load(int(row), LARGEST_PICTURE) for row in rows] for rows in nearest],
         cosines.numpy(),
         (names, their_names),
     )

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from opsin.data.images import ImageLike, open_image
+from opsin.data.images import ImageLike
 from opsin.pictures import RIGHT, TITLE_SIZE, TITLE_WIDTH, WRONG, centre_square, cut
 
 WITHOUT, WITH = WRONG, RIGHT
@@ -79,7 +79,7 @@ def neighbours_figure(
 
 
 def _draw(axes: Any, image: ImageLike, title: str, colour: str, *, bold: bool) -> None:
-    axes.imshow(centre_square(open_image(image)))
+    axes.imshow(centre_square(image))
     axes.set_title(title, fontsize=8, color=colour, weight="bold" if bold else "normal", parse_math=False)
     axes.axis("off")
 

@@ -21,7 +21,7 @@ from PIL import Image
 from opsin.clip.search.paths import contained_path, path_to_text
 from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import ImageSource
-from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image
+from opsin.data.images import IMAGE_SUFFIXES, Skipped, open_image, pixel_digest
 from opsin.data.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line
 from opsin.data.names import printable
 from opsin.data.parquet_files import find_parquet
@@ -77,8 +77,10 @@ class Collection(Protocol):
         """A digest of the image's content, and what `open_image` takes. Raises DataError when it cannot be read."""
         ...
 
-    def image(self, id: str) -> Image.Image:
-        """The decoded RGB image. Raises DataError when it is gone, damaged, or outside the collection."""
+    def image(self, id: str, size: int | None = None) -> Image.Image:
+        """The decoded RGB image; `size` is that of `open_image`.
+
+        Raises DataError when it is gone, damaged, or outside the collection."""
         ...
 
     def path(self, id: str) -> Path | None:
@@ -127,9 +129,9 @@ class FolderCollection:
             raise DataError(f"{name} is empty (zero bytes)")
         return hashlib.sha256(content).hexdigest(), content
 
-    def image(self, id: str) -> Image.Image:
+    def image(self, id: str, size: int | None = None) -> Image.Image:
         """See `Collection.image`."""
-        return open_image(contained_path(self.root, id), name=printable(id))
+        return open_image(contained_path(self.root, id), name=printable(id), size=size)
 
     def path(self, id: str) -> Path | None:
         """See `Collection.path`. Raises DataError for an id that leads outside."""
@@ -154,14 +156,14 @@ class SourceCollection:
     def content(self, entry: Entry) -> tuple[str, bytes | Image.Image]:
         """See `Collection.content`; the digest is the SHA-256 of size and pixels."""
         image = self.image(entry.id)
-        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest(), image
+        return pixel_digest(image).hex(), image
 
-    def image(self, id: str) -> Image.Image:
+    def image(self, id: str, size: int | None = None) -> Image.Image:
         """See `Collection.image`."""
         source, rows = _opened(self.ref, self.state)
         if id not in rows:
             raise DataError(f"{self.ref} has no image {printable(id)!r}")
-        return source.load(rows[id])
+        return source.load(rows[id], size)
 
     def path(self, id: str) -> Path | None:
         """None: the images are no files of their own."""

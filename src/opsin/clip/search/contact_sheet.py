@@ -44,9 +44,13 @@ the best images stand out no more than chance would have it.</p>
 """
 
 
-def write_contact_sheet(path: Path, query: str, results: SearchResults, open_hit: Callable[[str], Image.Image]) -> None:
-    """Write the page, in one step. `open_hit` gives the image of a hit's id, or raises DataError, whose message then
-    takes the image's place. Raises CheckpointError when the page cannot be written."""
+OpenHit = Callable[[str, int], Image.Image]
+"""Gives the image of a hit's id, which may be reduced for a size in pixels; raises DataError."""
+
+
+def write_contact_sheet(path: Path, query: str, results: SearchResults, open_hit: OpenHit) -> None:
+    """Write the page, in one step. The message of an error of `open_hit` takes the place of the image. Raises
+    CheckpointError when the page cannot be written."""
     page = (
         Environment(autoescape=True)
         .from_string(PAGE)
@@ -62,7 +66,7 @@ def write_contact_sheet(path: Path, query: str, results: SearchResults, open_hit
         file.write(page.encode("utf-8"))
 
 
-def _figure(hit: Hit, open_hit: Callable[[str], Image.Image]) -> dict[str, str]:
+def _figure(hit: Hit, open_hit: OpenHit) -> dict[str, str]:
     figure = {
         "name": printable(hit.id),
         "cosine": f"{hit.cosine:.3f}",
@@ -70,7 +74,7 @@ def _figure(hit: Hit, open_hit: Callable[[str], Image.Image]) -> dict[str, str]:
         "problem": "",
     }
     try:
-        image = open_hit(hit.id)
+        image = open_hit(hit.id, THUMBNAIL)
     except DataError as error:
         figure["problem"] = "the file has been deleted since" if hit.missing else str(error)
         return figure

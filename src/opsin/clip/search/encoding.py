@@ -29,6 +29,8 @@ from opsin.errors import DataError
 
 Encode = Callable[[Iterable[ImageLike]], torch.Tensor]
 """Vectors of length one, float32 (N, D), of at least one image."""
+InputSize = Callable[[], int | None]
+"""The `size` of `open_image` for images to encode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,18 @@ def encode_entries(
     encode: Encode,
     is_known: IsKnown = lambda digest: False,
     *,
+    size: InputSize = lambda: None,
     workers: int | None = None,
 ) -> Iterator[list[Encoded]]:
     """What becomes of the entries, in their order, one list for every `BATCH_SIZE` of them.
 
     Broken images have a problem and no vector, and leave the batches of others as they are. `workers` batches are
-    encoded at once, by default as many as there are usable cores.
+    encoded at once, by default as many as there are usable cores. `size` is asked when there is an image to encode.
     """
     workers = workers or usable_cores()
 
     def work(start: int) -> list[Encoded]:
-        return _encode_batch(collection, entries[start : start + BATCH_SIZE], encode, is_known)
+        return _encode_batch(collection, entries[start : start + BATCH_SIZE], encode, is_known, size)
 
     with _single_threaded_pool(workers) as pool:
         under_way: deque[Future[list[Encoded]]] = deque()
@@ -95,7 +98,9 @@ def _single_threaded_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def _encode_batch(collection: Collection, entries: Sequence[Entry], encode: Encode, is_known: IsKnown) -> list[Encoded]:
+def _encode_batch(
+    collection: Collection, entries: Sequence[Entry], encode: Encode, is_known: IsKnown, size: InputSize
+) -> list[Encoded]:
     results: list[Encoded] = []
     places: list[int] = []
 
@@ -111,7 +116,7 @@ def _encode_batch(collection: Collection, entries: Sequence[Entry], encode: Enco
             if is_known(digest):
                 continue
             try:
-                image = open_image(content, name=printable(entry.id))
+                image = open_image(content, name=printable(entry.id), size=size())
             except DataError as error:
                 results[-1] = Encoded(entry, digest, problem=str(error))
                 continue

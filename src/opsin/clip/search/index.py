@@ -32,7 +32,7 @@ from opsin.clip.search.tasks import encoder_info
 from opsin.clip.search.update import Update
 from opsin.data.images import ImageLike, Skipped
 from opsin.data.names import printable
-from opsin.encoders.base import ImageEncoder, TextEncoder
+from opsin.encoders.base import ImageEncoder, TextEncoder, input_size
 from opsin.encoders.features import text_vectors
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.loading import load
@@ -162,7 +162,8 @@ class ImageIndex:
             if self.is_outdated:  # so that it does not matter if the encoder has other weights by now
                 self._encoder = self._encoder or load(self.info.encoder, self._device)
                 self._database.renew(encoder_info(self._encoder))
-            update = Update(self.path, self._database, collection, self._encode_images, rehash=rehash)
+            encode, size = self._encode_images, self._input_size
+            update = Update(self.path, self._database, collection, encode, size, rehash=rehash)
             report = update.run(quiet=quiet)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(
@@ -208,9 +209,11 @@ class ImageIndex:
         hits, refused = self._hits(ids, cosines)
         return SearchResults(hits, strength >= 1, strength, snapshot.size, refused)
 
-    def image(self, id: str) -> Image.Image:
-        """The decoded RGB image of a hit. Raises DataError when it is gone, damaged, or not inside the folder."""
-        return self._source_collection().image(id)
+    def image(self, id: str, size: int | None = None) -> Image.Image:
+        """The decoded RGB image of a hit; `size` is that of `opsin.data.images.open_image`.
+
+        Raises DataError when it is gone, damaged, or not inside the folder."""
+        return self._source_collection().image(id, size)
 
     def _nearest(self, query: np.ndarray, k: int) -> tuple[Snapshot, np.ndarray, list[str]]:
         """The vectors that were searched, and cosines and ids of the nearest."""
@@ -315,6 +318,9 @@ class ImageIndex:
                 "vectors cannot be compared with those: make the index again in another directory"
             )
         return encoder
+
+    def _input_size(self) -> int | None:
+        return input_size(self.encoder)
 
     def _encode_images(self, images: Iterable[ImageLike]) -> torch.Tensor:
         return self.encoder.encode_image(images)

@@ -17,7 +17,7 @@ from opsin.clip.search.paths import path_to_text
 from opsin.clip.search.shards import FORMAT_VERSION, EncoderInfo, ShardInfo, ShardRow, write_shard
 from opsin.data.images import Skipped
 from opsin.domain import watch_of
-from opsin.encoders.base import ImageEncoder
+from opsin.encoders.base import ImageEncoder, input_size
 from opsin.encoders.fingerprint import fingerprint
 
 LoadEncoder = Callable[[], ImageEncoder]
@@ -52,7 +52,9 @@ def write_task(
 ) -> ShardInfo:
     """Encode the images of one shard and write it."""
     vectors, rows, skipped, try_again = [], [], [], False
-    for batch in encode_entries(collection, task.entries, encoder.encode_image, workers=workers):
+    for batch in encode_entries(
+        collection, task.entries, encoder.encode_image, size=lambda: input_size(encoder), workers=workers
+    ):
         for result in batch:
             if result.vector is None:
                 skipped.append(Skipped(path_to_text(result.entry.id), result.problem))

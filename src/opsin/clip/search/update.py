@@ -18,7 +18,7 @@ import numpy as np
 
 from opsin.clip.search.collection import Collection, Entry, FolderCollection
 from opsin.clip.search.database import FOLDER, SOURCE, Changes, Database, Known, Place, Shard
-from opsin.clip.search.encoding import Encode, Encoded, encode_entries
+from opsin.clip.search.encoding import Encode, Encoded, InputSize, encode_entries
 from opsin.clip.search.integrity import damaged_shards
 from opsin.clip.search.paths import path_to_text
 from opsin.clip.search.results import UpdateReport
@@ -72,11 +72,18 @@ class Update:
     """One update; the caller holds the lock of the index."""
 
     def __init__(
-        self, directory: Path, database: Database, collection: Collection, encode: Encode, *, rehash: bool = False
+        self,
+        directory: Path,
+        database: Database,
+        collection: Collection,
+        encode: Encode,
+        input_size: InputSize,
+        *,
+        rehash: bool = False,
     ) -> None:
         """With `rehash` the content of all files is read, also where nothing says that they have changed."""
         self._directory, self._database, self._collection = directory, database, collection
-        self._encode, self._rehash = encode, rehash
+        self._encode, self._input_size, self._rehash = encode, input_size, rehash
         self._meta = database.meta()
         self._known = database.images()
         self._damaged = damaged_shards(directory, database, self._known.values())
@@ -111,8 +118,9 @@ class Update:
 
     def _place_all(self, candidates: Sequence[Entry], quiet: bool) -> None:
         """Read and encode what is new or changed."""
+        encode, is_known, size = self._encode, self._has_vector, self._input_size
         with CountedProgress("indexing", len(candidates), quiet=quiet) as counter:
-            for batch in encode_entries(self._collection, candidates, self._encode, self._has_vector):
+            for batch in encode_entries(self._collection, candidates, encode, is_known, size=size):
                 for result in batch:
                     self._place(result)
                 counter.advance(len(batch))
