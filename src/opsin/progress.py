@@ -38,8 +38,9 @@ class ProgressDisplay:
                 TaskProgressColumn(),
                 TextColumn("{task.fields[status]}"),
             )
-            # Results that are printed meanwhile belong on stdout, not here.
-            self._bar = Progress(*columns, console=Console(file=self.stream), redirect_stdout=False)
+            # Results that are printed meanwhile belong on stdout; where that is the terminal, too, above the bar.
+            console, on_terminal = Console(file=self.stream), sys.stdout.isatty()
+            self._bar = Progress(*columns, console=console, redirect_stdout=on_terminal)
             self._bar.start()
             self._row = self._bar.add_task(self.title, total=1.0, status="")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,21 @@ def test_batches_do_not_change_the_answer(colour_run: Run, colour_folder: Path) 
     parts = classifier.classify(paths, batch_size=5)
     assert [result.labels for result in whole] == [result.labels for result in parts]
     assert classifier.classify([]) == []
+
+
+def test_answers_come_before_all_images_are_read(colour_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    read: list[Path] = []
+
+    def files() -> Iterator[Path]:
+        for file in sorted(colour_folder.rglob("*.png")):
+            read.append(file)
+            yield file
+
+    results = classifier.classify_each(files(), batch_size=4)
+    first = next(results)
+    assert len(read) == 4
+    assert [first, *results] == classifier.classify(sorted(colour_folder.rglob("*.png")))
 
 
 def test_attention_maps_are_shares(colour_run: Run, colour_folder: Path) -> None:

@@ -113,6 +113,15 @@ def test_the_seed_decides(command: Command, run: Path, tmp_path: Path) -> None:
     assert picture("--guidance", -5) != picture("--guidance", 1e5)
 
 
+def test_enlarged_images_have_the_same_pixels(command: Command, run: Path, tmp_path: Path) -> None:
+    ask = ("generate", "red", "--model", run, "--steps", 1, "-n", 1, "--out")
+    assert command(*ask, tmp_path / "small.png").returncode == 0
+    assert command(*ask, tmp_path / "large.png", "--scale", 3).returncode == 0
+    with Image.open(tmp_path / "small-1.png") as small, Image.open(tmp_path / "large-1.png") as large:
+        assert (np.kron(np.asarray(small), np.ones((3, 3, 1), np.uint8)) == np.asarray(large)).all()
+    assert_one_clear_line(command(*ask, tmp_path / "x.png", "--scale", 0), "--scale must be from 1 to 64", code=2)
+
+
 def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:
     Image.new("L", (12, 10), 255).save(tmp_path / "mask.png")
     start = ("generate", "red", "--model", run, "--out", tmp_path / "x.png", "--steps", 4, "-n", 2)

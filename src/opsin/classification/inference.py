@@ -115,14 +115,18 @@ class Classifier(PretrainedModel):
 
         Raises DataError for a broken image, CheckpointError for a model whose scores are NaN.
         """
-        results = []
+        return list(self.classify_each(images, top_k=top_k, batch_size=batch_size))
+
+    def classify_each(
+        self, images: ImageLike | Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 64
+    ) -> Iterator[Classification]:
+        """What `classify` gives, image by image; at most `batch_size` images are read ahead."""
         for scores in self._scores(images, batch_size):
             refuse_damaged(scores, "the classifier")
             values, indices = scores.softmax(dim=1).topk(min(top_k, len(self.class_names)), dim=1)
             for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
                 labels = tuple(self.class_names[index] for index in row_indices)
-                results.append(Classification(labels, tuple(row_values)))
-        return results
+                yield Classification(labels, tuple(row_values))
 
     def _scores(self, images: ImageLike | Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
         """Scores (N, K) of at most `batch_size` images at a time."""

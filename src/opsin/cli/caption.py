@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
+from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line
 from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -77,10 +77,14 @@ def main(argv: list[str]) -> int:
     reader = ImageReader(files, captioner.input_size)
     has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in files)
     as_lines = options.json and has_several
+    rows = RowPrinter(("image", "caption"), map(str, reader.files))
     captions: list[Caption] = []
     for caption in _written(captioner, reader, options):
+        file = reader.read[len(captions)]
         if as_lines:
-            print_json_line(_entry(reader.read[len(captions)], caption))
+            print_json_line(_entry(file, caption))
+        elif not options.json:
+            rows.print(str(file), caption.text)
         captions.append(caption)
     if not captions:
         raise DataError(
@@ -92,7 +96,8 @@ def main(argv: list[str]) -> int:
     elif options.json:
         _print_document(options.model, reader, captions)
     else:
-        _print_table(reader, captions)
+        for row in reader.skipped:
+            print(f"left out  {row.reason}")
     described = options.model
     watched: object = captioner
     if captioner.frozen_encoder is not None:
@@ -119,6 +124,7 @@ def _refuse_senseless(options: CaptionOptions) -> None:
 def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
     from opsin.captioning.decoding import Limits
     from opsin.captioning.inference import Sampling
+    from opsin.progress import counted
 
     sampling = None
     if options.top_p is not None:
@@ -130,7 +136,7 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
         no_repeat_ngram=options.no_repeat_ngram,
     )
     return captioner.caption_each(
-        reader,
+        counted(reader, "captioning", len(reader.files), quiet=options.quiet),
         beams=options.beams,
         length_penalty=options.length_penalty,
         limits=limits,
@@ -148,10 +154,3 @@ def _print_document(model: str, reader: ImageReader, captions: list[Caption]) ->
 
 def _entry(path: Path | StoredImage, caption: Caption) -> dict[str, Any]:
     return {"image": str(path), "caption": caption.text, "log_prob": caption.log_prob}
-
-
-def _print_table(reader: ImageReader, captions: list[Caption]) -> None:
-    rows = [(str(path), caption.text) for path, caption in zip(reader.read, captions, strict=True)]
-    print_table(("image", "caption"), rows)
-    for row in reader.skipped:
-        print(f"left out  {row.reason}")

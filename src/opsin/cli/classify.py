@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from opsin.cli.classify_options import ClassifyOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_table, write_csv
+from opsin.cli.output import RowPrinter, note, note_unlike, print_json, write_csv
 
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
@@ -59,11 +59,20 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.data.images import ImageReader
     from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
+    from opsin.progress import counted
 
     files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
     reader = ImageReader(files, classifier.preprocessing.image_size)
-    results = classifier.classify(reader, top_k=options.top_k, batch_size=options.batch_size or 64)
+    images = counted(reader, "classifying", len(reader.files), quiet=options.quiet)
+    rows = RowPrinter(("image", "classes"), map(str, reader.files))
+    results: list[Classification] = []
+    for result in classifier.classify_each(images, top_k=options.top_k, batch_size=options.batch_size or 64):
+        if not options.json:
+            best = zip(result.labels, result.probabilities, strict=True)
+            text = "  ".join(f"{label} {probability:.1%}" for label, probability in best)
+            rows.print(str(reader.read[len(results)]), text)
+        results.append(result)
     if not results:
         raise DataError(
             f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
@@ -71,7 +80,8 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     if options.json:
         _print_json(model, reader, results)
     else:
-        _print_table(reader, results)
+        for row in reader.skipped:
+            print(f"left out  {row.reason}")
     note_unlike(classifier, model, "opsin classify without --model", options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
         write_classes(options.csv, reader.read, results)
@@ -113,13 +123,3 @@ def _print_json(model: str, reader: ImageReader, results: list[Classification]) 
     ]
     skipped = [{"id": row.id, "reason": row.reason} for row in reader.skipped]
     print_json({"model": model, "images": images, "skipped": skipped})
-
-
-def _print_table(reader: ImageReader, results: list[Classification]) -> None:
-    rows = []
-    for path, result in zip(reader.read, results, strict=True):
-        best = zip(result.labels, result.probabilities, strict=True)
-        rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
-    print_table(("image", "classes"), rows)
-    for row in reader.skipped:
-        print(f"left out  {row.reason}")

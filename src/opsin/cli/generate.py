@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from opsin.diffusion.inference import TextToImage
 
 DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
+MAX_SCALE = 64
 LONGEST_LABEL = 200
 """Characters of a prompt that are printed."""
 
@@ -55,6 +56,8 @@ class GenerateOptions(ModelOptions):
     """Clip what is out of range, or scale it down, against glaring colours under strong guidance."""
     seed: int = 0
     """Decides what is drawn."""
+    scale: int = 1
+    """Enlarge each image file by this whole number, each pixel becoming a square (nearest neighbor)."""
     filmstrip: Flag = False
     """Also draw how the pictures came about, into OUT-filmstrip.png."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -86,7 +89,9 @@ def main(argv: list[str]) -> int:
     )
     generations = _drawn(model, options, generator)
     note_unlike(model, options.model, None, options.quiet)
-    files = _write_images(generations, drawings)  # before the figures: what fails there does not cost the drawings
+    files = _write_images(
+        generations, drawings, options.scale
+    )  # before the figures: what fails there does not cost the drawings
     save_figure(generations_figure(generations), options.out)
     shown = {options.out: drawings_shown(generations)}
     if options.filmstrip:
@@ -116,6 +121,8 @@ def _refuse_senseless(options: GenerateOptions) -> None:
         raise UsageError("say what to draw")
     if options.num_images < 1:
         raise UsageError(f"--num-images must be at least 1, not {options.num_images}")
+    if not 1 <= options.scale <= MAX_SCALE:
+        raise UsageError(f"--scale must be from 1 to {MAX_SCALE}, not {options.scale}")
     if options.interpolate and len(options.prompts) != 2:
         raise UsageError("--interpolate takes two prompts")
     if options.image is None and (options.mask is not None or options.strength is not None):
@@ -154,8 +161,10 @@ def _refuse_impossible_places(targets: list[Path]) -> None:
             raise UsageError(f"{path} cannot be written, because {above} is a file; give --out another name")
 
 
-def _write_images(generations: list[Generation], paths: list[Path]) -> list[list[str]]:
-    """Each image into its file; the names by prompt."""
+def _write_images(generations: list[Generation], paths: list[Path], scale: int) -> list[list[str]]:
+    """Each image, enlarged, into its file; the names by prompt."""
+    from PIL import Image
+
     from opsin.data.outputs import png_info
     from opsin.files import atomic_write
 
@@ -166,7 +175,8 @@ def _write_images(generations: list[Generation], paths: list[Path]) -> list[list
         for image in generation.images:
             path = next(rest)
             with atomic_write(path) as file:
-                image.save(file, format="PNG", pnginfo=png_info())
+                size = (image.width * scale, image.height * scale)
+                image.resize(size, Image.Resampling.NEAREST).save(file, format="PNG", pnginfo=png_info())
             names[-1].append(str(path))
     return names
 

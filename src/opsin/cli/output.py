@@ -17,6 +17,10 @@ JSON_DIGITS = 6
 """Significant digits of numbers in JSON documents: as many as float32 has for certain."""
 
 
+WIDEST_NAME = 60
+"""Characters of a column of names that is printed before all of it is known."""
+
+
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout; numbers have `JSON_DIGITS`, and what is no finite number is null."""
     print(json.dumps(_with_sensible_numbers(document), indent=2, ensure_ascii=_ascii_only(), allow_nan=False))
@@ -61,6 +65,21 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
     writer.writerows(rows)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+
+
+class RowPrinter:
+    """A table of two columns whose rows are printed as soon as they are known, the first column as wide as `names`."""
+
+    def __init__(self, header: tuple[str, str], names: Iterable[str]) -> None:
+        self.header = header
+        self.width = min(max(map(len, map(printable, names)), default=0), WIDEST_NAME)
+
+    def print(self, name: str, text: str) -> None:
+        """One row, below the header if it is the first one."""
+        if self.header:
+            print(f"{self.header[0]:<{self.width}}   {self.header[1]}")
+            self.header = ()
+        print(f"{printable(name):<{self.width}}   {printable(text)}", flush=True)
 
 
 def note(text: str, quiet: bool = False) -> None:

@@ -33,6 +33,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.encoders.base import input_size
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
+    from opsin.progress import counted
 
     files = list_inputs(options.images, options.exclude)
     model = options.model or DEFAULT_MODEL
@@ -45,7 +46,8 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     )
     reader = ImageReader(files, input_size(classifier.encoder))
     try:
-        results = classifier.classify(reader, top_k=options.top_k)
+        images = counted(reader, "classifying", len(reader.files), quiet=options.quiet)
+        results = classifier.classify(images, top_k=options.top_k)
     except ValueError as error:
         if reader.read:
             raise
