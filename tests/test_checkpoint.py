@@ -288,7 +288,7 @@ def test_weights_of_another_model_are_named() -> None:
     load_state_dict(model, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, "here")
     assert torch.equal(model.bias, torch.ones(2))
     for tensors, example in [
-        ({"weight": torch.zeros(2, 3)}, r"1 tensors differ \(bias: model \(2,\), file none\)"),
+        ({"weight": torch.zeros(2, 3)}, r"1 tensor differs \(bias: model \(2,\), file none\)"),
         ({"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, r"weight: model \(2, 3\), file \(3, 3\)"),
         ({"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "extra": torch.zeros(1)}, "extra: model none"),
     ]:

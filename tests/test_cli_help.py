@@ -56,7 +56,9 @@ def test_help_is_short_and_leads_to_all_options(command: list[str], capsys: pyte
     assert sum(line.startswith("  -") for line in short.splitlines()) <= 5
     assert {"--json", "--quiet", "--offline"} <= set(flags_in(full))
     hidden = len(re.findall(r"^  -", full, re.MULTILINE)) - len(re.findall(r"^  -", short, re.MULTILINE))
-    assert (f"There are {hidden} more options: opsin {' '.join(command)} --help-all" in short) == (hidden > 0)
+    assert (re.search(rf"^{hidden} more options?: opsin {' '.join(command)} --help-all$", short, re.M) is not None) == (
+        hidden > 0
+    )
 
 
 @pytest.mark.parametrize("command", [["train", "clip"], ["search"]], ids=" ".join)

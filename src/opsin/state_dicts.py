@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
+from opsin.counts import agree, number_of
 from opsin.errors import CheckpointError, OpsinError
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def _refuse_other_shapes(
             f"{name}: model {expected.get(name, 'none')}, file {given.get(name, 'none')}" for name in wrong[:3]
         )
         raise CheckpointError(
-            f"the weights in {where} belong to another model: {len(wrong)} tensors differ ({examples})"
+            f"the weights in {where} belong to another model: {number_of(len(wrong), 'tensor')} "
+            f"{agree(len(wrong), 'differs', 'differ')} ({examples})"
         )
 
 
@@ -206,8 +208,9 @@ def refuse_non_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if broken:
         raise CheckpointError(
-            f"the weights in {where} are damaged, or their training failed: {len(broken)} of {len(tensors)} tensors "
-            f"hold NaN or Inf, the first is {broken[0]}"
+            f"the weights in {where} are damaged, or their training failed: {len(broken)} of "
+            f"{number_of(len(tensors), 'tensor')} {agree(len(broken), 'holds', 'hold')} NaN or Inf, the first is "
+            f"{broken[0]}"
         )
 
 

@@ -184,14 +184,14 @@ def test_collapse_is_noticed(captions: list[dict]) -> None:
 @pytest.mark.parametrize(
     ("candidates", "references", "message"),
     [
-        (["a", "b"], [["a"]], "2 captions to score and references for 1 images"),
+        (["a", "b"], [["a"]], "2 captions to score do not fit references for 1 image"),
         ([], [], "none of the 0 captions"),
         (["", "..."], [["a"], ["b"]], "none of the 2 captions"),
-        (["a", "b"], [["a"], []], "1 images have no reference caption, the first is number 1"),
+        (["a", "b"], [["a"], []], "1 image has no reference caption, the first is number 1"),
         (["a"], ["a"], "list of such lists"),
         (["a"], "a", "list of such lists"),
         ("a", [["a"]], "list of texts"),
-        (["a", "b"], [["!"], ["b"]], "1 images have no reference caption, the first is number 0"),
+        (["a", "b"], [["!"], ["b"]], "1 image has no reference caption, the first is number 0"),
     ],
 )
 def test_scores_that_would_mean_nothing_are_refused(

@@ -143,5 +143,5 @@ def test_file_that_contradicts_itself(tmp_path: Path) -> None:
 
 
 def test_word_twice() -> None:
-    with pytest.raises(DataError, match="1 words twice, for example 'a'"):
+    with pytest.raises(DataError, match="1 word twice, for example 'a'"):
         Vocabulary((*SPECIAL_WORDS, "a", "a"))

@@ -103,7 +103,7 @@ def test_models_of_another_kind(model: str, folder: Path, tmp_path: Path, capsys
     assert "give --labels" in capsys.readouterr().err
     (tmp_path / "broken.png").write_bytes(b"no image")
     assert main(["classify", str(tmp_path / "broken.png"), "--model", model, "--labels", "a dog,food"]) == 1
-    assert "none of the 1 files is a readable image" in capsys.readouterr().err
+    assert "not even the only file is a readable image" in capsys.readouterr().err
 
 
 def test_evaluate(model: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

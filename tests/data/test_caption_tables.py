@@ -96,7 +96,7 @@ def test_files_that_fit_no_layout_are_named(make_image: MakeImage, tmp_path: Pat
     for name in ("labels.csv", "texts/1.txt", "texts/2.txt", "texts/3.txt", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, "x")
-    seen = r"labels\.csv, texts/1\.txt, texts/2\.txt and 1 more files are there, but in none of these layouts"
+    seen = r"labels\.csv, texts/1\.txt, texts/2\.txt and 1 more file are there, but in none of these layouts"
     with pytest.raises(DataError, match=seen):
         with_captions(folder_source(tmp_path, "folder"), str.strip)
 

@@ -61,7 +61,7 @@ def test_class_whose_images_are_all_broken_counts_zero(make_image: MakeImage, tm
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(os.urandom(20))
-    with pytest.raises(DataError, match=r"none of the 1 images .*1\.png is not an image"):
+    with pytest.raises(DataError, match=r"not even the only image .*1\.png is not an image"):
         check_source(open_source(tmp_path), quiet=True)
 
 

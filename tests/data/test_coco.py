@@ -106,7 +106,7 @@ def test_image_listed_twice_counts_once(make_image: MakeImage, tmp_path: Path) -
     write_annotations(tmp_path / "c.json", [image(1, "1.png"), image(1, "1.png")], [caption(1, "one")])
     source = coco_source(tmp_path, "coco")
     assert captions_of(source) == {"1.png": ("one",)}
-    assert source.skipped[0].reason == "lists 1 images twice; each counts once"
+    assert source.skipped[0].reason == "lists 1 image twice; each counts once"
 
 
 ONE = [image(1, "1.png")]
@@ -117,7 +117,7 @@ ONE = [image(1, "1.png")]
     [
         (ONE, [caption(1, "a"), caption(5, "b"), caption(7, "c"), caption(5, "d")], "2 image ids .* for example 5, 7"),
         ([image(1, "1.png"), image(1, "2.png")], [], "the id 1 stands for two images, '1.png' is one"),
-        ([image(1, "1.png"), image(2, "1.png")], [], "1 of its images have the file name of another one"),
+        ([image(1, "1.png"), image(2, "1.png")], [], "1 of its images has the file name of another one"),
         ([{"id": 1}], [], "entry 0 of 'images' has no usable 'file_name'"),
         ([*ONE, {"file_name": "1.png"}], [], "entry 1 of 'images' has no usable 'id'"),
         (ONE, [{"image_id": 1, "bbox": [0, 0, 1, 1]}], "entry 0 of 'annotations' has no usable 'caption'"),

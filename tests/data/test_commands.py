@@ -180,7 +180,7 @@ def test_check_of_nothing(tmp_path: Path, capsys: Printed) -> None:
         ([], "opsin data prepare NAME"),
         (["chek"], "unknown action 'chek'; did you mean 'check'?"),
         (["xyzzy"], "there are list, prepare, check"),
-        (["check"], "Required"),
+        (["check"], "SRC must be given"),
         (["prepare", "emoji", "--quite"], "--quite"),
     ],
 )

@@ -193,7 +193,7 @@ def test_batches_go_on_after_broken_images(source: ImageSource, tmp_path: Path, 
 def test_batches_of_nothing_readable(source: ImageSource, tmp_path: Path) -> None:
     for number in range(7):
         break_image(source, tmp_path, number)
-    with pytest.raises(DataError, match="none of the 1 images of a batch can be read"):
+    with pytest.raises(DataError, match="not even the only image of a batch can be read"):
         list(batches_of(FileDataset(source, SIZE), 3))
 
 

@@ -84,7 +84,7 @@ def test_images_in_formats_that_are_not_read_are_counted(make_image: MakeImage, 
     assert {name: reason[:8] for name, reason in reasons(source).items()} == {
         "dog": "a class ",
         "*.heic": "2 images",
-        "*.jp2": "1 images",
+        "*.jp2": "1 image ",
     }
 
 

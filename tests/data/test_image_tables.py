@@ -193,7 +193,7 @@ def test_several_labels_an_image(folder: Path, text: str) -> None:
     assert source.label_sets == [(0, 1), (1,), (), (0,)]
     assert source.select(np.array([3, 0])).label_sets == [(0,), (0, 1)]
     with pytest.raises(
-        DataError, match=r"1 of the 4 images of .* have several labels, for example a\.png; a model with"
+        DataError, match=r"1 of the 4 images of .* has several labels, for example a\.png; a model with"
     ):
         open_labelled(str(folder))
 

@@ -230,7 +230,7 @@ def test_file_without_the_label_column_leaves_the_others_labelled(make_parquet: 
     source = open_labelled(str(tmp_path / "d"))
     assert source.ids == ["train/000000", "train/000001"]
     assert labels_of(source) == ["0", "1"]
-    assert [row.reason for row in source.skipped] == ["1 images without a label, for example test/000000"]
+    assert [row.reason for row in source.skipped] == ["1 image without a label, for example test/000000"]
 
 
 def test_names_for_integer_labels_can_be_given(make_parquet: MakeParquet) -> None:
@@ -297,7 +297,7 @@ def test_lists_of_labels(make_parquet: MakeParquet, labels: Any, names: tuple[st
     assert source.label_sets is not None
     assert source.label_sets[:2] == [(0, 1), (0,)]
     assert source.select(np.array([1])).label_sets == [(0,)]
-    with pytest.raises(DataError, match="1 of the 4 images of .* have several labels, for example a/000000"):
+    with pytest.raises(DataError, match="1 of the 4 images of .* has several labels, for example a/000000"):
         open_labelled(str(file))
 
 

@@ -173,7 +173,7 @@ def test_wrong_usage_exits_with_2(command: Command, run: Path, folder: Path) -> 
     assert_one_clear_line(command(*caption, "--min-length", 12), "min_length (12)", "below max_length (12)")
     assert_one_clear_line(command(*caption, "--top-p", 2), "top_p must be above 0")
     assert_one_clear_line(
-        command("caption", folder / "broken.png", "--model", run), "none of the 1 files is a readable"
+        command("caption", folder / "broken.png", "--model", run), "not even the only file is a readable"
     )
     assert_one_clear_line(command("classify", folder / "red0.png", "--model", run), "kind 'captioner'")
 

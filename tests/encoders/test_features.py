@@ -199,5 +199,5 @@ def test_interrupted_encoding_leaves_nothing(folder: Path) -> None:
 def test_source_without_readable_image_is_refused(folder: Path) -> None:
     source = open_source(folder)
     broken = source.select(np.array([name == "1b.png" for name in source.ids]))
-    with pytest.raises(DataError, match="none of the 1 images"):
+    with pytest.raises(DataError, match="not even the only image"):
         source_features(broken, wrap("open_clip:x/y", small_clip(), CPU), quiet=True)

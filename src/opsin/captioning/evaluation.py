@@ -23,6 +23,7 @@ from opsin.captioning.data import (
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
+from opsin.counts import number_of
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
@@ -105,7 +106,8 @@ class Evaluation:
         count = self.result.metrics.count
         unseen = ", emoji seen in training in another style only" if self.split == OTHER_STYLE else ""
         decoding = f"{self.beams} beams" if self.beams > 1 else "greedy decoding"
-        return f"{count} images of {self.data!r}, split {self.split!r}{unseen}, {decoding}, words cut by opsin"
+        images = f"{number_of(count, 'image')} of {self.data!r}, split {self.split!r}{unseen}"
+        return f"{images}, {decoding}, words cut by opsin"
 
     def image(self, place: int, size: int | None = None) -> Image.Image:
         """The image that `result.captions[place]` is about; `size` is that of `open_image`. Raises ValueError for

@@ -16,6 +16,7 @@ import numpy as np
 
 from opsin.captioning.diversity import Diversity, Words, collapse, diversity
 from opsin.captioning.vocabulary import tokenise
+from opsin.counts import agree, none_of, number_of
 from opsin.errors import DataError
 
 MAX_ORDER = 4
@@ -175,11 +176,17 @@ def ngram_weights(references: Sequence[Sequence[Words]]) -> tuple[dict[tuple[str
 
 def _refuse_unusable(candidates: Sequence[Words], references: Sequence[Sequence[Words]]) -> None:
     if len(candidates) != len(references):
-        raise DataError(f"there are {len(candidates)} captions to score and references for {len(references)} images")
+        raise DataError(
+            f"{number_of(len(candidates), 'caption')} to score do not fit "
+            f"references for {number_of(len(references), 'image')}"
+        )
     if not any(candidates):
-        raise DataError(f"none of the {len(candidates)} captions to score has a word in it")
+        raise DataError(f"{none_of(len(candidates), 'caption')} to score has a word in it")
     if wordless := [index for index, texts in enumerate(references) if not any(texts)]:
-        raise DataError(f"{len(wordless)} images have no reference caption, the first is number {wordless[0]}")
+        raise DataError(
+            f"{number_of(len(wordless), 'image')} {agree(len(wordless), 'has', 'have')} no reference "
+            f"caption, the first is number {wordless[0]}"
+        )
 
 
 def ngrams_of(words: Words) -> Ngrams:

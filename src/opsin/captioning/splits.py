@@ -21,6 +21,7 @@ from opsin.captioning.data import (
     image_caption_dataset,
 )
 from opsin.captioning.vocabulary import Vocabulary, tokenise
+from opsin.counts import number_of
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
@@ -116,8 +117,8 @@ def _warn_of_lost_words(table: CaptionTable, config: CaptioningConfig) -> None:
     if rare := dict.fromkeys(word for words in lost for word in words):
         parts.append(
             f"{sum(map(bool, lost)):,} of {len(lost):,} training captions have words that occur fewer than "
-            f"{config.min_count} times and are not learned, {len(rare):,} words in all ({examples(rare)}; see "
-            "--min-count)"
+            f"{config.min_count} times and are not learned, {number_of(len(rare), 'word')} in all ({examples(rare)}; "
+            "see --min-count)"
         )
     if table.cut:
         parts.append(

@@ -18,6 +18,7 @@ from pathlib import Path
 import emoji
 
 from opsin.config import parse_json
+from opsin.counts import number_of
 from opsin.errors import DataError
 from opsin.files import write_json
 
@@ -57,7 +58,7 @@ class Vocabulary:
         if missing := [word for word in SPECIAL_WORDS if word not in self.words]:
             raise DataError(f"the vocabulary lacks {', '.join(missing)}")
         if twice := [word for word, count in Counter(self.words).items() if count > 1]:
-            raise DataError(f"the vocabulary has {len(twice)} words twice, for example {twice[0]!r}")
+            raise DataError(f"the vocabulary has {number_of(len(twice), 'word')} twice, for example {twice[0]!r}")
 
     def __len__(self) -> int:
         return len(self.words)
@@ -82,7 +83,8 @@ class Vocabulary:
         frequent = [word for word, count in counts.items() if count >= min_count]
         if not frequent:
             raise DataError(
-                f"no word occurs {min_count} times in these captions; they hold {len(counts)} different words"
+                f"no word occurs {min_count} times in these captions; they hold "
+                f"{number_of(len(counts), 'different word')}"
             )
         return cls((*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word))))
 

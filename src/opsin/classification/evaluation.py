@@ -13,6 +13,7 @@ from PIL import Image
 from opsin.classification.data import rows_of_run
 from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
+from opsin.counts import number_of
 from opsin.data.datasets import image_dataset
 from opsin.data.image_source import UNLABELLED, ImageSource
 from opsin.data.images import Skipped
@@ -64,7 +65,7 @@ class Evaluation:
     @property
     def protocol(self) -> str:
         """What was measured, and how, in a line."""
-        return f"{self.metrics.count} images of {self.data!r}, split {self.split!r}, one centre crop"
+        return f"{number_of(self.metrics.count, 'image')} of {self.data!r}, split {self.split!r}, one centre crop"
 
     @property
     def baselines(self) -> tuple[BaselineComparison, ...]:

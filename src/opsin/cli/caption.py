@@ -11,6 +11,7 @@ import tyro
 
 from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line
+from opsin.counts import none_of
 from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> int:
         captions.append(caption)
     if not captions:
         raise DataError(
-            f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
+            f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reader.skipped[0].reason}"
         )
     if as_lines:
         for row in reader.skipped:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from opsin.cli.classify_options import ClassifyOptions
 from opsin.cli.options import UsageError, parse
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, write_csv
+from opsin.counts import none_of
 
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
@@ -75,7 +76,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
         results.append(result)
     if not results:
         raise DataError(
-            f"none of the {len(reader.files)} files is a readable image; the first: {reader.skipped[0].reason}"
+            f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reader.skipped[0].reason}"
         )
     if options.json:
         _print_json(model, reader, results)

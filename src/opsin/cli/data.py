@@ -14,6 +14,7 @@ from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table
 from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
+from opsin.counts import number_of
 from opsin.data.exclusion import Patterns
 
 LAYOUTS = (
@@ -139,7 +140,7 @@ def _check(argv: list[str]) -> int:
     for ids in report.duplicates[:20]:
         print(f"identical {' = '.join(ids)}")
     if len(report.duplicates) > 20:
-        print(f"identical … and {len(report.duplicates) - 20} more groups; --json lists them all")
+        print(f"identical … and {number_of(len(report.duplicates) - 20, 'more group')}; --json lists them all")
     if report.classes:
         note(f"next: opsin train vit --data {shlex.quote(options.source)} --out RUN", quiet=options.quiet)
     return 0

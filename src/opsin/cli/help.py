@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from opsin.counts import number_of
+
 SHOWN_FIRST = 5
 """How many options `--help` shows, besides the arguments without a name."""
 WIDTH = 80
@@ -140,7 +142,7 @@ def help_text(options_class: type[Any], prog: str, description: str, *, first: S
     for title, group in groupby([*positional, *shown], key=lambda option: _title(option, is_full)):
         lines += ["", f"{title}:", *(line for option in group for line in _entry(option))]
     if len(shown) < len(named):
-        lines += ["", f"There are {len(named) - len(shown)} more options: {prog} --help-all"]
+        lines += ["", f"{number_of(len(named) - len(shown), 'more option')}: {prog} --help-all"]
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from opsin.cli.options import SharedOptions, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.counts import number_of
 from opsin.data.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _print_report(report: UpdateReport) -> None:
     if others := sorted(report.other_files.items(), key=lambda row: -row[1]):
         named = ", ".join(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in others[:5])
         more = ", …" if len(others) > 5 else ""
-        print(f"no images by their names: {sum(report.other_files.values()):,} files ({named}{more})")
+        print(f"no images by their names: {number_of(sum(report.other_files.values()), 'file')} ({named}{more})")
 
 
 def _print_json(index: ImageIndex, report: UpdateReport) -> None:

@@ -10,6 +10,7 @@ from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.options import UsageError
 from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.counts import none_of
 
 if TYPE_CHECKING:
     from opsin.cli.classify_options import ClassifyOptions
@@ -52,7 +53,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         if reader.read:
             raise
         reason = reader.skipped[0].reason
-        raise DataError(f"none of the {len(reader.files)} files is a readable image; the first: {reason}") from error
+        raise DataError(f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reason}") from error
     if options.json:
         _print_document(model, classifier, reader, results)
     else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, rows_of_run
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
+from opsin.counts import number_of
 from opsin.data.datasets import batches_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
@@ -61,8 +62,8 @@ class Evaluation:
         count = sum(pair.image_to_text.queries for pair in self.styles.values())
         apart = ", each drawing style apart" if len(self.styles) > 1 else ""
         return (
-            f"{count} images of {self.data!r}, split {self.split!r}{apart}; a text is the first caption of an image, "
-            "equal ones count once, and equal cosines count against the right answer"
+            f"{number_of(count, 'image')} of {self.data!r}, split {self.split!r}{apart}; a text is the first "
+            "caption of an image, equal ones count once, and equal cosines count against the right answer"
         )
 
     @property

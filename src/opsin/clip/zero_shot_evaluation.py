@@ -11,6 +11,7 @@ import torch
 from opsin.clip.calibration import cross_fitted_probabilities, fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
+from opsin.counts import number_of
 from opsin.data.images import Skipped
 from opsin.data.sources import open_labelled
 from opsin.encoders.base import ImageTextEncoder
@@ -48,7 +49,7 @@ class ZeroShotEvaluation:
     def protocol(self) -> str:
         """What was measured, and how, in a line."""
         prompts = f"{len(self.templates)} templates" if len(self.templates) > 1 else f"template {self.templates[0]!r}"
-        return f"{self.metrics.count} images of {self.data!r}, split {self.split!r}, zero-shot, {prompts}"
+        return f"{number_of(self.metrics.count, 'image')} of {self.data!r}, split {self.split!r}, zero-shot, {prompts}"
 
     @property
     def baselines(self) -> tuple[BaselineComparison, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from opsin.counts import none_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.errors import DataError
@@ -29,7 +30,7 @@ def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> Im
     if not has_caption.any():
         first = next(iter(source.skipped), None)
         reason = f"; left out: {first.id} ({first.reason})" if first else ""
-        raise DataError(f"none of the {len(source)} images of {source.name!r} has a caption with a word in it{reason}")
+        raise DataError(f"{none_of(len(source), 'image')} of {source.name!r} has a caption with a word in it{reason}")
     without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
     skipped = [Skipped(name, "has no caption") for name in without]
     return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from opsin.counts import agree, none_of, number_of
 from opsin.data.image_names import ImagesByName
 from opsin.data.image_source import ImageSource, split_of_file, without_split
 from opsin.data.images import Skipped
@@ -70,7 +71,7 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     if not paths:
         examples = ", ".join(repr(row.id) for row in skipped[:3])
         raise DataError(
-            f"none of the {len(skipped)} images that {files[0].name} names is below {directory}, for example {examples}"
+            f"{none_of(len(skipped), 'image')} that {files[0].name} names is below {directory}, for example {examples}"
         )
     ids = [path.relative_to(directory).as_posix() for path in paths]
     if len(set(ids)) < len(ids):
@@ -128,14 +129,21 @@ def _read(path: Path) -> _Annotations:
         if names.setdefault(entry["id"], entry["file_name"]) != entry["file_name"]:
             raise DataError(f"{path}: the id {entry['id']!r} stands for two images, {names[entry['id']]!r} is one")
     if len(names) < len(images):
-        skipped.append(Skipped(path.name, f"lists {len(images) - len(names)} images twice; each counts once"))
+        skipped.append(
+            Skipped(path.name, f"lists {number_of(len(images) - len(names), 'image')} twice; each counts once")
+        )
     captions: dict[str, list[str]] = {file_name: [] for file_name in names.values()}
-    if len(captions) < len(names):
-        raise DataError(f"{path}: {len(names) - len(captions)} of its images have the file name of another one")
+    if repeated := len(names) - len(captions):
+        raise DataError(
+            f"{path}: {repeated} of its images {agree(repeated, 'has', 'have')} the file name of another one"
+        )
     unknown = list(dict.fromkeys(entry["image_id"] for entry in annotations if entry["image_id"] not in names))
     if unknown:
         examples = ", ".join(map(repr, unknown[:3]))
-        raise DataError(f"{path}: {len(unknown)} image ids have captions but no image, for example {examples}")
+        raise DataError(
+            f"{path}: {number_of(len(unknown), 'image id')} {agree(len(unknown), 'has', 'have')} captions "
+            f"but no image, for example {examples}"
+        )
     for entry in annotations:
         captions[names[entry["image_id"]]] += clean_texts([entry["caption"] or ""])
     return _Annotations(path, captions, skipped)

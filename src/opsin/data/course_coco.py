@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from opsin.config import parse_json
+from opsin.counts import agree, number_of
 from opsin.errors import DataError, MissingExtraError
 
 SPLITS = ("train", "val")
@@ -117,13 +118,15 @@ def _refuse_mismatches(part: CourseSplit, split: str, num_words: int, directory:
     if broken := np.flatnonzero(~np.isfinite(part.features).all(axis=1)).tolist():
         examples = ", ".join(map(str, broken[:EXAMPLES]))
         raise DataError(
-            f"{directory}: the {split} features of {len(broken)} images are not finite numbers, for example {examples}"
+            f"{directory}: the {split} features of {number_of(len(broken), 'image')} are not finite "
+            f"numbers, for example {examples}"
         )
     if len(part.captions) != len(part.image_idxs):
         raise DataError(f"{where}: there are {len(part.captions)}, and image indices for {len(part.image_idxs)}")
     if len(part.urls) != len(part.features):
         raise DataError(
-            f"{directory}: the {split} split has features of {len(part.features)} images and {len(part.urls)} addresses"
+            f"{directory}: the {split} split has features of {number_of(len(part.features), 'image')} "
+            f"and {number_of(len(part.urls), 'address', 'addresses')}"
         )
     _refuse_outside(part.image_idxs, len(part.features), f"{where} name images without features")
     _refuse_outside(part.captions, num_words, f"{where} hold words that the vocabulary has not")
@@ -141,4 +144,7 @@ def _refuse_outside(values: np.ndarray, count: int, problem: str) -> None:
     outside = np.unique(values[(values < 0) | (values >= count)])
     if len(outside):
         examples = ", ".join(map(str, outside[:EXAMPLES]))
-        raise DataError(f"{problem}: {len(outside)} indices are not in 0 to {count - 1}, for example {examples}")
+        raise DataError(
+            f"{problem}: {number_of(len(outside), 'index', 'indices')} {agree(len(outside), 'is', 'are')} not in "
+            f"0 to {count - 1}, for example {examples}"
+        )

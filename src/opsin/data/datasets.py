@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.counts import none_of
 from opsin.data.image_source import ImageSource
 from opsin.data.images import Skipped
 from opsin.data.pixels import fit_image, load_pixels
@@ -91,7 +92,7 @@ class FileDataset:
                 self._skip(index, str(error))
         if not rows:
             raise DataError(
-                f"none of the {len(indices)} images of a batch can be read, from {self.source.ids[indices[0]]} on"
+                f"{none_of(len(indices), 'image')} of a batch can be read, from {self.source.ids[indices[0]]} on"
             )
         batch = {"image": torch.from_numpy(np.stack(pixels))}
         if self.source.labels is not None:

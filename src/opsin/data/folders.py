@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from opsin.counts import number_of
 from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, ImageSource
 from opsin.data.image_tables import with_tables
@@ -176,7 +177,9 @@ def _rows_of_splits(contents: _Contents, splits: Mapping[str, str], labels: bool
     for folder, rows in found.items():
         total.skipped += rows.skipped
         if is_labelled and not rows.classes:
-            reason = f"has no class folders, and other splits have; left out with its {len(rows.images)} images"
+            reason = (
+                f"has no class folders, and other splits have; left out with its {number_of(len(rows.images), 'image')}"
+            )
             total.skipped.append(Skipped(printable(folder), reason))
             continue
         total.images += rows.images
@@ -185,7 +188,9 @@ def _rows_of_splits(contents: _Contents, splits: Mapping[str, str], labels: bool
     strays = [image for image in contents.images if image[0] not in splits]
     outside = f"lies outside {', '.join(map(printable, splits))}"
     for folder, count in Counter(image[0] for image in strays if len(image) > 1).items():
-        total.skipped.append(Skipped(printable(folder), outside + (f" ({count:,} images)" if count > 1 else "")))
+        total.skipped.append(
+            Skipped(printable(folder), outside + (f" ({number_of(count, 'image')})" if count > 1 else ""))
+        )
     total.skipped += in_one_line([image[0] for image in strays if len(image) == 1], outside)
     return total
 

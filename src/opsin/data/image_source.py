@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from opsin.counts import none_of, number_of
 from opsin.data.images import ImageFacts, ImageLike, Skipped, examine_image, open_image
 from opsin.data.names import printable
 from opsin.data.threads import map_rows
@@ -116,7 +117,7 @@ class ImageSource:
         if self.labels is None or (self.labels != UNLABELLED).all():
             return self
         missing = np.flatnonzero(self.labels == UNLABELLED)
-        reason = f"{len(missing)} images without a label, for example {printable(self.ids[missing[0]])}"
+        reason = f"{number_of(len(missing), 'image')} without a label, for example {printable(self.ids[missing[0]])}"
         rest = self.select(self.labels != UNLABELLED)
         return replace(rest, skipped=[*self.skipped, Skipped(printable(self.name), reason)])
 
@@ -168,6 +169,6 @@ def map_readable(
     skipped = [Skipped(name, str(outcome)) for name, outcome in problems if isinstance(outcome, DataError)]
     if not is_good.any():
         reason = f"; the first: {skipped[0].reason}" if skipped else ""
-        raise NothingReadable(f"none of the {len(source)} images of {source.name!r} can be read{reason}", skipped)
+        raise NothingReadable(f"{none_of(len(source), 'image')} of {source.name!r} can be read{reason}", skipped)
     usable = replace(source.select(is_good), skipped=[*source.skipped, *skipped])
     return usable, [outcome for outcome in outcomes if not isinstance(outcome, DataError)]

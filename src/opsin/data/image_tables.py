@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from opsin.counts import number_of
 from opsin.data.image_names import ImagesByName
 from opsin.data.image_source import SPLITS, ImageSource
 from opsin.data.images import IMAGE_SUFFIXES, Skipped
@@ -85,7 +86,7 @@ def with_tables(
     skipped = [*described.skipped, *source.skipped]
     count = sum(map(bool, described.labels))
     if source.labels is not None and 0 < count < FEWEST_OF_TABLES * len(source):
-        reason = f"tables give {count} images a label, far fewer than the class folders, which count"
+        reason = f"tables give {number_of(count, 'image')} a label, far fewer than the class folders, which count"
         skipped.append(Skipped(printable(directory.name), reason))
     elif count:
         skipped = [*described.skipped, *_other_classes(source, directory, images, described)]

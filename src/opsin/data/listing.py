@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from opsin.counts import number_of
 from opsin.data.exclusion import Exclusion
 from opsin.data.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Skipped
 from opsin.data.names import printable
@@ -161,7 +162,7 @@ def unread_formats(other_files: Counter[str]) -> list[Skipped]:
     """How many images are in formats that are not read, by suffix."""
     reason = "in a format that is not read; save as JPEG or PNG"
     counts = {suffix: other_files[suffix] for suffix in sorted(UNREAD_SUFFIXES) if other_files[suffix]}
-    return [Skipped(f"*{suffix}", f"{count} images {reason}") for suffix, count in counts.items()]
+    return [Skipped(f"*{suffix}", f"{number_of(count, 'image')} {reason}") for suffix, count in counts.items()]
 
 
 def in_one_line(ids: Sequence[str], reason: str) -> list[Skipped]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from opsin.counts import agree, number_of
 from opsin.data.image_source import UNLABELLED, ImageSource, without_split
 from opsin.data.labels import label_fields, number_labels
 from opsin.data.names import printable
@@ -181,7 +182,10 @@ def _label_fields(
         present = {value: place for place, value in enumerate(sorted({int(value) for value in flat}))}
         return label_fields(_sets([[present[int(value)] for value in row] for row in rows]), tuple(map(str, present)))
     if max(flat) >= len(names):
-        raise DataError(f"{source}: a label is {int(max(flat))}, and there are {len(names)} classes")
+        raise DataError(
+            f"{source}: a label is {int(max(flat))}, and there {agree(len(names), 'is', 'are')} "
+            f"{number_of(len(names), 'class', 'classes')}"
+        )
     return label_fields(_sets(rows), names)
 
 

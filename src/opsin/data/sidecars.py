@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from opsin.counts import agree, number_of
 from opsin.data.images import Skipped
 from opsin.data.names import name_key, printable
 from opsin.data.tables import clean_texts
@@ -56,5 +57,6 @@ def unread_text_files(directory: Path) -> str:
     names = sorted(path.relative_to(directory).as_posix() for path in files if path.suffix.lower() in TEXT_SUFFIXES)
     if not names:
         return ""
-    more = f" and {len(names) - 3} more files" if len(names) > 3 else ""
-    return f"{', '.join(map(printable, names[:3]))}{more} are there, but in none of these layouts"
+    more = f" and {number_of(len(names) - 3, 'more file')}" if len(names) > 3 else ""
+    are = agree(len(names), "is", "are")
+    return f"{', '.join(map(printable, names[:3]))}{more} {are} there, but in none of these layouts"

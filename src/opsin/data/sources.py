@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from opsin.config import nearest_name
+from opsin.counts import agree, number_of
 from opsin.data.archives import is_archive, unpack
 from opsin.data.exclusion import Exclusion
 from opsin.data.image_source import UNLABELLED, ImageSource
@@ -79,7 +80,7 @@ def open_source(ref: str | Path, *, labels: bool = True, exclude: Sequence[str] 
         logger.warning(
             "of %r, %s to validate or test on and none to train on: %s; a model cannot know them",
             printable(source.name),
-            "1 class has images" if len(untrained) == 1 else f"{len(untrained)} classes have images",
+            f"{number_of(len(untrained), 'class', 'classes')} {agree(len(untrained), 'has', 'have')} images",
             named,
         )
     return source
@@ -167,7 +168,7 @@ def exclude_images(source: ImageSource, patterns: Sequence[str], done: Sequence[
     exclusion = Exclusion(patterns)
     kept = np.array([not exclusion.covers_part(id) for id in source.ids], dtype=bool)
     if not kept.any():
-        raise DataError(f"all {len(kept)} images of {source.name!r} are excluded by {', '.join(map(repr, patterns))}")
+        raise DataError(f"every image of {source.name!r} is excluded by {', '.join(map(repr, patterns))}")
     left_out = [Skipped(printable(pattern), reason) for pattern, reason in exclusion.report().items()]
     return replace(source.select(kept), skipped=[*source.skipped, *left_out])
 
@@ -181,9 +182,10 @@ def open_labelled(ref: str, *, min_classes: int = 2, exclude: Sequence[str] = ()
     source = open_source(ref, exclude=exclude).labelled()
     if source.label_sets is not None:
         counts = [len(labels) for labels in source.label_sets]
+        several, example = sum(count > 1 for count in counts), source.ids[counts.index(max(counts))]
         raise DataError(
-            f"{sum(count > 1 for count in counts)} of the {len(source)} images of {ref!r} have several labels, for "
-            f"example {printable(source.ids[counts.index(max(counts))])}; a model with one class an image needs one "
+            f"{several} of the {number_of(len(source), 'image')} of {ref!r} {agree(several, 'has', 'have')} several "
+            f"labels, for example {printable(example)}; a model with one class an image needs one "
             "label each"
         )
     if source.labels is None or source.class_names is None:
@@ -206,7 +208,10 @@ def _beside_folders(source: ImageSource) -> str:
     beside = sum("/" not in id for id in source.ids)
     if not Path(source.name).expanduser().is_dir() or beside in (0, len(source)):
         return ""
-    return f". Of its {len(source)} images {beside} lie beside the folders, and too few in them to be taken for classes"
+    lie = agree(beside, "lies", "lie")
+    return (
+        f". Of its {len(source)} images {beside} {lie} beside the folders, and too few in them to be taken for classes"
+    )
 
 
 def _deeper_classes(source: ImageSource) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from opsin.counts import none_of, number_of
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
 from opsin.data.image_source import ImageSource, NothingReadable
 from opsin.data.images import Skipped
@@ -149,9 +150,8 @@ def evaluate_encoder(
     untrained = None
     if isinstance(encoder, SimclrEncoder):
         untrained = judge(untrained_encoder(encoder), parts, protocol, quiet)
-    words = (
-        f"{trained.metrics.count} images of {parts.data!r}, split {parts.split!r}: {_words(protocol, trained, parts)}"
-    )
+    images = f"{number_of(trained.metrics.count, 'image')} of {parts.data!r}, split {parts.split!r}"
+    words = f"{images}: {_words(protocol, trained, parts)}"
     if parts.seen:
         words += "; the encoder may have been trained on these images"
     return Evaluation(
@@ -296,7 +296,7 @@ def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, qui
         skipped += usable.skipped
     if not kept:
         raise DataError(
-            f"none of the {len(source)} images of {source.name!r} can be read; the first: {skipped[0].reason}"
+            f"{none_of(len(source), 'image')} of {source.name!r} can be read; the first: {skipped[0].reason}"
         )
     whole = replace(source.select(np.concatenate(kept)), skipped=skipped)
     assert whole.labels is not None

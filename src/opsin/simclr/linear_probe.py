@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from opsin.counts import agree, number_of
 from opsin.errors import ConfigError, DataError
 
 STRENGTHS = tuple(float(strength) for strength in np.logspace(1, -5, 13))
@@ -129,7 +130,8 @@ def choose_logistic_regression(
     """
     if not held_out.any() or held_out.all():
         raise DataError(
-            f"{len(labels)} labelled images are too few to choose the regularisation of a linear probe on some of "
+            f"{number_of(len(labels), 'labelled image')} {agree(len(labels), 'is', 'are')} too few to choose "
+            "the regularisation of a linear probe on some of "
             "them; it takes at least two of some class"
         )
     fitted, judged = features[~held_out], features[held_out]

@@ -122,7 +122,7 @@ def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
         embed(photos, tmp_path / "out", load_colours)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="none of the 1 images can be read; the last: a.jpg is empty"):
+    with pytest.raises(DataError, match="not even the only image can be read; the last: a.jpg is empty"):
         embed(tmp_path / "broken", tmp_path / "none", load_colours)
 
 

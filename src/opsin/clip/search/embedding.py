@@ -26,6 +26,7 @@ from opsin.clip.search.shards import (
     write_manifest,
 )
 from opsin.clip.search.tasks import LoadEncoder, Task, encoder_info, plan, write_task
+from opsin.counts import none_of
 from opsin.data.images import Skipped
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
@@ -153,6 +154,6 @@ def _report(
     is_whole = len(mine) == shard_count  # of a share, all images may well be broken
     if mine and is_whole and rows == 0:
         count = sum(len(task.entries) for task in mine)
-        raise DataError(f"none of the {count} images can be read; the last: {skipped[-1].reason}")
+        raise DataError(f"{none_of(count, 'image')} can be read; the last: {skipped[-1].reason}")
     complete = present == shard_count
     return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete, encoder)
