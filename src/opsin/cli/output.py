@@ -71,14 +71,14 @@ class RowPrinter:
     """A table of two columns whose rows are printed as soon as they are known, the first column as wide as `names`."""
 
     def __init__(self, header: tuple[str, str], names: Iterable[str]) -> None:
-        self.header = header
+        self.header: tuple[str, str] | None = header
         self.width = min(max(map(len, map(printable, names)), default=0), WIDEST_NAME)
 
     def print(self, name: str, text: str) -> None:
         """One row, below the header if it is the first one."""
         if self.header:
             print(f"{self.header[0]:<{self.width}}   {self.header[1]}")
-            self.header = ()
+            self.header = None
         print(f"{printable(name):<{self.width}}   {printable(text)}", flush=True)
 
 
