@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opsin import progress
 from opsin.data.check import check_source
 from opsin.data.image_source import ImageSource
 from opsin.data.sources import open_source
@@ -65,12 +66,15 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
         check_source(open_source(tmp_path), quiet=True)
 
 
-def test_progress_is_on_stderr(make_image: MakeImage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_on_stderr(
+    make_image: MakeImage, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
     make_image("1.png")
     check_source(open_source(tmp_path))
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "1/1" in printed.err
+    assert "1 of 1 images" in printed.err
     check_source(open_source(tmp_path), quiet=True)
     assert capsys.readouterr() == ("", "")
 
