@@ -28,7 +28,7 @@ from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.data.preprocessing import Preprocessing
 from opsin.data.splits import division_digest
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.nn.attention import MultiHeadAttention
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -164,7 +164,7 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
         parts.validation,
         parts.mean_length,
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
     train_captioner(config, tmp_path / "stopped", resume=True, quiet=True)
     straight, stopped = (load_pretrained(tmp_path / name, kind="captioner")[1] for name in ("straight", "stopped"))

@@ -23,7 +23,7 @@ from opsin.data.splits import division_digest
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
 from opsin.encoders.local_clip import LocalClipEncoder
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.training.report import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -147,7 +147,7 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
         splits.train,
         splits.val,
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, splits.train, to_dict(config))
     resumed = train_clip(config, tmp_path / "resumed", resume=True, quiet=True)
     assert resumed.metrics == straight.metrics

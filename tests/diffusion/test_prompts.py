@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
 
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.inference import TextToImage
@@ -26,8 +27,10 @@ def model(encoder: TextEncoder) -> TextToImage:
 
 def test_an_emoji_is_drawn_as_its_name(model: TextToImage) -> None:
     pairs = model.encode_prompts(["🍎", "red apple", "green apple", "a 🤠dog", "a cowboy hat face dog"])
-    assert pairs[0].equal(pairs[1]) and not pairs[0].allclose(pairs[2])
-    assert pairs[3].equal(pairs[4])
+    # Equal but for the last bits: a row of a matrix product can depend on its place in the batch.
+    torch.testing.assert_close(pairs[0], pairs[1])
+    torch.testing.assert_close(pairs[3], pairs[4])
+    assert not pairs[0].allclose(pairs[2])
 
 
 def test_a_prompt_with_nothing_to_see_is_the_empty_one(model: TextToImage, caplog: pytest.LogCaptureFixture) -> None:

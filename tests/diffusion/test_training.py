@@ -19,7 +19,7 @@ from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import TextTable, load_text_encoder
 from opsin.diffusion.train import DiffusionReport, build_task, train_diffusion
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 
@@ -61,7 +61,7 @@ def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_pat
     train_diffusion(config, tmp_path / "straight", quiet=True, text_encoder=BagOfWords())
     splits = open_splits(config, BagOfWords())
     task = StoppingTask(build_task(config, splits)._network, config, splits)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
     train_diffusion(config, tmp_path / "stopped", resume=True, quiet=True, text_encoder=BagOfWords())
     straight, stopped = (load_pretrained(tmp_path / name, kind="text-diffusion")[1] for name in ("straight", "stopped"))

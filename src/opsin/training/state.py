@@ -146,7 +146,7 @@ class TrainingState:
         """Keep what a model directory of this run holds besides its weights, so that these can be exported at any
         time."""
         self.task.save_model(self.paths.description, {})
-        (self.paths.description / "model.safetensors").unlink()
+        (self.paths.description / "model.safetensors").unlink(missing_ok=True)  # a task may keep no model
 
     def export(self, which: str) -> None:
         """Write the model directory from the `best` weights, if any validation found some, or from the `last` ones, and
