@@ -120,7 +120,7 @@ def test_export_of_the_best_and_the_last_weights(opsin: Opsin, run: Path, folder
 
 
 def test_help_names_options_once(opsin: Opsin) -> None:
-    text = opsin("train", "vit", "--help").stdout
+    text = opsin("train", "vit", "--help-all").stdout
     for option in ("--data", "--out", "--recipe", "--max-minutes", "--resume", "--device", "--precision", "--seed"):
         assert option in text
     assert "overfit-batch" in text

@@ -99,7 +99,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(opsin: Opsin, folder: Path
 
 
 def test_help_lists_recipes_and_options(opsin: Opsin) -> None:
-    text = opsin("train", "simclr", "--help").stdout
+    text = opsin("train", "simclr", "--help-all").stdout
     for option in ("--data", "--out", "--encoder", "--temperature", "--view-size", "--max-minutes", "--compile"):
         assert option in text
     for recipe in ("cifar10-cpu-30min", "cifar10-cpu-2h", "cifar10-gpu", "emoji-simclr"):
