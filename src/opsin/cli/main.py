@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import io
+import logging
 import os
 import sys
 import traceback
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     _tolerate_any_name()
     # Pillow's remarks on large and damaged photos: opsin skips what it cannot read, and says so itself.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     try:
         code = int(import_module(verb.module).main(arguments[1:]))
         sys.stdout.flush()

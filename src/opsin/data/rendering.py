@@ -16,6 +16,8 @@ from opsin.data.color_profiles import Conversion, to_srgb
 from opsin.data.greys import GreyRange, grey_range, is_deep
 
 BAND_PIXELS = 2**20
+FEWEST_ROWS = 8
+"""Rows of the result that are made at a time, at least: those beside them are looked at as well."""
 SMALL_IMAGE = 2**20
 """Images of no more pixels are never reduced: they are small already."""
 
@@ -31,6 +33,8 @@ UPRIGHT = {
 """What undoes each EXIF orientation."""
 BICUBIC_SUPPORT = 2
 """Pixels of the result, to each side, that a pixel of it depends on."""
+REDUCING_GAP = 2.0
+"""Averages make an image of this many times the size of the result, which is then resized."""
 FROM_THE_END = (3, 4, 7, 8)
 """Orientations in which the first row lies at the end of the file's rows or columns."""
 
@@ -98,7 +102,7 @@ class Rendering:
     def bands(self) -> Iterator[Image.Image]:
         """The result from top to bottom, in RGB images of its width."""
         (across, down), (width, height) = self.upright_size, self.size
-        rows = max(1, BAND_PIXELS // (across * self.factor))
+        rows = max(FEWEST_ROWS, BAND_PIXELS // (across * self.factor))
         scale = down / height
         margin = 0 if self.factor == 1 else math.ceil(BICUBIC_SUPPORT * scale)
         for start in range(0, height, rows):
@@ -107,7 +111,7 @@ class Rendering:
             part = self._to_srgb(self._upright_rows(first, last))
             if self.factor > 1:
                 box = (0, start * scale - first, across, stop * scale - first)
-                part = part.resize((width, stop - start), Image.Resampling.BICUBIC, box)
+                part = part.resize((width, stop - start), Image.Resampling.BICUBIC, box, REDUCING_GAP)
             yield part
 
     def _upright_rows(self, first: int, last: int) -> Image.Image:
