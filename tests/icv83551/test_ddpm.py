@@ -358,7 +358,7 @@ def test_checkpoints_that_cannot_be_used(files: tuple[Path, Path], tmp_path: Pat
         (
             "model.model.init_conv.bias",
             torch.full((4,), torch.nan),
-            "1 of 117 tensors hold NaN or Inf, the first is model.init_conv.bias",
+            "1 of 117 tensors holds NaN or Inf, the first is model.init_conv.bias",
         ),
         ("model", {5: torch.zeros(1)}, "the weights in .* do not fit this model"),
     ],

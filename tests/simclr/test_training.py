@@ -20,7 +20,7 @@ from opsin.data.sources import open_source
 from opsin.data.splits import division_digest
 from opsin.encoders import load
 from opsin.encoders.base import ImageEncoder
-from opsin.errors import CheckpointError, DataError
+from opsin.errors import CheckpointError, DataError, TrainingInterrupted
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
@@ -159,7 +159,7 @@ def test_a_resumed_run_equals_a_straight_one(pattern_folder: Path, tmp_path: Pat
     straight = train_simclr(config, tmp_path / "straight", quiet=True)
     task = task_of(config)
     stopping = StoppingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, task.data.train, to_dict(config))
     resumed = train_simclr(config, tmp_path / "resumed", resume=True, quiet=True)
     assert resumed.metrics == straight.metrics

@@ -256,7 +256,7 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for part, name in (("model", "model.3.bias"), ("ema", "3.bias")):
         for value in (float("nan"), float("inf")):
             save_training_state(last, {**good, part: {**good[part], name: good[part][name] * value}})
-            refused(run, f"last.pt are damaged, or .*: 1 of 4 tensors hold NaN or Inf, the first is {name}")
+            refused(run, f"last.pt are damaged, or .*: 1 of 4 tensors holds NaN or Inf, the first is {name}")
     save_training_state(last, {**good, "counters": {**good["counters"], "stepp": 1}})
     refused(run, "did you mean 'step'")
     save_training_state(last, {**good, "optimizer": {"state": {}, "param_groups": []}})
