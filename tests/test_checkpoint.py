@@ -348,3 +348,10 @@ def test_the_hub_is_not_asked_offline(tmp_path: Path, monkeypatch: pytest.Monkey
         resolve_model("hf-hub:opsin-tests/absent")
     with pytest.raises(CheckpointError, match="is not of the form hf-hub:ORG/NAME"):
         resolve_model("hf-hub:a/b/c")
+
+
+def test_damaged_weights_are_not_exported(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", value=float("nan"))
+    with pytest.raises(CheckpointError, match="1 of 1 tensor holds NaN or Inf, the first is weight"):
+        export_pretrained(model, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

@@ -17,7 +17,7 @@ from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
 from opsin.hub import hub_files
 from opsin.runtime import is_offline
-from opsin.state_dicts import read_safetensors, read_torch_file
+from opsin.state_dicts import read_safetensors, read_torch_file, refuse_non_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +134,7 @@ def export_pretrained(ref: Path | str, directory: Path | str, *, half: bool = Fa
     source = resolve_model(ref)
     kind = str(read_model_config(source)["kind"])
     content, tensors = load_pretrained(source, kind=kind)
+    refuse_non_finite(tensors, str(ref))
     if half:
         rounded = {name: value.half() if value.dtype == torch.float32 else value for name, value in tensors.items()}
         for name, value in rounded.items():

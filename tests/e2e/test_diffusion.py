@@ -113,6 +113,18 @@ def test_the_seed_decides(command: Command, run: Path, tmp_path: Path) -> None:
     assert picture("--guidance", -5) != picture("--guidance", 1e5)
 
 
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_weights_of_a_run_are_exported(command: Command, run: Path, tmp_path: Path, which: str) -> None:
+    exported = command("export", run, "--weights", which, "--out", tmp_path / "model")
+    assert exported.returncode == 0, exported.stderr
+    ask = ("generate", "red", "--steps", 2, "-n", 1, "--out", tmp_path / "x.png", "--model")
+    assert command(*ask, tmp_path / "model").returncode == 0
+    if which == "last":  # as the run was told to export
+        kept = (tmp_path / "x-1.png").read_bytes()
+        assert command(*ask, run).returncode == 0
+        assert (tmp_path / "x-1.png").read_bytes() == kept
+
+
 def test_enlarged_images_have_the_same_pixels(command: Command, run: Path, tmp_path: Path) -> None:
     ask = ("generate", "red", "--model", run, "--steps", 1, "-n", 1, "--out")
     assert command(*ask, tmp_path / "small.png").returncode == 0

@@ -96,8 +96,10 @@ def test_temperatures_are_above_zero(temperature: float) -> None:
 def test_the_default_number_of_neighbours_follows_the_set() -> None:
     assert default_neighbours(torch.arange(50_000) % 10) == 200
     assert default_neighbours(torch.arange(400) % 2) == 20
-    assert default_neighbours(torch.arange(286) % 27) == 10  # the smallest class has ten images
+    assert default_neighbours(torch.arange(286) % 27) == 11  # the median class has eleven images
     assert default_neighbours(torch.tensor([0, 0, 0, 0, 1])) == 1
+    with_a_rare_class = torch.cat([torch.arange(48) % 3, torch.tensor([3])])
+    assert default_neighbours(with_a_rare_class) == 7
 
 
 def test_small_sets_are_not_all_named_after_the_largest_class() -> None:

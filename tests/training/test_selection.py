@@ -114,8 +114,10 @@ def test_the_choice_in_words() -> None:
     rows.append({"step": 15, "train_loss": 1.0})
     assert "the last" in describe_choice(rows[3:], None, ACCURACY)
     assert describe_choice(rows[:1], 5, ACCURACY).endswith("at step 5, the only validation")
-    unsure = describe_choice(rows, 10, ACCURACY)
-    assert "within the standard error: 1 of the other 2 validations. Among them val_loss decided" in unsure
+    unsure = describe_choice(rows[:2], 10, ACCURACY)
+    assert "within the standard error: 1 of the other 1 validations. Among them val_loss decided" in unsure
+    behind = describe_choice(rows, 10, ACCURACY)
+    assert "at step 10, though val_accuracy 0.9000" in behind and "at step 15 is better" in behind
     assert "differs from all other validations" in describe_choice(rows, 15, ACCURACY)
     losses = [{"step": step, "val_loss": 1.0 / step} for step in (1, 2)]
     assert describe_choice(losses, 2, LOSS) == "val_loss 0.5000 at step 2, the best of 2 validations"

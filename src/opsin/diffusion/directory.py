@@ -50,8 +50,9 @@ def read_model(ref: str | Path) -> tuple[DiffusionContent, TextDiffusion]:
     content = from_dict(DiffusionContent, settings, where=f"{ref}, config.json")
     model = build_to_fit(
         lambda: build_model(content.model, content.process, content.image_size, content.text_dim),
-        # Weights may be kept in float16; they run in float32 or under autocast.
-        {name: tensor.float() for name, tensor in tensors.items()},
+        # Weights may be kept in float16; they run in float32 or under autocast. Those of a run's state have the noise
+        # schedule besides, which follows from the settings.
+        {name: tensor.float() for name, tensor in tensors.items() if not _is_of_schedule(name)},
         str(ref),
         derived=_is_of_schedule,
     )

@@ -25,9 +25,10 @@ SIMILARITIES_AT_A_TIME = 2**26
 
 def default_neighbours(bank_labels: Tensor) -> int:
     """How many neighbours should vote, for labels int64 (M,), M >= 1: the square root of M, at most `NEIGHBOURS`, and
-    no more than the smallest class has images, which could not win the vote otherwise."""
-    smallest = int(torch.unique(bank_labels, return_counts=True)[1].min())
-    return min(NEIGHBOURS, max(1, round(math.sqrt(len(bank_labels)))), smallest)
+    no more than the median class has images: beyond that, most classes could not win the vote. A single rare class
+    does not count."""
+    median = int(torch.unique(bank_labels, return_counts=True)[1].median())
+    return min(NEIGHBOURS, max(1, round(math.sqrt(len(bank_labels)))), median)
 
 
 def knn_predict(

@@ -51,12 +51,12 @@ def _result(run: RunDirectory, rows: Sequence[Mapping[str, Any]], choice: Mappin
         introduction = f"The model has the {choice.get('weights')} weights: {choice.get('choice')}."
         metrics = read_model_config(run.model).get("metrics", {})
     else:
-        introduction = "The run has not ended: it has no model yet."
+        introduction = "The run has not ended and has no model yet; repeat its command with --resume to continue it."
         validations = [row for row in rows if any(name.startswith(("val_", "seen_")) for name in row)]
         if validations:
             metrics = {name: value for name, value in validations[-1].items() if name not in NO_CURVES}
             introduction += f" The scores are those of its latest validation, after step {validations[-1]['step']}."
-        commands[1] = f"opsin train SYSTEM --out {quoted} --resume"
+        del commands[0]  # there is nothing to evaluate
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     errors = _errors_at(rows, choice.get("step"))
     cells = [tuple(describe_metrics({name: numbers[name], **errors}).split(" ", 1)) for name in without_errors(numbers)]

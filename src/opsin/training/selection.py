@@ -108,6 +108,15 @@ def describe_choice(rows: Sequence[Mapping[str, Any]], step: int | None, criteri
         return f"{score} at step {step}, the only validation"
     if criterion.monitor + ERROR not in chosen:
         return f"{score} at step {step}, the best of {len(validations) + 1} validations"
+    leader = max(validations.values(), key=lambda row: criterion.gain(row, chosen))
+    if criterion.gain(leader, chosen) > 0:
+        names = (criterion.monitor, criterion.monitor + ERROR)
+        ahead = describe_metrics({name: value for name, value in leader.items() if name in names})
+        return (
+            f"{score} at step {step}, though {ahead} at step {int(leader['step'])} is better: the scores are too "
+            "uncertain to decide alone, so the other metrics or the later step did; more validation images would tell "
+            "them apart"
+        )
     rivals = [
         row
         for row in validations.values()

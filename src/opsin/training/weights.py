@@ -50,7 +50,8 @@ def _read(state: dict[str, Any], which: Which, file: Path) -> tuple[dict[str, Te
         own = {name.removeprefix(NETWORK): value for name, value in state["model"].items() if name.startswith(NETWORK)}
         counters = state["counters"]
         is_measured = counters["validated_step"] == counters["step"]
-        return state["ema"] or own, without_errors(counters["last_metrics"]) if is_measured else {}
+        metrics = without_errors(counters["last_metrics"]) if is_measured else {}
+        return state["ema"] or own, metrics
     except (KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{file} does not hold the weights of a run: {error!r} is missing in it") from error
 
@@ -60,6 +61,7 @@ def _are_exported(paths: RunDirectory, tensors: dict[str, Tensor]) -> bool:
         return False
     kind = str(checkpoint.read_model_config(paths.model)["kind"])
     _, exported = checkpoint.load_pretrained(paths.model, kind=kind)
-    return exported.keys() == tensors.keys() and all(
-        torch.equal(exported[name], tensor.cpu()) for name, tensor in tensors.items()
+    # A model directory may lack what follows from the config, such as a noise schedule.
+    return exported.keys() <= tensors.keys() and all(
+        torch.equal(tensor, tensors[name].cpu()) for name, tensor in exported.items()
     )
