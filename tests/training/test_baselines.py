@@ -48,3 +48,8 @@ def test_the_error_of_pairs_is_that_of_their_difference() -> None:
     comparison = compare_paired("CIDEr-D", scores, "one caption", values, "")
     assert comparison.standard_error == pytest.approx(float(stats.sem(scores - values)))
     assert not compare_paired("CIDEr-D", scores, "one caption", scores, "").is_better
+
+
+def test_a_single_image_tells_nothing() -> None:
+    comparison = compare_measured("accuracy", 1.0, "untrained", 0.0, 1, "")
+    assert comparison.standard_error > 0 and not comparison.is_better

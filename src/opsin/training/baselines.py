@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from opsin.training.selection import error_of_share
+
 STANDARD_ERRORS = 2.0
 """By how many standard errors a score must be above its baseline: chance alone reaches that once in forty times."""
 
@@ -71,7 +73,7 @@ def compare_share(
         score=score,
         baseline=baseline,
         value=value,
-        standard_error=_binomial_error(value, count),
+        standard_error=math.sqrt(value * (1 - value) / count),
         count=count,
         advice=advice,
     )
@@ -89,7 +91,7 @@ def compare_measured(
         score=score,
         baseline=baseline,
         value=value,
-        standard_error=math.hypot(_binomial_error(score, count), _binomial_error(value, count)),
+        standard_error=math.hypot(error_of_share(score, count), error_of_share(value, count)),
         count=count,
         advice=advice,
     )
@@ -110,7 +112,3 @@ def compare_paired(
         count=len(differences),
         advice=advice,
     )
-
-
-def _binomial_error(share: float, count: int) -> float:
-    return math.sqrt(max(share * (1 - share), 0.0) / count)
