@@ -50,6 +50,6 @@ def test_the_error_of_pairs_is_that_of_their_difference() -> None:
     assert not compare_paired("CIDEr-D", scores, "one caption", scores, "").is_better
 
 
-def test_a_single_image_tells_nothing() -> None:
-    comparison = compare_measured("accuracy", 1.0, "untrained", 0.0, 1, "")
-    assert comparison.standard_error > 0 and not comparison.is_better
+def test_shares_of_none_and_all_have_an_error() -> None:
+    assert not compare_measured("accuracy", 1.0, "untrained", 0.75, 4, "").is_better
+    assert compare_measured("accuracy", 1.0, "untrained", 0.0, 1, "").standard_error > 0.3
