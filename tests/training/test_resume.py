@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, options in VARIANTS.items():
         assert run_toy(folder / name, **options).exit_code == 0
     return {name: folder / name for name in VARIANTS}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For runs in this process: those in others have been forked, and compute on a single thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def rows_without_times(run: Path) -> list[dict]:
@@ -125,6 +135,7 @@ class CannotDraw(ToyTask):
             raise ZeroDivisionError
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("failing_step", [10, STEPS])
 @pytest.mark.parametrize("variant", ["sparse", "last"])
 def test_a_validation_that_fails_loses_no_step(
