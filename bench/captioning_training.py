@@ -26,7 +26,7 @@ from opsin.captioning.evaluation import caption_loss
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.task import CaptioningTask
 from opsin.captioning.vocabulary import SPECIAL_WORDS, Vocabulary
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer

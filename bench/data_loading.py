@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from opsin.data.augment import random_augment, random_flip, random_shift
 from opsin.data.datasets import PixelDataset, batches_of
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import open_source
+from opsin.images.augment import random_augment, random_flip, random_shift
 from opsin.runtime import resolve_device, resolve_precision
+from opsin.sources.opening import open_source
 
 PHOTOS, PHOTO_SIZE, SIZE = 400, (320, 240), 64
 READ_BATCH, WORKERS = 64, 2

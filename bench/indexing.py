@@ -25,10 +25,10 @@ from harness.timing import parse_arguments, print_machine, print_timings, time_i
 from PIL import Image
 from torch import Tensor, nn
 
-from opsin.clip.search.index import ImageIndex
-from opsin.data.images import ImageLike
 from opsin.encoders.open_clip import OpenClipEncoder
+from opsin.images.opening import ImageLike
 from opsin.runtime import autocast, resolve_device, resolve_precision
+from opsin.search.index import ImageIndex
 
 PHOTOS, BATCH_SIZE, LARGE = 256, 32, 100_000
 SIZE = (640, 480)

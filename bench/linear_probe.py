@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from harness.timing import parse_arguments, print_machine, print_timings, time_in_turn
 from torch import Tensor, nn
 
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.resnet import ResNet
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.simclr.config import AugmentConfig

@@ -23,10 +23,10 @@ import psutil
 import torch
 from harness.timing import parse_arguments, print_machine, print_table, print_timings, ratio, time_in_turn
 
-from opsin.clip.search.exact import ExactIndex
-from opsin.clip.search.lance import LanceIndex
-from opsin.clip.search.shards import read_vectors, write_shard
 from opsin.runtime import resolve_device, resolve_precision
+from opsin.search.exact import ExactIndex
+from opsin.search.lance import LanceIndex
+from opsin.search.shards import read_vectors, write_shard
 
 WIDTH, HITS, DIRECTIONS, QUERIES = 512, 10, 1000, 100
 SHARD_ROWS = 65536

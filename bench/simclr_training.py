@@ -19,7 +19,7 @@ from lightly.loss import NTXentLoss
 from torch import Tensor, nn
 
 from opsin.data.datasets import PixelDataset
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.data import SimclrData

@@ -16,7 +16,7 @@ from harness.vision_transformers import COURSE_VIT, IMAGE_SIZE, NUM_CLASSES, Tex
 from torch import Tensor, nn
 
 from opsin.classification.inference import Classifier, build_model
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
 BATCH_SIZE = 256

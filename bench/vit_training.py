@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from opsin.classification.config import AugmentConfig
 from opsin.classification.inference import build_model
 from opsin.classification.task import ClassificationTask
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer

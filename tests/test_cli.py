@@ -27,13 +27,13 @@ from opsin.cli import train
 from opsin.cli.options import SharedOptions, UsageError, parse, repeat_options, seeded_generator
 from opsin.cli.output import human_bytes, print_json, print_json_line, print_table
 from opsin.cli.search import SearchOptions
-from opsin.clip.search.index import ImageIndex
 from opsin.config import to_dict
-from opsin.data import emoji
-from opsin.data.images import open_image
-from opsin.data.preprocessing import Preprocessing
 from opsin.doctor import EXTRAS, diagnose
 from opsin.errors import DataError, TrainingInterrupted
+from opsin.images.opening import open_image
+from opsin.images.preprocessing import Preprocessing
+from opsin.search.index import ImageIndex
+from opsin.sources import emoji
 from opsin.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]

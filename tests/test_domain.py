@@ -21,11 +21,11 @@ from opsin.classification.inference import build_model
 from opsin.cli.main import main
 from opsin.config import from_dict
 from opsin.data.pixels import fit_image, load_pixels
-from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import open_source
 from opsin.domain import FEWEST_IMAGES, MOST_IMAGES, ImageDomain, Watch, watch_of
 from opsin.encoders import load
 from opsin.errors import CheckpointError, DataError
+from opsin.images.preprocessing import Preprocessing
+from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
 from opsin.training.image_domain import domain_of, record_domain
 from opsin.training.trainer import Trainer

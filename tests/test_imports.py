@@ -11,8 +11,8 @@ from PIL import Image
 
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
-from opsin.clip.search.index import ImageIndex
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
+from opsin.search.index import ImageIndex
 
 ROOT = Path(__file__).parents[1]
 LINT_IMPORTS = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"

@@ -15,9 +15,9 @@ from opsin.checkpoint import load_training_state, save_training_state
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import build_model
 from opsin.config import load_json
-from opsin.data.preprocessing import Preprocessing
 from opsin.errors import CheckpointError
 from opsin.files import write_json
+from opsin.images.preprocessing import Preprocessing
 
 IMPOSSIBLE: list[dict[str, dict[str, int]]] = [
     {"model": {"num_layers": 10**9}},

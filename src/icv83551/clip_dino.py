@@ -13,7 +13,7 @@ from torch import Tensor
 
 import icv83551.clip
 from opsin.clip.similarity import cosine_similarity
-from opsin.data.images import open_image
+from opsin.images.opening import open_image
 
 __all__ = ["CLIPImageRetriever", "clip_zero_shot_classifier", "get_similarity_no_loop"]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from opsin.data.course_emoji import CourseEmoji, load_course_emoji
-from opsin.data.emoji import emoji_source
 from opsin.data.pixels import fit_image
 from opsin.diffusion.text import TextTable, load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder
 from opsin.errors import ConfigError, DataError
+from opsin.sources.emoji import emoji_source
 
 DATASETS = Path(__file__).parent / "datasets"
 DATA_PATH = DATASETS / "emoji_data.npz"

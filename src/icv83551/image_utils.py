@@ -8,8 +8,8 @@ import urllib.request
 
 import numpy as np
 
-from opsin.data.images import open_image
 from opsin.errors import DataError
+from opsin.images.opening import open_image
 from opsin.runtime import is_offline
 
 TIMEOUT_SECONDS = 30

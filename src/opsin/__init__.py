@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner
     from opsin.classification.inference import Classifier
-    from opsin.clip.search.index import ImageIndex
     from opsin.clip.zero_shot import ZeroShotClassifier
     from opsin.diffusion.inference import TextToImage
+    from opsin.search.index import ImageIndex
     from opsin.simclr.inference import SimclrEncoder
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ __all__ = ["Captioner", "Classifier", "ImageIndex", "SimclrEncoder", "TextToImag
 _HOMES = {
     "Captioner": "opsin.captioning.inference",
     "Classifier": "opsin.classification.inference",
-    "ImageIndex": "opsin.clip.search.index",
+    "ImageIndex": "opsin.search.index",
     "SimclrEncoder": "opsin.simclr.inference",
     "TextToImage": "opsin.diffusion.inference",
     "ZeroShotClassifier": "opsin.clip.zero_shot",

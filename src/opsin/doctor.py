@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from opsin import __version__, checkpoint, runtime
-from opsin.data import emoji
+from opsin.sources import emoji
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "safetensors", "huggingface-hub", "timm",

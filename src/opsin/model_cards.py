@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from opsin.data.names import printable
+from opsin.names import printable
 
 SPECIAL = re.compile(r"([\\`*{}\[\]<>#|!~&])")
 """Characters that Markdown or HTML may act on."""

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from opsin.data.images import ImageLike, open_image
-from opsin.data.names import printable
-from opsin.data.outputs import SOFTWARE
 from opsin.files import atomic_write
+from opsin.images.opening import ImageLike, open_image
+from opsin.names import printable
+from opsin.sources.outputs import SOFTWARE
 
 HEAT_COLOURS = "viridis"  # perceptually uniform, and readable without colour vision
 RIGHT, WRONG = "#0072B2", "#D55E00"  # blue and vermilion of the Okabe-Ito palette

@@ -26,9 +26,9 @@ from opsin.captioning.splits import open_splits
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.data import datasets
 from opsin.data.course_coco import load_course_coco
-from opsin.data.image_source import ImageSource
-from opsin.data.sources import open_source
 from opsin.errors import DataError
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 from tests.course_data import WORDS, write_course_coco
 
 from .conftest import tiny_config

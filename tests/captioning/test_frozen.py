@@ -19,9 +19,9 @@ from opsin.captioning.splits import open_splits
 from opsin.captioning.train import CaptionerReport, train_captioner
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
-from opsin.data.preprocessing import Preprocessing
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.images.preprocessing import Preprocessing
 
 from .conftest import COLOURS, tiny_config
 

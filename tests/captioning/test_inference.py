@@ -18,8 +18,8 @@ from opsin.captioning.inference import Captioner
 from opsin.captioning.splits import open_splits
 from opsin.captioning.train import CaptionerReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
-from opsin.data.preprocessing import Preprocessing
 from opsin.errors import ConfigError, DataError
+from opsin.images.preprocessing import Preprocessing
 from tests.course_data import write_course_coco
 
 from .conftest import make_captioned_folder, tiny_config

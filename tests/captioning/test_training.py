@@ -26,9 +26,9 @@ from opsin.captioning.train import CaptionerReport, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
-from opsin.data.preprocessing import Preprocessing
 from opsin.data.splits import division_digest
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.attention import MultiHeadAttention
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer

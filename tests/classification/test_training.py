@@ -27,9 +27,9 @@ from opsin.cli.main import main
 from opsin.config import from_dict, to_dict
 from opsin.data.datasets import image_dataset
 from opsin.data.repeats import Repeat
-from opsin.data.sources import open_labelled
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
+from opsin.sources.opening import open_labelled
 from opsin.training.metrics import classification_metrics
 from opsin.training.report import TrainReport
 from tests.html_page import Page

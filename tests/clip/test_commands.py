@@ -18,7 +18,7 @@ from PIL import Image
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.cli.main import main
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from tests.classification.conftest import make_colour_folder
 from tests.encoders.clip_models import save_directory, tiny_clip
 

@@ -18,8 +18,8 @@ from opsin.encoders.loading import load_image_text
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import ConfigError, DataError
 from tests.classification.conftest import make_colour_folder
-from tests.clip.search.colours import ColourEncoder
 from tests.encoders.clip_models import tiny_clip
+from tests.search.colours import ColourEncoder
 
 LABELS = ["a person", "an animal", "food"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from opsin.data.course_coco import load_course_coco
-from opsin.data.sources import open_source
 from opsin.errors import DataError
+from opsin.sources.opening import open_source
 from tests.course_data import WORDS, write_course_coco
 
 

@@ -15,14 +15,13 @@ from torch import Tensor
 
 import opsin.data.datasets
 from opsin.data.datasets import FileDataset, ImageDataset, PixelDataset, batches_of, image_dataset, preprocessing_for
-from opsin.data.image_source import ImageSource
-from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import open_source
 from opsin.errors import DataError
+from opsin.images.preprocessing import Preprocessing
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 from opsin.training.loader import load_batches
 from opsin.training.sampler import StepSampler
-
-from .conftest import MakeImage
+from tests.conftest import MakeImage
 
 SIZE = 4
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

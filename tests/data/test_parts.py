@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.image_source import ImageSource
 from opsin.data.parts import first_of_random_order, judged_part
 from opsin.errors import DataError
+from opsin.sources.image_source import ImageSource
 
 
 def make_source(*splits: str) -> ImageSource:

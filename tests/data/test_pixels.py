@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 from opsin.data.pixels import each_image, fit_image, load_pixels, pixel_batches
-from opsin.data.sources import open_source
-from opsin.data.threads import map_rows
 from opsin.errors import DataError
-
-from .conftest import MakeImage
+from opsin.images.threads import map_rows
+from opsin.sources.opening import open_source
+from tests.conftest import MakeImage
 
 
 @pytest.mark.parametrize("size", [(64, 64), (128, 64), (64, 200), (16, 32), (1, 1)])

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from opsin.data.image_source import ImageSource
 from opsin.data.repeats import find_near_duplicates, find_overlap, find_repeats, warn_of_repeats
-from opsin.data.sources import open_source
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 
 def picture(seed: int, size: int = 40) -> Image.Image:

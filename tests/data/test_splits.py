@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from opsin.data.image_source import ImageSource
 from opsin.data.splits import split_rows
 from opsin.errors import DataError
+from opsin.sources.image_source import ImageSource
 
 
 def make_source(count: int, **columns: np.ndarray) -> ImageSource:

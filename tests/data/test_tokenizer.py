@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsin.data.emoji import list_emoji
 from opsin.data.tokenizer import PAD_INDEX, SMALLEST_VOCABULARY, START_INDEX, BpeTokenizer
 from opsin.errors import CheckpointError, ConfigError
+from opsin.sources.emoji import list_emoji
 
 TEXTS = [
     "cowboy hat face",

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.config import to_dict
-from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
@@ -26,6 +25,7 @@ from opsin.diffusion.exam import Exam, as_images, open_exam
 from opsin.diffusion.pictures import close_calls_figure, fidelity_figure
 from opsin.encoders.loading import load_image_text
 from opsin.errors import ConfigError, DataError
+from opsin.images.opening import ImageLike, open_image
 from opsin.pictures import save_figure
 
 from .conftest import tiny_config

@@ -15,11 +15,11 @@ from PIL import Image
 
 from opsin.checkpoint import load_pretrained, read_model_config
 from opsin.cli.main import main
-from opsin.data.sources import open_source
 from opsin.encoders import load
 from opsin.encoders.features import source_features, source_vectors
 from opsin.simclr.inference import SimclrEncoder
-from tests.data.orientation import save_turned
+from opsin.sources.opening import open_source
+from tests.images.orientation import save_turned
 
 from . import test_captioning, test_classification, test_clip, test_diffusion, test_simclr
 from .test_diffusion import table  # noqa: F401  (a fixture)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
-from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import DenseEncoder, ImageEncoder, load
 from opsin.encoders.local import LocalEncoder
 from opsin.encoders.open_clip import DenseOpenClipEncoder, OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, OfflineError
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast
 
 from .clip_models import CONFIG, tiny_clip

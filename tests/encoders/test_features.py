@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import Compose, Normalize
 
-from opsin.data.images import ImageLike, open_image
-from opsin.data.sources import open_source
 from opsin.encoders.base import BATCH_SIZE
 from opsin.encoders.features import image_features, source_features, source_vectors, text_vectors
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.errors import DataError
+from opsin.images.opening import ImageLike, open_image
 from opsin.runtime import resolve_precision
-from tests.clip.search.colours import ColourEncoder, paint_many
+from opsin.sources.opening import open_source
+from tests.search.colours import ColourEncoder, paint_many
 
 from .test_encoders import CPU, pictures, small_clip
 

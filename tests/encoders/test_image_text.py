@@ -16,13 +16,13 @@ from huggingface_hub import constants
 from PIL import Image
 from torch import nn
 
-from opsin.data.sources import open_source
 from opsin.encoders import DenseEncoder, ImageTextEncoder, TextEncoder, load
 from opsin.encoders.features import source_features
 from opsin.encoders.loading import load_image_text
 from opsin.encoders.open_clip import OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, MissingExtraError, OfflineError
+from opsin.sources.opening import open_source
 
 from .clip_models import save_directory, tiny_clip
 from .test_encoders import CPU, pictures

@@ -16,7 +16,6 @@ from timm.data import create_transform
 from torch import nn
 
 from opsin.cli.main import main
-from opsin.data.names import name_key
 from opsin.encoders import DenseEncoder, ImageEncoder, imagenet, load
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.imagenet import (
@@ -29,6 +28,7 @@ from opsin.encoders.imagenet import (
 )
 from opsin.encoders.loading import absolute_reference
 from opsin.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from opsin.names import name_key
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from icv83551.image_utils import image_from_url
-from tests.data.file_server import FileServer, serve
+from tests.sources.file_server import FileServer, serve
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

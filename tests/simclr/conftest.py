@@ -12,8 +12,7 @@ from PIL import Image
 from torch import nn
 
 from opsin.config import to_dict
-from opsin.data.preprocessing import Preprocessing
-from opsin.data.sources import open_source
+from opsin.images.preprocessing import Preprocessing
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import open_data
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
@@ -21,6 +20,7 @@ from opsin.simclr.judged_data import JudgedData, open_judged
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.task import SimclrTask
 from opsin.simclr.train import build_task, train_simclr
+from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
 from opsin.training.report import TrainReport
 

@@ -18,7 +18,6 @@ from sklearn.preprocessing import StandardScaler
 from opsin.config import to_dict
 from opsin.data.datasets import PixelDataset
 from opsin.data.pixels import fit_image
-from opsin.data.sources import open_source
 from opsin.errors import ConfigError, DataError
 from opsin.runtime import cache_dir, make_generator
 from opsin.simclr import evaluation as evaluation_module
@@ -33,6 +32,7 @@ from opsin.simclr.linear_probe import accuracy, train_seed_probe
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
+from opsin.sources.opening import open_source
 from opsin.training.task import Batch, StepOutput
 
 from .conftest import PERIODS, make_pattern_folder, tiny_config

@@ -14,13 +14,13 @@ from torch import nn
 
 from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.classification.train import train_classifier
-from opsin.data.sources import open_source
 from opsin.data.splits import split_rows
 from opsin.encoders import load
 from opsin.errors import ConfigError, DataError
 from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.judged_data import JudgedData, open_judged
+from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
 from opsin.training.record import SOURCE_DIGEST
 

@@ -16,7 +16,6 @@ from PIL import Image
 import opsin
 from opsin.checkpoint import load_pretrained, load_training_state
 from opsin.config import from_dict, to_dict
-from opsin.data.sources import open_source
 from opsin.data.splits import division_digest
 from opsin.encoders import load
 from opsin.encoders.base import ImageEncoder
@@ -27,6 +26,7 @@ from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import RECIPES
 from opsin.simclr.task import SimclrTask
 from opsin.simclr.train import train_simclr
+from opsin.sources.opening import open_source
 from opsin.training.record import config_of
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer

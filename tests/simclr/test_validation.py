@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from opsin.data.pixels import fit_image
-from opsin.data.sources import open_source
 from opsin.runtime import make_generator
 from opsin.simclr.data import open_data
 from opsin.simclr.loss import simclr_loss_naive
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
+from opsin.sources.opening import open_source
 
 from .conftest import PERIODS, task_of, tiny_config
 

@@ -11,8 +11,8 @@ import torchvision.transforms.v2.functional as tv
 from torch import Generator, Tensor
 
 from opsin.config import from_dict
-from opsin.data.geometry import random_resized_crop
 from opsin.errors import ConfigError
+from opsin.images.geometry import random_resized_crop
 from opsin.simclr.config import AugmentConfig, SimclrConfig
 from opsin.simclr.views import random_view, two_views
 

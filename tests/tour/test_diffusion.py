@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsin.data.sources import open_source
+from opsin.sources.opening import open_source
 from opsin.tour.diffusion import PROMPTS, _emoji_names
 
 

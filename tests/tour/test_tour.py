@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
-from opsin.data.sources import open_source
 from opsin.errors import ConfigError
 from opsin.report import Picture, Report, Section, Table, machine, spread
+from opsin.sources.opening import open_source
 from opsin.tour import clip, run
 from opsin.tour.run import run_tour
 from tests.html_page import Page, assert_sound

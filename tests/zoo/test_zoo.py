@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from opsin import Captioner, SimclrEncoder, TextToImage
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.checkpoint import MODEL_FILES, ZOO_DIRECTORY, read_model_config, zoo_names
-from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
-from opsin.data.sources import open_source
 from opsin.encoders import load
 from opsin.encoders.loading import load_image_text
 from opsin.runtime import make_generator
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.evaluation import untrained_encoder
 from opsin.simclr.views import two_views
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 MB = 10**6
 LARGEST = {"cifar10-simclr": 23 * MB, "emoji-captioner": 8 * MB, "emoji-clip": 12 * MB, "emoji-diffusion": 26 * MB}

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from opsin.config import check_numbers
-from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
+from opsin.sources.exclusion import Patterns
 from opsin.training.config import TrainingConfig
 
 

@@ -18,10 +18,10 @@ from opsin.captioning.vocabulary import NULL, UNKNOWN, Vocabulary, join_words, t
 from opsin.data.captioned import with_captions
 from opsin.data.course_coco import CourseSplit
 from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import source_features
+from opsin.images.opening import Skipped
+from opsin.sources.image_source import ImageSource
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
 from opsin.counts import number_of
 from opsin.data.datasets import batches_of
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
 from opsin.data.repeats import Overlap, find_overlap
-from opsin.data.sources import exclude_images, is_same_source
 from opsin.errors import DataError, OpsinError
+from opsin.images.opening import Skipped
 from opsin.runtime import autocast, refuse_damaged
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import exclude_images, is_same_source
 from opsin.training.baselines import BaselineComparison
 from opsin.training.record import config_of, has_changed
 

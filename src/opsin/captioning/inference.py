@@ -16,14 +16,14 @@ from opsin.captioning.image_captioner import ImageCaptioner, build_model
 from opsin.captioning.model import feature_tensor
 from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
-from opsin.data.images import ImageLike
 from opsin.data.pixels import each_image, pixel_batches
-from opsin.data.preprocessing import Preprocessing
 from opsin.encoders import load
 from opsin.encoders.base import NetworkEncoder, batched
 from opsin.encoders.features import image_features
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
+from opsin.images.opening import ImageLike
+from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import PretrainedModel
 from opsin.runtime import autocast, refuse_damaged
 
@@ -113,7 +113,7 @@ class Captioner(PretrainedModel):
 
     @property
     def input_size(self) -> int:
-        """The `size` of `opsin.data.images.open_image` for images to describe."""
+        """The `size` of `opsin.images.opening.open_image` for images to describe."""
         return self.preprocessing.image_size if self.frozen_encoder is None else self.load_frozen_encoder().input_size
 
     def load_frozen_encoder(self) -> NetworkEncoder:

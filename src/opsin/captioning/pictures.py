@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.captioning.inference import Caption
 from opsin.captioning.metrics import is_exact_match
-from opsin.data.images import ImageLike, StoredImage
+from opsin.images.opening import ImageLike, StoredImage
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,

@@ -23,17 +23,17 @@ from opsin.captioning.data import (
 from opsin.captioning.vocabulary import Vocabulary, tokenise
 from opsin.counts import number_of
 from opsin.data.course_coco import CourseSplit, load_course_coco
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
 from opsin.data.repeats import warn_of_repeats
-from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.data.unread import examples
 from opsin.encoders import load
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
+from opsin.images.opening import Skipped
 from opsin.runtime import derive_seed, is_first_process
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from opsin.captioning.image_captioner import ImageCaptioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import json_digest
-from opsin.data.augment import vary
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.augment import vary
+from opsin.images.preprocessing import Preprocessing
 from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_mean
 from opsin.training.task import Batch, StepOutput, Task

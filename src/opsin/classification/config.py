@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.config import check_numbers
-from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
+from opsin.sources.exclusion import Patterns
 from opsin.training.config import TrainingConfig
 
 
@@ -36,7 +36,7 @@ class ViTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What is done to training images, drawn per sample; see `opsin.data.augment`."""
+    """What is done to training images, drawn per sample; see `opsin.images.augment`."""
 
     flip: bool = True
     """Mirror half of the images. Switch it off where left and right matter (digits, text)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from opsin.data.image_source import ImageSource
 from opsin.data.parts import first_of_random_order
 from opsin.data.splits import split_rows
+from opsin.sources.image_source import ImageSource
 
 
 def rows_of_run(source: ImageSource, *, val_fraction: float, max_train: int | None, seed: int) -> dict[str, np.ndarray]:

@@ -15,14 +15,14 @@ from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
 from opsin.counts import number_of
 from opsin.data.datasets import image_dataset
-from opsin.data.image_source import UNLABELLED, ImageSource
-from opsin.data.images import Skipped
-from opsin.data.names import find_equal
 from opsin.data.parts import judged_part
 from opsin.data.repeats import Overlap, find_overlap
-from opsin.data.sources import exclude_images, is_same_source, open_labelled
 from opsin.errors import DataError, OpsinError
+from opsin.images.opening import Skipped
+from opsin.names import find_equal
 from opsin.runtime import refuse_damaged
+from opsin.sources.image_source import UNLABELLED, ImageSource
+from opsin.sources.opening import exclude_images, is_same_source, open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.record import has_changed

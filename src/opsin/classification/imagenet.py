@@ -12,11 +12,11 @@ from torch import Tensor
 
 from opsin.checkpoint import IMAGENET
 from opsin.classification.inference import Classifier
-from opsin.data.images import ImageLike
 from opsin.data.pixels import each_image
-from opsin.data.preprocessing import Preprocessing
 from opsin.encoders.imagenet import RESIZED, ImagenetEncoder, class_names
 from opsin.errors import ConfigError
+from opsin.images.opening import ImageLike
+from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import PretrainedModel
 
 

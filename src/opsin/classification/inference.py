@@ -15,9 +15,9 @@ from torch import Tensor
 from opsin.checkpoint import names_imagenet
 from opsin.classification.config import ViTConfig
 from opsin.classification.model_card import model_card
-from opsin.data.images import ImageLike
 from opsin.data.pixels import pixel_batches
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.opening import ImageLike
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import PretrainedModel
 from opsin.runtime import autocast, refuse_damaged, resolve_device

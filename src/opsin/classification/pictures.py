@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from opsin.classification.evaluation import Mistake
 from opsin.classification.inference import Classification, Classifier
-from opsin.data.images import ImageLike, StoredImage
+from opsin.images.opening import ImageLike, StoredImage
 from opsin.pictures import (
     HEAT_LABEL,
     RIGHT,

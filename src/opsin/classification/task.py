@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from opsin.classification.config import AugmentConfig, ViTConfig
 from opsin.classification.inference import Classifier
 from opsin.config import json_digest
-from opsin.data.augment import mix, vary
 from opsin.data.datasets import ImageDataset, batches_of
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.augment import mix, vary
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.training.metrics import classification_metrics
 from opsin.training.record import SOURCE_DIGEST, source_foundation

@@ -11,11 +11,11 @@ from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
-from opsin.data.image_source import ImageSource
 from opsin.data.repeats import warn_of_repeats
-from opsin.data.sources import open_labelled
 from opsin.data.splits import division_digest
 from opsin.runtime import seeded
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.config import TrainingConfig
 from opsin.training.metrics import classification_metrics

@@ -12,11 +12,11 @@ import tyro
 from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line
 from opsin.counts import none_of
-from opsin.data.exclusion import Patterns
+from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Caption, Captioner
-    from opsin.data.images import ImageReader, StoredImage
+    from opsin.images.opening import ImageReader, StoredImage
 
 DESCRIPTION = (
     "Describe images with a trained captioner. With --json the result is one JSON document; with --json and a "
@@ -69,9 +69,9 @@ def main(argv: list[str]) -> int:
     options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
     _refuse_senseless(options)
     from opsin.captioning.inference import Captioner
-    from opsin.data.images import ImageReader, StoredImage
-    from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
+    from opsin.images.opening import ImageReader, StoredImage
+    from opsin.sources.inputs import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)

@@ -14,7 +14,7 @@ from opsin.counts import none_of
 if TYPE_CHECKING:
     from opsin.classification.inference import Classification
     from opsin.clip.zero_shot import ZeroShotClassification
-    from opsin.data.images import ImageReader, StoredImage
+    from opsin.images.opening import ImageReader, StoredImage
 
 
 def main(argv: list[str]) -> int:
@@ -57,10 +57,10 @@ def _classifier_reference(options: ClassifyOptions) -> str:
 
 def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.classification.inference import Classifier
-    from opsin.data.images import ImageReader
-    from opsin.data.inputs import list_inputs
     from opsin.errors import DataError
+    from opsin.images.opening import ImageReader
     from opsin.progress import counted
+    from opsin.sources.inputs import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from opsin.cli.options import Flag, ModelOptions
-from opsin.data.exclusion import Patterns
+from opsin.sources.exclusion import Patterns
 
 
 @dataclass(frozen=True, kw_only=True)

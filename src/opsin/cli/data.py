@@ -15,7 +15,7 @@ from opsin.cli.output import note, print_json, print_table
 from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
 from opsin.counts import number_of
-from opsin.data.exclusion import Patterns
+from opsin.sources.exclusion import Patterns
 
 LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 def _list(argv: list[str]) -> int:
     options = parse(ListOptions, argv, "opsin data list", "Data sources that opsin can read.")
-    from opsin.data.prepare import NAMED_SOURCES
+    from opsin.sources.prepare import NAMED_SOURCES
 
     rows = [(name, source.summary, source.ready(), str(source.directory())) for name, source in NAMED_SOURCES.items()]
     if options.json:
@@ -101,7 +101,7 @@ def _prepare(argv: list[str]) -> int:
         "opsin data prepare",
         "Build or download a source, so that it is there when needed.",
     )
-    from opsin.data.prepare import prepare_source
+    from opsin.sources.prepare import prepare_source
 
     directory = prepare_source(options.source, quiet=options.quiet)
     if options.json:
@@ -114,8 +114,8 @@ def _prepare(argv: list[str]) -> int:
 
 def _check(argv: list[str]) -> int:
     options = parse(CheckOptions, argv, "opsin data check", "Decode every image of a source and report what is there.")
-    from opsin.data.check import check_source
-    from opsin.data.sources import open_source
+    from opsin.sources.check import check_source
+    from opsin.sources.opening import open_source
 
     report = check_source(open_source(options.source, exclude=options.exclude), quiet=options.quiet)
     if options.json:

@@ -12,7 +12,7 @@ import tyro
 from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
-from opsin.data.exclusion import Patterns
+from opsin.sources.exclusion import Patterns
 
 DESCRIPTION = (
     "Encode all images of a source into shards: NNNNNN.npy with the vectors, NNNNNN.parquet with the images' paths, "
@@ -46,9 +46,9 @@ class EmbedOptions(SharedOptions):
 def main(argv: list[str]) -> int:
     """Run `opsin embed`; returns the exit code."""
     options = parse(EmbedOptions, argv, "opsin embed", DESCRIPTION)
-    from opsin.clip.search.embedding import embed, parse_part
     from opsin.encoders.loading import load
     from opsin.errors import ConfigError
+    from opsin.search.embedding import embed, parse_part
 
     try:
         part = parse_part(options.shard)

@@ -165,8 +165,8 @@ def _write_images(generations: list[Generation], paths: list[Path], scale: int) 
     """Each image, enlarged, into its file; the names by prompt."""
     from PIL import Image
 
-    from opsin.data.outputs import png_info
     from opsin.files import atomic_write
+    from opsin.sources.outputs import png_info
 
     rest = iter(paths)
     names: list[list[str]] = []

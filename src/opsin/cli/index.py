@@ -12,11 +12,11 @@ import tyro
 from opsin.cli.options import SharedOptions, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.counts import number_of
-from opsin.data.exclusion import Patterns
+from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
-    from opsin.clip.search.index import ImageIndex
-    from opsin.clip.search.results import UpdateReport
+    from opsin.search.index import ImageIndex
+    from opsin.search.results import UpdateReport
 
 DEFAULT_MODEL = "emoji-clip"
 SKIPPED_SHOWN = 20
@@ -49,7 +49,7 @@ class IndexOptions(SharedOptions):
 def main(argv: list[str]) -> int:
     """Run `opsin index`; returns the exit code."""
     options = parse(IndexOptions, argv, "opsin index", DESCRIPTION)
-    from opsin.clip.search.index import ImageIndex, holds_index
+    from opsin.search.index import ImageIndex, holds_index
 
     if holds_index(options.out):
         index = ImageIndex.open(options.out, device=options.device)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
                 quiet=options.quiet,
             )
     else:
-        from opsin.clip.search.collection import open_collection
+        from opsin.search.collection import open_collection
 
         open_collection(options.source, options.exclude)  # so that a mistyped folder leaves no empty index behind
         model = DEFAULT_MODEL if options.model is None else options.model
@@ -89,7 +89,7 @@ def _refuse_other_model(index: ImageIndex, model: str | None) -> None:
 
 
 def _print_report(report: UpdateReport) -> None:
-    from opsin.data.names import printable
+    from opsin.names import printable
 
     counts = {
         "added": len(report.added), "changed": len(report.changed), "moved": len(report.moved),
@@ -110,7 +110,7 @@ def _print_report(report: UpdateReport) -> None:
 
 
 def _print_json(index: ImageIndex, report: UpdateReport) -> None:
-    from opsin.data.names import printable
+    from opsin.names import printable
 
     def shown(ids: tuple[str, ...]) -> list[str]:
         return [printable(id) for id in ids]

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from opsin import __version__
 from opsin.cli.usage import HELP, HELP_ALL, UsageError
-from opsin.data.names import printable
 from opsin.errors import OpsinError
+from opsin.names import printable
 
 
 class Verb(NamedTuple):

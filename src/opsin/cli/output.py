@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from opsin.data.names import printable
+from opsin.names import printable
 
 JSON_DIGITS = 6
 """Significant digits of numbers in JSON documents: as many as float32 has for certain."""

@@ -16,8 +16,8 @@ from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
 
 if TYPE_CHECKING:
-    from opsin.clip.search.index import ImageIndex
-    from opsin.clip.search.results import SearchResults
+    from opsin.search.index import ImageIndex
+    from opsin.search.results import SearchResults
 
 DESCRIPTION = (
     "Find the images of an index that are closest to a query: words, images, or a weighted sum of both. The cosine of "
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     if several and options.html is not None:
         raise UsageError("--html writes a page of one query; leave it out, or give the query itself instead of -")
     query = None if several else _read_query(options.query, options)
-    from opsin.clip.search.index import ImageIndex
+    from opsin.search.index import ImageIndex
 
     index = ImageIndex.open(options.index, device=options.device, backend=options.backend)
     if query is None:
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
         _print_results(results)
     _note_unlike(index, options)
     if options.html is not None:  # after the answers: a page that cannot be written does not cost them
-        from opsin.clip.search.contact_sheet import write_contact_sheet
+        from opsin.search.contact_sheet import write_contact_sheet
 
         write_contact_sheet(options.html, query.title(options), results, index.image)
         note(f"contact sheet: {options.html}", quiet=options.quiet)
@@ -108,7 +108,7 @@ def _read_query(words: tuple[str, ...], options: SearchOptions) -> Query:
 
 
 def _is_image_file(word: str) -> bool:
-    from opsin.data.images import IMAGE_SUFFIXES
+    from opsin.images.opening import IMAGE_SUFFIXES
 
     return os.path.splitext(word)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(word)
 
@@ -162,7 +162,7 @@ def _lines_of_stdin() -> Iterator[str]:
 
 
 def _print_results(results: SearchResults, title: str | None = None) -> None:
-    from opsin.data.names import printable
+    from opsin.names import printable
 
     if title is not None:
         print(printable(title))
@@ -182,7 +182,7 @@ def _print_results(results: SearchResults, title: str | None = None) -> None:
 
 
 def _document(options: SearchOptions, query: Query, results: SearchResults) -> dict[str, Any]:
-    from opsin.data.names import printable
+    from opsin.names import printable
 
     hits = [
         {

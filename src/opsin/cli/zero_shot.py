@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
     from opsin.clip.zero_shot_evaluation import ZeroShotEvaluation
-    from opsin.data.images import ImageReader
+    from opsin.images.opening import ImageReader
 
 DEFAULT_MODEL = "emoji-clip"
 OTHER = "other"
@@ -29,12 +29,12 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     _refuse_senseless(options)
     labels = read_labels(options.labels or "", OTHER if options.other else None)
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
-    from opsin.data.images import ImageReader
-    from opsin.data.inputs import list_inputs
     from opsin.encoders.base import input_size
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
+    from opsin.images.opening import ImageReader
     from opsin.progress import counted
+    from opsin.sources.inputs import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     model = options.model or DEFAULT_MODEL

@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from opsin.clip.config import AugmentConfig
-from opsin.data.augment import random_flip
-from opsin.data.color import (
+from opsin.images.augment import random_flip
+from opsin.images.color import (
     color_jitter,
     gaussian_blur,
     invert_lightness,
@@ -26,7 +26,7 @@ from opsin.data.color import (
     shade,
     uniform,
 )
-from opsin.data.geometry import random_affine
+from opsin.images.geometry import random_affine
 
 LARGEST_BLUR = 1 / 32
 """Standard deviation of the strongest blur, as a share of the image's side."""

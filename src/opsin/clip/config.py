@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
+from opsin.sources.exclusion import Patterns
 from opsin.training.config import TrainingConfig
 
 

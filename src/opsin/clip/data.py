@@ -12,13 +12,13 @@ from torch import Tensor
 from opsin.clip.config import ClipConfig
 from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.repeats import warn_of_repeats
-from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.errors import ConfigError
+from opsin.images.opening import Skipped
 from opsin.runtime import derive_seed
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 OTHER_STYLE = "other-style"
 """The split of what was trained on in other drawing styles only."""

@@ -16,19 +16,19 @@ from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, row
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
 from opsin.counts import number_of
 from opsin.data.datasets import batches_of
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.parts import judged_part
-from opsin.data.preprocessing import Preprocessing
 from opsin.data.repeats import Overlap, find_overlap
-from opsin.data.sources import exclude_images, is_same_source
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
 from opsin.errors import DataError, OpsinError
+from opsin.images.opening import Skipped
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.runtime import autocast
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import exclude_images, is_same_source
 from opsin.training.baselines import BaselineComparison, compare_share
 from opsin.training.record import config_of, has_changed
 

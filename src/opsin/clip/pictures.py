@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from opsin.clip.zero_shot import ZeroShotClassification
-from opsin.data.images import ImageLike
+from opsin.images.opening import ImageLike
 from opsin.pictures import HEAT_COLOURS, RIGHT, TITLE_SIZE, WRONG, centre_square, cut
 
 MOST_IMAGES = 24

@@ -18,10 +18,10 @@ from opsin.clip.loss import clip_loss
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
 from opsin.config import json_digest, to_dict
-from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders.clip_card import model_card
 from opsin.encoders.local_clip import KIND, ClipContent
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share

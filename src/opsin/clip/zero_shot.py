@@ -18,11 +18,11 @@ from torch import Tensor
 
 from opsin.clip.calibration import fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
-from opsin.data.images import ImageLike
-from opsin.data.names import name_key
 from opsin.data.unread import Unread, examples, warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, TokenEncoder
 from opsin.errors import ConfigError
+from opsin.images.opening import ImageLike
+from opsin.names import name_key
 from opsin.training.metrics import expected_calibration_error
 
 DEFAULT_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")

@@ -12,10 +12,10 @@ from opsin.clip.calibration import cross_fitted_probabilities, fit_logit_scale
 from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
 from opsin.counts import number_of
-from opsin.data.images import Skipped
-from opsin.data.sources import open_labelled
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors
+from opsin.images.opening import Skipped
+from opsin.sources.opening import open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics, expected_calibration_error
 
@@ -69,7 +69,7 @@ def evaluate_zero_shot(
     """Classify a split of a labelled source by its class names; without `split` its test split, or else all of it.
 
     Only classes with images in the source take part; underscores in their names are read as spaces. `exclude` are
-    patterns of images to leave out; see `opsin.data.exclusion`. The images' vectors come from the cache of
+    patterns of images to leave out; see `opsin.sources.exclusion`. The images' vectors come from the cache of
     `source_vectors`. Raises DataError when the source has no labels, no such split, or no image that can be read;
     ConfigError for templates and names that cannot be used.
     """

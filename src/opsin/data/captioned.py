@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from opsin.counts import none_of
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.errors import DataError
+from opsin.images.opening import Skipped
+from opsin.sources.image_source import ImageSource
 
 
 def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> ImageSource:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from opsin.data.pickles import read_pickle
 from opsin.errors import DataError
+from opsin.sources.pickles import read_pickle
 
 MAX_ENTRY_BYTES = 64 * 2**20
 """Unpacked; the course's largest entry has less than one megabyte."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from opsin.counts import none_of
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.pixels import fit_image, load_pixels
-from opsin.data.preprocessing import Preprocessing, channel_statistics
 from opsin.errors import DataError
+from opsin.images.opening import Skipped
+from opsin.images.preprocessing import Preprocessing, channel_statistics
+from opsin.sources.image_source import ImageSource
 
 logger = logging.getLogger(__name__)
 MEMORY_LIMIT = 4 * 2**30

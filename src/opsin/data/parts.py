@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from opsin.data.image_source import ImageSource
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
+from opsin.sources.image_source import ImageSource
 
 
 def first_of_random_order(rows: np.ndarray, count: int | None, seed: int) -> np.ndarray:

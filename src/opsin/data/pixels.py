@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opsin.data.image_source import ImageSource, map_readable
-from opsin.data.images import ImageLike, StoredImage, open_image
 from opsin.errors import ConfigError
+from opsin.images.opening import ImageLike, StoredImage, open_image
+from opsin.sources.image_source import ImageSource, map_readable
 
 
 def fit_image(image: ImageLike, size: int) -> np.ndarray:

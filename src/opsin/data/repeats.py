@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opsin.data.image_source import ImageSource
-from opsin.data.names import printable
-from opsin.data.threads import map_rows
 from opsin.errors import DataError
+from opsin.images.threads import map_rows
+from opsin.names import printable
 from opsin.runtime import is_first_process
+from opsin.sources.image_source import ImageSource
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from opsin.config import json_digest
-from opsin.data.image_source import ImageSource
 from opsin.errors import DataError
 from opsin.runtime import derive_seed
+from opsin.sources.image_source import ImageSource
 
 
 def split_rows(source: ImageSource, val_fraction: float, test_fraction: float, seed: int) -> dict[str, np.ndarray]:

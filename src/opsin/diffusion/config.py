@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.config import check_numbers
-from opsin.data.exclusion import Patterns
 from opsin.diffusion.gaussian_diffusion import Objective
 from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
+from opsin.sources.exclusion import Patterns
 from opsin.training.config import TrainingConfig
 
 LARGEST_GUIDANCE = 1e6

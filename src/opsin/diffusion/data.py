@@ -14,15 +14,15 @@ from torch import Tensor
 
 from opsin.data.captioned import with_captions
 from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.parts import first_of_random_order
-from opsin.data.sources import open_source
 from opsin.data.splits import division_digest, split_rows
 from opsin.data.unread import check_captions
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features
 from opsin.encoders.base import TextEncoder, unread_texts
+from opsin.images.opening import Skipped
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opsin.data.image_source import ImageSource
-from opsin.data.images import Skipped
 from opsin.data.pixels import load_pixels
-from opsin.data.sources import exclude_images, is_same_source
 from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
+from opsin.images.opening import Skipped
 from opsin.progress import counted
 from opsin.runtime import derive_seed
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import exclude_images, is_same_source
 from opsin.training.record import config_of, has_changed
 
 TRAIN, HELD_OUT, OTHER = "train", "held_out", "other"

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from opsin import checkpoint
-from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import ProcessConfig, UnetConfig
@@ -29,6 +28,7 @@ from opsin.domain import Watch
 from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.images.opening import ImageLike, open_image
 from opsin.pretrained import domain_content, read_watch
 from opsin.runtime import autocast, refuse_damaged, resolve_device, resolve_precision
 

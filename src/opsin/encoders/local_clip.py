@@ -8,12 +8,12 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from opsin.data.preprocessing import Preprocessing
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import Unread
 from opsin.encoders.base import DenseNetworkEncoder, TextNetwork
 from opsin.encoders.clip_card import model_card
 from opsin.encoders.fitted import FittedImages
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
 from opsin.pretrained import PretrainedModel
 

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from opsin.data.exclusion import Patterns
 from opsin.errors import ConfigError
 from opsin.nn.stems import least_trained_side
+from opsin.sources.exclusion import Patterns
 from opsin.training.config import TrainingConfig
 
 MOST_HUE = 0.5

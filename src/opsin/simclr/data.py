@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.image_source import UNLABELLED, ImageSource
-from opsin.data.images import Skipped
 from opsin.data.repeats import warn_of_repeats
 from opsin.data.splits import division_digest, split_rows
 from opsin.errors import DataError
+from opsin.images.opening import Skipped
 from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig
+from opsin.sources.image_source import UNLABELLED, ImageSource
 
 MOST_VALIDATED = 1_000
 MOST_NEIGHBOURS = 5_000

@@ -18,12 +18,11 @@ from torch import Generator, Tensor, nn
 
 from opsin.counts import none_of, number_of
 from opsin.data.datasets import ImageDataset, batches_of, image_dataset
-from opsin.data.image_source import ImageSource, NothingReadable
-from opsin.data.images import Skipped
 from opsin.data.repeats import Overlap, find_overlap
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_features, source_vectors
 from opsin.errors import ConfigError, DataError
+from opsin.images.opening import Skipped
 from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
@@ -39,6 +38,7 @@ from opsin.simclr.linear_probe import (
 )
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.views import random_view
+from opsin.sources.image_source import ImageSource, NothingReadable
 from opsin.training.baselines import BaselineComparison, compare_accuracy, compare_measured
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
@@ -62,7 +62,7 @@ class Protocol:
     epochs: int = EPOCHS
     seed: int = 0
     exclude: tuple[str, ...] = ()
-    """Patterns of images to leave out; see `opsin.data.exclusion`."""
+    """Patterns of images to leave out; see `opsin.sources.exclusion`."""
     train_data: str | None = None
     """A source of its own that labels come from; see `open_judged`."""
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, batches_of
-from opsin.data.preprocessing import Preprocessing
 from opsin.errors import TrainingInterrupted
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.inference import SimclrEncoder

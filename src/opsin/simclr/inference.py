@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from opsin import checkpoint
 from opsin.config import to_dict
-from opsin.data.preprocessing import Preprocessing
 from opsin.domain import Watch
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.fitted import FittedImages
+from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import PretrainedModel
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.model import ProjectionHead, SimclrModel, build_encoder

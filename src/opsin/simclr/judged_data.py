@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from opsin.data.image_source import UNLABELLED, ImageSource
-from opsin.data.images import Skipped
-from opsin.data.names import find_equal, printable
-from opsin.data.sources import exclude_images, is_same_source, open_labelled
 from opsin.data.splits import division_digest, split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
+from opsin.images.opening import Skipped
+from opsin.names import find_equal, printable
 from opsin.runtime import derive_seed
 from opsin.simclr.linear_probe import labelled_rows
+from opsin.sources.image_source import UNLABELLED, ImageSource
+from opsin.sources.opening import exclude_images, is_same_source, open_labelled
 from opsin.training.record import SOURCE_DIGEST
 
 HELD_OUT = 0.2

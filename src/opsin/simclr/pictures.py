@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from opsin.data.images import ImageLike
+from opsin.images.opening import ImageLike
 from opsin.pictures import RIGHT, TITLE_SIZE, TITLE_WIDTH, WRONG, centre_square, cut
 
 WITHOUT, WITH = WRONG, RIGHT

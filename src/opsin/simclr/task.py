@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, batches_of
-from opsin.data.image_source import UNLABELLED
-from opsin.data.preprocessing import Preprocessing
+from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData
@@ -20,6 +19,7 @@ from opsin.simclr.knn import default_neighbours, knn_predict
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views
+from opsin.sources.image_source import UNLABELLED
 from opsin.training.record import source_foundation
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task

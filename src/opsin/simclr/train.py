@@ -10,14 +10,14 @@ import torch
 
 from opsin.config import to_dict
 from opsin.data.datasets import batches_of, preprocessing_for
-from opsin.data.image_source import UNLABELLED
-from opsin.data.sources import open_source
 from opsin.runtime import seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData, open_data
 from opsin.simclr.evaluation import ADVICE
 from opsin.simclr.model import build_model
 from opsin.simclr.task import KNN_ACCURACY, SimclrTask
+from opsin.sources.image_source import UNLABELLED
+from opsin.sources.opening import open_source
 from opsin.training.baselines import BaselineComparison, compare_accuracy, compare_measured
 from opsin.training.report import TrainReport
 from opsin.training.trainer import Trainer

@@ -2,7 +2,7 @@
 
 SimCLR (Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations", section 3 and
 appendix A): a random part of the image, perhaps mirrored, with changed colours, perhaps without any, perhaps blurred.
-Deviations are those of `opsin.data.geometry.random_resized_crop`: boxes are not rounded to whole pixels, and parts
+Deviations are those of `opsin.images.geometry.random_resized_crop`: boxes are not rounded to whole pixels, and parts
 that are larger than the view lose pixels without being smoothed first.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from opsin.data.augment import random_flip
-from opsin.data.color import color_jitter, gaussian_blur, random_grayscale, random_rows, uniform
-from opsin.data.geometry import random_resized_crop
+from opsin.images.augment import random_flip
+from opsin.images.color import color_jitter, gaussian_blur, random_grayscale, random_rows, uniform
+from opsin.images.geometry import random_resized_crop
 from opsin.simclr.config import AugmentConfig
 
 BLUR = (0.1 / 224, 2.0 / 224)

@@ -14,10 +14,10 @@ from opsin.classification.recipes import emoji_groups
 from opsin.classification.task import evaluate_dataset
 from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
-from opsin.data.image_source import ImageSource
-from opsin.data.sources import open_labelled
 from opsin.pictures import confusion_figure
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_labelled
 from opsin.training.curves import learning_curves
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 

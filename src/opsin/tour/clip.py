@@ -13,15 +13,15 @@ from torch import Tensor
 from opsin.clip.data import caption_groups, open_captioned
 from opsin.clip.pictures import similarity_figure, zero_shot_figure
 from opsin.clip.retrieval import RetrievalPair, measure_retrieval
-from opsin.clip.search.index import ImageIndex
-from opsin.clip.search.results import SearchResults
 from opsin.clip.similarity import cosine_similarity
 from opsin.clip.zero_shot import ZeroShotClassifier
-from opsin.data.image_source import ImageSource
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.loading import load_image_text
 from opsin.pictures import RIGHT, WRONG, cut
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
+from opsin.search.index import ImageIndex
+from opsin.search.results import SearchResults
+from opsin.sources.image_source import ImageSource
 
 MODEL = "emoji-clip"
 LABELS = {

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from opsin.config import to_dict
-from opsin.data.sources import open_source
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, open_splits
 from opsin.diffusion.inference import Generation, TextToImage
@@ -26,6 +25,7 @@ from opsin.diffusion.text import load_text_encoder
 from opsin.diffusion.train import build_task
 from opsin.encoders.loading import load_image_text
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
+from opsin.sources.opening import open_source
 from opsin.training.trainer import Trainer, TrainingResult
 
 JUDGE, SHIPPED = "emoji-clip", "emoji-diffusion"

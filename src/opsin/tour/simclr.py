@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from opsin.data.image_source import ImageSource
 from opsin.data.pixels import fit_image
-from opsin.data.sources import open_source
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
@@ -22,6 +20,8 @@ from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 from opsin.training.curves import learning_curves
 from opsin.training.report import TrainReport
 

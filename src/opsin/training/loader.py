@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from opsin.data.datasets import PixelDataset
-from opsin.data.images import Skipped
 from opsin.errors import DataError
+from opsin.images.opening import Skipped
 from opsin.training.sampler import StepSampler
 from opsin.training.task import Batch, BatchDataset
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from opsin.config import from_dict, to_dict
-from opsin.data.image_source import ImageSource
 from opsin.data.splits import division_digest
+from opsin.sources.image_source import ImageSource
 
 SOURCE_DIGEST = "source_digest"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from opsin.data.images import Skipped
+from opsin.images.opening import Skipped
 from opsin.training.baselines import BaselineComparison
 
 

@@ -1,0 +1,172 @@
+"""Approximate search with LanceDB (extra `search`), for collections that are too large to compare with every vector.
+
+LanceDB keeps an inverted file (k-means cells) of vectors on disk, with a bit for each number (RaBitQ: Gao and Long,
+2024), and reads only the cells closest to a query. What it proposes is compared again with the stored vectors, so that
+the cosines are exact; what may be lacking is a hit. Its table is a copy that is made when it is first needed, and can
+be removed at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from opsin.errors import CheckpointError, MissingExtraError
+from opsin.files import write_json
+from opsin.runtime import is_offline
+from opsin.search.exact import ExactIndex
+
+TABLE = "vectors"
+STATE = "shards-2.json"
+"""Numbers of the shards in the table. Its name changes with the table's layout, so that an older one is made anew."""
+KEPT = timedelta(hours=1)
+"""For how long older versions of the table stay on disk: other processes may be searching them."""
+FEWEST_ROWS = 4096
+"""Smaller tables get no cells: LanceDB compares with every vector then."""
+ROWS_PER_CELL = 256
+"""At least: LanceDB makes fewer cells otherwise."""
+PROPOSALS = 20
+"""Vectors that are compared again, for each hit that is asked for, and at least `FEWEST_PROPOSALS`."""
+FEWEST_PROPOSALS = 500
+PROBED_SHARE = 0.05
+"""Of the cells that a search reads, and at least `FEWEST_PROBED`."""
+FEWEST_PROBED = 20
+
+
+class LanceIndex:
+    """See `opsin.search.exact.VectorIndex`; positions are those of the exact index beside it."""
+
+    def __init__(self, path: Path, table: Any, first: Mapping[int, int], dead: np.ndarray, exact: ExactIndex) -> None:
+        self._path, self._table, self._first, self._dead, self._exact = path, table, first, dead, exact
+        self._probed = max(FEWEST_PROBED, int(PROBED_SHARE * _cells(len(exact))))
+
+    @classmethod
+    def synchronised(
+        cls, path: Path, shards: Mapping[int, int], arrays: Sequence[np.ndarray], dead: np.ndarray, exact: ExactIndex
+    ) -> LanceIndex:
+        """The table at `path` with the rows of these shards: new shards are added, those that are gone removed.
+
+        Raises MissingExtraError without LanceDB, CheckpointError when the table cannot be read or written.
+        """
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it logs to stderr otherwise
+        try:
+            with _without_looking_for_ipv6():
+                import lancedb
+        except ImportError as error:
+            raise MissingExtraError(
+                "the backend lancedb needs LanceDB: pip install 'opsin[search]'; the exact search needs nothing"
+            ) from error
+        starts = np.cumsum([0, *shards.values()])
+        first = dict(zip(shards, map(int, starts[:-1]), strict=True))
+        with _explained(path), FileLock(path.with_name(".lancedb.lock")):  # searches may run at once
+            table = _synchronise(lancedb.connect(str(path)), path, dict(zip(shards, arrays, strict=True)), exact)
+        return cls(path, table, first, dead, exact)
+
+    def __len__(self) -> int:
+        return len(self._exact)
+
+    def search(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `VectorIndex.search`; a hit may be lacking, and then the next best takes its place."""
+        k = min(k, len(self))
+        wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(self._dead), PROPOSALS * k)
+        query = self._table.search(_padded(vector[None])[0]).distance_type("dot").nprobes(self._probed).limit(wanted)
+        with _explained(self._path):
+            proposed = query.select(["shard", "row", "_distance"]).to_arrow()
+        shards, rows = proposed["shard"].to_numpy(), proposed["row"].to_numpy()
+        positions = np.array([self._first[int(shard)] for shard in shards], dtype=np.int64) + rows
+        positions = np.sort(positions[~np.isin(positions, self._dead)])
+        if len(positions) < k:  # a large part of the collection is asked for, or was deleted
+            return self._exact.search(vector, k)
+        cosines = self._exact.vectors(positions).astype(np.float64) @ vector.astype(np.float64)
+        best = np.argsort(-cosines, kind="stable")[:k]
+        return positions[best], cosines[best]
+
+
+@contextmanager
+def _without_looking_for_ipv6() -> Iterator[None]:
+    """While offline, no socket is opened: urllib3, which LanceDB imports, would open one on ::1 to see if it can."""
+    had_ipv6 = socket.has_ipv6
+    socket.has_ipv6 = had_ipv6 and not is_offline()
+    try:
+        yield
+    finally:
+        socket.has_ipv6 = had_ipv6
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What LanceDB raises as CheckpointError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise CheckpointError(f"LanceDB cannot use {path} ({reason}); remove it, or use exact") from error
+
+
+def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
+    """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
+    state = path / STATE
+    present = _recorded_shards(state)
+    if present == set(shards) and present:
+        return connection.open_table(TABLE)
+    state.unlink(missing_ok=True)
+    if present:
+        table = connection.open_table(TABLE)
+        if gone := sorted(present - set(shards)):
+            table.delete(f"shard IN ({', '.join(map(str, gone))})")
+    else:
+        width = next((_padded(array[:1]).shape[1] for array in shards.values()), 8)
+        table = connection.create_table(TABLE, schema=_schema(width), mode="overwrite")
+    for number, array in shards.items():
+        if number not in present:
+            table.add(_rows(number, array))
+    # Before the index is made anew: hits were lost from one that existed when the rows were moved.
+    table.optimize(cleanup_older_than=KEPT)
+    if len(exact) >= FEWEST_ROWS:
+        from lancedb.index import IvfRq
+
+        config = IvfRq(distance_type="dot", num_partitions=_cells(len(exact)))
+        table.create_index("vector", config=config, replace=True)
+    write_json(state, sorted(shards))
+    return table
+
+
+def _recorded_shards(state: Path) -> set[int]:
+    """Numbers of the shards in the table; none without a readable record, so that the table is made anew."""
+    try:
+        numbers = json.loads(state.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return set()
+    is_record = isinstance(numbers, list) and all(type(number) is int for number in numbers)
+    return set(numbers) if is_record else set()
+
+
+def _cells(count: int) -> int:
+    return max(1, min(int(count**0.5), count // ROWS_PER_CELL))
+
+
+def _schema(width: int) -> pa.Schema:
+    vector = pa.list_(pa.float32(), width)  # from half precision, LanceDB builds its index several times as slowly
+    return pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("vector", vector)])
+
+
+def _rows(number: int, vectors: np.ndarray) -> pa.Table:
+    padded = _padded(vectors)
+    count, width = padded.shape
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(padded.reshape(-1)), width)
+    return pa.table([np.full(count, number), np.arange(count), cells], schema=_schema(width))
+
+
+def _padded(vectors: np.ndarray) -> np.ndarray:
+    """float32 (N, W) with zeros to a multiple of eight numbers, which RaBitQ needs; products stay what they are."""
+    return np.pad(vectors.astype(np.float32), ((0, 0), (0, -vectors.shape[1] % 8)))

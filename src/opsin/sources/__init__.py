@@ -1,0 +1,1 @@
+"""Data sources: where images, labels and captions come from, and the readers of each layout."""

@@ -1,0 +1,79 @@
+"""A look at a whole source: how many images, of which classes, and which of them are broken or occur twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opsin.images.opening import Skipped
+from opsin.sources.image_source import SPLITS, UNLABELLED, ImageSource, map_readable
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What `opsin data check` says. Counts are of readable images."""
+
+    name: str
+    count: int
+    classes: dict[str, int]
+    splits: dict[str, int]
+    captions: int
+    """Captions in all."""
+    without_caption: int
+    """Images without any caption, where the source has captions at all; else 0."""
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    """Width and height of the images with the fewest and the most pixels."""
+    broken: tuple[Skipped, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    """Groups of images with identical pixels, by id."""
+    grey_bits: dict[int, int]
+    """How many 16-bit greys use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
+
+
+def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
+    """Decode every image once, with progress on stderr unless `quiet`. DataError when not a single one can be read."""
+
+    good, facts = map_readable(source, source.examine, quiet=quiet)
+    sizes = sorted((image.size for image in facts), key=lambda size: (size[0] * size[1], size))
+    bits = Counter(image.grey_bits for image in facts if image.grey_bits is not None)
+    return SourceReport(
+        name=source.name,
+        count=len(good),
+        classes=_class_counts(good),
+        splits=_split_counts(good),
+        captions=sum(map(len, good.captions or [])),
+        without_caption=sum(not texts for texts in good.captions or []),
+        smallest=sizes[0],
+        largest=sizes[-1],
+        broken=tuple(good.skipped),
+        duplicates=_duplicates(good.ids, [image.digest for image in facts]),
+        grey_bits=dict(sorted(bits.items())),
+    )
+
+
+def _class_counts(source: ImageSource) -> dict[str, int]:
+    if source.class_names is None:
+        return {}
+    if source.labels is not None:
+        labels = source.labels[source.labels != UNLABELLED]
+    else:
+        labels = np.array([label for of_image in source.label_sets or () for label in of_image], dtype=np.int64)
+    counts = np.bincount(labels, minlength=len(source.class_names))
+    return {name: int(count) for name, count in zip(source.class_names, counts, strict=True)}
+
+
+def _split_counts(source: ImageSource) -> dict[str, int]:
+    if source.splits is None:
+        return {}
+    return {name: int((source.splits == name).sum()) for name in SPLITS if (source.splits == name).any()}
+
+
+def _duplicates(ids: Sequence[str], digests: Sequence[bytes]) -> tuple[tuple[str, ...], ...]:
+    same: dict[bytes, list[str]] = {}
+    for name, digest in zip(ids, digests, strict=True):
+        same.setdefault(digest, []).append(name)
+    return tuple(tuple(names) for names in same.values() if len(names) > 1)

@@ -1,0 +1,155 @@
+"""What an index follows is what it was made of, whatever lies there now, and nothing is lost to a missing drive."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from opsin.errors import CheckpointError, ConfigError
+from opsin.search import database
+from opsin.search.collection import garbage_collection_paused
+from opsin.search.confidence import chance_level
+from opsin.search.database import DATABASE
+from opsin.search.embedding import embed
+from opsin.search.index import ImageIndex
+from opsin.search.query import query_terms
+from opsin.search.snapshot import read_snapshot
+from tests.search.colours import ColourEncoder, assert_finds_what_is_there, load_colours, paint, paint_many
+
+
+def write_parquet(path: Path, image: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": image.read_bytes(), "path": None}]}), path)
+
+
+def test_a_table_beside_the_photos_changes_nothing(index: ImageIndex, photos: Path) -> None:
+    write_parquet(photos / "export.parquet", photos / "000.png")
+    pq.write_table(pa.table({"number": [1]}), photos / "numbers.parquet")
+    report = index.update()
+    assert (report.unchanged, report.total, report.deleted) == (31, 31, ())
+    assert_finds_what_is_there(index, photos)
+
+
+def test_a_folder_that_is_away_is_not_replaced_by_another(index: ImageIndex, photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "away")
+    paint(tmp_path / "other" / "a.png", (1, 2, 3))
+    with pytest.raises(ConfigError, match="knows nothing of what is given; make another index"):
+        index.update(tmp_path / "other")
+    (tmp_path / "away").rename(photos)
+    assert index.update().unchanged == 31
+
+
+def test_a_table_is_not_replaced_by_a_folder(photos: Path, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "one.parquet", photos / "000.png")
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    index.update(tmp_path / "one.parquet")
+    with pytest.raises(ConfigError, match="make another index"):
+        index.update(photos)
+    assert len(index) == 1
+
+
+def test_vectors_outlast_a_drive_that_is_not_connected(index: ImageIndex, photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    for _ in range(2):
+        assert index.update().total == 0
+    photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    report = index.update()
+    assert (report.total, report.encoded) == (31, 0)
+    assert_finds_what_is_there(index, photos)
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    photos = tmp_path / os.fsdecode(b"ba\xffd")
+    paint_many(photos, 5)
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    assert index.update(photos).total == 5
+    assert index.source == str(photos)
+    assert index.update().unchanged == 5
+    assert_finds_what_is_there(index, photos)
+
+
+def test_an_index_is_created_as_a_whole_or_not_at_all(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(database.os, "replace", stop)
+        ImageIndex.create(tmp_path / "index", ColourEncoder())
+    with pytest.raises(CheckpointError, match="holds no index"):
+        ImageIndex.open(tmp_path / "index")
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    assert index.update(photos).total == 31
+    assert {path.name for path in index.path.iterdir() if path.suffix == ".tmp"} == set()
+
+
+def test_a_snapshot_is_of_one_moment(index: ImageIndex, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process commits after each question that a reader asks."""
+    writer = ImageIndex.open(index.path, ColourEncoder())
+    rows = database.Database._rows
+    step = iter(range(100))
+
+    def asked(self: database.Database, *arguments: object) -> list[tuple]:
+        result = rows(self, *arguments)
+        if self is index._database:
+            number = next(step)
+            paint(photos / f"new{number}.png", (number, 1, 1))
+            (photos / f"{number:03d}.png").unlink()
+            writer.update()
+        return result
+
+    monkeypatch.setattr(database.Database, "_rows", asked)
+    snapshot = read_snapshot(index.path, index._database, "exact")
+    assert snapshot.size == len(snapshot.sample) == 31
+
+
+def test_a_new_time_of_a_table_is_noted_once(photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "one.parquet"
+    write_parquet(table, photos / "000.png")
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    index.update(table)
+    os.utime(table, (1, 1))
+    index.update()
+    before = (index.path / DATABASE).read_bytes()
+    assert index.update().unchanged == 1
+    assert (index.path / DATABASE).read_bytes() == before
+
+
+def test_a_share_of_broken_images_is_no_failure(tmp_path: Path) -> None:
+    paint(tmp_path / "photos" / "a.png", (1, 2, 3))
+    (tmp_path / "photos" / "b.png").write_bytes(b"no image")
+    reports = [
+        embed(tmp_path / "photos", tmp_path / "out", load_colours, part=(part, 2), rows_per_shard=1) for part in (0, 1)
+    ]
+    assert [(report.rows, len(report.skipped)) for report in reports] == [(1, 0), (0, 1)]
+    assert reports[1].complete
+
+
+def test_nothing_stands_out_where_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
+    paint_many(tmp_path / "photos", 3)
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    index.update(tmp_path / "photos")
+    results = index.search(image=sorted((tmp_path / "photos").iterdir()))
+    assert (results.standout, results.confident, len(results)) == (0.0, False, 3)
+    alike = ColourEncoder().encode_image([paint(tmp_path / "x.png", (9, 9, 9))] * 5).numpy()
+    assert chance_level(query_terms((), [tmp_path / "x.png"], (), None), alike[:0], alike) is None
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_pause_of_the_garbage_collection(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        with pytest.raises(RuntimeError), garbage_collection_paused():
+            assert not gc.isenabled()
+            raise RuntimeError
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable() if before else gc.disable()
