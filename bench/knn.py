@@ -19,8 +19,8 @@ from harness.memory import peak_megabytes
 from harness.timing import parse_arguments, print_machine, print_table, print_timings, time_in_turn
 from torch import Tensor
 
+from opsin.probing.knn import knn_predict
 from opsin.runtime import resolve_device, resolve_precision
-from opsin.simclr.knn import knn_predict
 
 BANK, IMAGES, WIDTH, CLASSES, K, TEMPERATURE = 50_000, 10_000, 2048, 10, 200, 0.5
 QUICK_BANK, QUICK_IMAGES, QUICK_WIDTH = 400, 80, 16

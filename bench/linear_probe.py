@@ -1,10 +1,10 @@
-"""A linear classifier on a frozen ResNet-18 for 200 labelled images, judged on 300 others, from pixels to accuracy.
+"""A linear classifier on a frozen ResNet-18 for 200 labelled images, evaluated on 300 others, from pixels to accuracy.
 
 The peer is the course's loop: in each of ten epochs all labelled images are augmented and go through the network again,
-one layer is trained on top by Adam in batches of 128, and all test images go through the network to be judged.
+one layer is trained on top by Adam in batches of 128, and all test images go through the network to be evaluated.
 
 - opsin linear: features once per image, then logistic regression with the best of 13 strengths;
-- opsin linear-seed: the course's training, on features of ten augmented views, and test features once.
+- opsin linear-course: the course's training, on features of ten augmented views, and test features once.
 
 All in the precision that opsin chooses. Before anything is timed, each way has to tell dark images from bright ones.
 """
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.resnet import ResNet
+from opsin.probing.linear_probe import accuracy, choose_logistic_regression, standardisation
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.linear_probe import accuracy, choose_logistic_regression, standardisation, train_seed_probe
+from opsin.simclr.protocols import train_course_probe
 from opsin.simclr.views import random_view
 
 LABELLED, TESTED, SIZE, EPOCHS, BATCH = 200, 300, 32, 10, 128
@@ -63,11 +64,11 @@ class Probing:
         chosen = choose_logistic_regression(scale(features), self.labels, 2, held_out)
         return accuracy(chosen.probe.scores(scale(tests)), self.truths)
 
-    def linear_seed(self) -> float:
+    def linear_course(self) -> float:
         generator = torch.Generator(self.device).manual_seed(0)
         views = ((self.encode(self.views(self.images, generator)), self.labels) for _ in range(EPOCHS))
         tests, found = self.encode(self.tests), 0.0
-        for probe in train_seed_probe(views, 2, torch.Generator().manual_seed(0)):
+        for probe in train_course_probe(views, 2, torch.Generator().manual_seed(0)):
             found = accuracy(probe.scores(tests), self.truths)
         return found
 
@@ -98,7 +99,7 @@ def main() -> None:
     probing = Probing(*sizes, device)
     ways: dict[str, Callable[[], float]] = {
         "opsin linear": probing.linear,
-        "opsin linear-seed": probing.linear_seed,
+        "opsin linear-course": probing.linear_course,
         "course's loop": probing.course,
     }
     for name, way in ways.items():
@@ -106,7 +107,7 @@ def main() -> None:
         assert reached >= LEAST, f"{name} tells only {reached:.0%} right"
     print_machine(resolve_precision("auto", device))
     timings = time_in_turn(ways, seconds=arguments.seconds, quick=arguments.quick)
-    print(f"{sizes[0]} labelled images, {sizes[1]} to judge on")
+    print(f"{sizes[0]} labelled images, {sizes[1]} to evaluate on")
     print_timings(timings, "opsin linear", per_call=sum(sizes), unit="images/s")
 
 

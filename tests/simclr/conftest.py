@@ -13,10 +13,10 @@ from torch import nn
 
 from opsin.config import to_dict
 from opsin.images.preprocessing import Preprocessing
+from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import open_data
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
-from opsin.simclr.judged_data import JudgedData, open_judged
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.task import SimclrTask
 from opsin.simclr.train import build_task, train_simclr
@@ -87,8 +87,8 @@ def encoder(pattern_run: Run) -> SimclrEncoder:
 
 
 @pytest.fixture(scope="session")
-def parts(encoder: SimclrEncoder) -> JudgedData:
-    return open_judged(encoder, None, None, 1.0, seed=0)
+def parts(encoder: SimclrEncoder) -> EvaluationSet:
+    return open_evaluation_set(encoder, None, None, 1.0, seed=0)
 
 
 @pytest.fixture(scope="session")

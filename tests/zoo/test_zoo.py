@@ -21,7 +21,6 @@ from opsin.encoders import load
 from opsin.encoders.loading import load_image_text
 from opsin.runtime import make_generator
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.evaluation import untrained_encoder
 from opsin.simclr.views import two_views
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
@@ -253,7 +252,7 @@ def test_views_of_what_was_never_seen_find_each_other() -> None:
     views = two_views(images, 32, AugmentConfig(min_crop=0.2), make_generator(0, "views"))
     trained = SimclrEncoder.from_pretrained("cifar10-simclr", "cpu")
     found = []
-    for encoder in (trained, untrained_encoder(trained)):
+    for encoder in (trained, trained.untrained()):
         with torch.inference_mode():
             features = encoder.model.encoder(encoder.preprocessing.normalize(views))
         left, right = torch.nn.functional.normalize(features, dim=1).chunk(2)

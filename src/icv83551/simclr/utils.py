@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from opsin.simclr.knn import knn_predict
+from opsin.probing.knn import knn_predict
 from opsin.simclr.loss import simclr_loss_vectorized
 
 __all__ = ["test", "train", "train_val"]

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name} must be at least 1, not {value}")
     if options.zero_shot:
-        _refuse(options, ("protocol", *OF_PROTOCOLS), "judging features, not for --zero-shot")
+        _refuse(options, ("protocol", *OF_PROTOCOLS), "evaluating features, not for --zero-shot")
         _refuse(options, ("mistakes", "near_duplicates"), "trained models, not for --zero-shot")
         from opsin.cli.zero_shot import evaluate_labels
 
@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
         return _evaluate_encoder(options)
     if is_pretrained_encoder(options.run):
         raise UsageError(
-            f"{options.run} is an encoder; give --protocol knn to judge its features, or --zero-shot to judge its "
-            "labels"
+            f"{options.run} is an encoder; give --protocol knn to evaluate its features, or --zero-shot to evaluate "
+            "its labels"
         )
     kind = str(read_model_config(resolve_model(options.run))["kind"])
     evaluate = EVALUATORS.get(kind)

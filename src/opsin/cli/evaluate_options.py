@@ -17,6 +17,7 @@ class EvaluateOptions(ModelOptions):
     """Options of `opsin evaluate`."""
 
     FIRST = ("data", "split", "protocol", "zero_shot", "picture")
+    RENAMED = {"--protocol=linear-seed": "--protocol=linear-course"}
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
@@ -35,13 +36,13 @@ class EvaluateOptions(ModelOptions):
     source (--data) by the names of its classes, and say how well that went."""
     template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """With --zero-shot: a text that is made of each class, its name at {}. Can be given several times."""
-    protocol: Literal["knn", "linear", "linear-seed", "finetune"] | None = None
-    """Judge the features of an encoder on a labelled source, beside the same network untrained: by the vote of nearest
-    neighbours (what a model of `opsin train simclr` is judged by without this option), by logistic regression, by the
-    course's linear layer on augmented images, or by training all weights. knn and linear take any encoder, such as
-    timm:NAME."""
+    protocol: Literal["knn", "linear", "linear-course", "finetune"] | None = None
+    """Evaluate the features of an encoder on a labelled source, beside the same network untrained: by the vote of
+    nearest neighbors (what a model of `opsin train simclr` is evaluated by without this option), by logistic
+    regression, by the course's linear layer on augmented images, or by training all weights. knn and linear take any
+    encoder, such as timm:NAME."""
     train_data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
-    """Of --protocol: fit on the labels of this source, and judge on --data: on its test or validation split where it
+    """Of --protocol: fit on the labels of this source, and evaluate on --data: on its test or validation split where it
     has one, else on all of it (--split all)."""
     labels_fraction: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
     """Of --protocol: the share of the labels that are used, evenly from every class; 0.1 by default, and 1 for knn."""
@@ -52,7 +53,7 @@ class EvaluateOptions(ModelOptions):
     """Of --protocol knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw into this PNG file: the confusion matrix of a classifier, of --zero-shot and of fine-tuning, nearest
-    neighbours for knn, a map of the features for linear, curves for linear-seed, the worst captions of a captioner,
+    neighbours for knn, a map of the features for linear, curves for linear-course, the worst captions of a captioner,
     the fidelity of a text-to-image model, whose drawings then are in FILE-nearest.png beside their nearest training
     images."""
     mistakes: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -32,6 +32,8 @@ class SharedOptions:
 
     FIRST: ClassVar[tuple[str, ...]] = ()
     """The options that matter first, which `--help` shows."""
+    RENAMED: ClassVar[dict[str, str]] = {}
+    """Values by their earlier names, which still work, as `--option=value`, and what is written now."""
 
     json: Flag = False
     """Print the result as one JSON document."""
@@ -62,12 +64,23 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
         first, is_full = options_class.FIRST, HELP_ALL in argv
         print(help_text(options_class, prog, description, first=first, is_full=is_full))
         raise SystemExit(0)
-    args = repeat_options(options_class, argv)
+    args = repeat_options(options_class, _by_current_names(argv, options_class.RENAMED))
     with on_parse_error(partial(refuse, options=options_of(options_class), argv=args)):
         options = tyro.cli(options_class, args=args, prog=prog, add_help=False, config=(tyro.conf.OmitArgPrefixes,))
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options
+
+
+def _by_current_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    found = list(argv)
+    for place, argument in enumerate(argv):
+        together = f"{argv[place - 1]}={argument}" if place else ""
+        if argument in renamed:
+            found[place] = renamed[argument]
+        elif together in renamed:
+            found[place] = renamed[together].partition("=")[2]
+    return found
 
 
 def repeat_options(options_class: type[Any], argv: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `opsin evaluate --protocol` does: judge the features of an encoder by labels."""
+"""What `opsin evaluate --protocol` does: evaluate the features of an encoder by labels."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from opsin.cli.output import note, note_unlike, print_json, print_table
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.encoders.base import ImageEncoder
-    from opsin.simclr.evaluation import Evaluation, Judged, Protocol
+    from opsin.probing.evaluation import Evaluation, ProbeProtocol, ProbeResult
 
 
 def evaluate_features(options: EvaluateOptions) -> int:
-    """Judge by `options.protocol`, or by nearest neighbours where there is none; returns the exit code."""
+    """Evaluate by `options.protocol`, or by nearest neighbours where there is none; returns the exit code."""
     protocol = _protocol(options)
-    from opsin.simclr.evaluation import evaluate_encoder
+    from opsin.probing.evaluation import evaluate_encoder
 
     encoder = _load(options)
     evaluation = evaluate_encoder(
@@ -37,9 +37,8 @@ def evaluate_features(options: EvaluateOptions) -> int:
     note_unlike(encoder, options.run, "opsin evaluate imagenet", options.quiet)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         from opsin.pictures import save_figure
-        from opsin.simclr.evaluation_picture import evaluation_figure
 
-        save_figure(evaluation_figure(encoder, protocol, evaluation), options.picture)
+        save_figure(protocol.figure(encoder, evaluation), options.picture)
         note(f"picture: {options.picture}", quiet=options.quiet)
     warn(evaluation.overlap.warnings)
     note_next(None, evaluation.baselines, quiet=options.quiet)
@@ -53,7 +52,7 @@ def evaluate_features(options: EvaluateOptions) -> int:
     return 0
 
 
-def _protocol(options: EvaluateOptions) -> Protocol:
+def _protocol(options: EvaluateOptions) -> ProbeProtocol:
     name = options.protocol or "knn"
     if name != "knn" and (options.k is not None or options.temperature is not None):
         raise UsageError(f"-k and --temperature are for --protocol knn, not for {name}")
@@ -61,12 +60,14 @@ def _protocol(options: EvaluateOptions) -> Protocol:
         raise UsageError(f"--temperature must be above zero, not {options.temperature}")
     if options.labels_fraction is not None and not 0 < options.labels_fraction <= 1:
         raise UsageError(f"--labels-fraction must be above 0 and at most 1, not {options.labels_fraction}")
-    from opsin.simclr.evaluation import Protocol
+    from opsin.probing.evaluation import Knn, Linear
+    from opsin.simclr.protocols import Finetune, LinearCourse
 
+    kinds: dict[str, type[ProbeProtocol]] = {kind.name: kind for kind in (Knn, Linear, LinearCourse, Finetune)}
     names = ("labels_fraction", "k", "temperature", "train_data")
     given = {name: getattr(options, name) for name in names}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return Protocol(name=name, seed=options.seed or 0, exclude=options.exclude, **settings)
+    return kinds[name](seed=options.seed or 0, exclude=options.exclude, **settings)
 
 
 def _load(options: EvaluateOptions) -> ImageEncoder:
@@ -80,7 +81,7 @@ def _load(options: EvaluateOptions) -> ImageEncoder:
     return load(options.run, options.device, options.precision)
 
 
-def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
+def _document(evaluation: Evaluation, protocol: ProbeProtocol) -> dict[str, Any]:
     return {
         "protocol": evaluation.protocol,
         "name": protocol.name,
@@ -98,20 +99,22 @@ def _document(evaluation: Evaluation, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _scores(judged: Judged) -> dict[str, Any]:
-    scores: dict[str, Any] = {"accuracy": judged.metrics.accuracy, "top5_accuracy": judged.metrics.top5_accuracy}
-    details = {"k": judged.k, "strength": judged.strength, "held_out": judged.held_out, "curve": judged.curve or None}
-    return {**scores, "labelled": judged.labelled, **{key: value for key, value in details.items() if value}}
+def _scores(result: ProbeResult) -> dict[str, Any]:
+    scores: dict[str, Any] = {"accuracy": result.metrics.accuracy, "top5_accuracy": result.metrics.top5_accuracy}
+    details = {"k": result.k, "strength": result.strength, "held_out": result.held_out, "curve": result.curve or None}
+    return {**scores, "labelled": result.labelled, **{key: value for key, value in details.items() if value}}
 
 
 def _print_tables(evaluation: Evaluation) -> None:
-    encoders = [judged for judged in (evaluation.trained, evaluation.untrained) if judged is not None]
-    columns = [accuracy_rows(judged.metrics) for judged in encoders]
+    encoders = [result for result in (evaluation.trained, evaluation.untrained) if result is not None]
+    columns = [accuracy_rows(result.metrics) for result in encoders]
     rows: list[tuple[str, Any]] = [(name, [dict(column)[name] for column in columns]) for name, _ in columns[0]]
     if evaluation.trained.strength is not None:
-        rows.append(("chosen strength of the regularisation", [judged.strength for judged in encoders]))
+        rows.append(("chosen strength of the regularisation", [result.strength for result in encoders]))
     if evaluation.trained.curve:
-        rows.append(("best accuracy after any epoch, as the course reports it", [max(j.curve) for j in encoders]))
+        rows.append(
+            ("best accuracy after any epoch, as the course reports it", [max(result.curve) for result in encoders])
+        )
     header = ("metric", "this encoder", "the same untrained")[: 1 + len(encoders)]
     rows += [(name, [value] * len(encoders)) for name, value in baseline_rows(evaluation.baselines[:1])]
     print_table(header, [(name, *values) for name, values in rows], title=evaluation.protocol)

@@ -1,1 +1,1 @@
-"""Self-supervised learning by contrast (SimCLR): learn features from images without labels, and judge them."""
+"""Self-supervised learning by contrast (SimCLR): learn features from images without labels, and evaluate them."""

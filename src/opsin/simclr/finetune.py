@@ -56,7 +56,7 @@ class FinetuneTask(Task):
         return {}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        """Nothing: the classifier is judged and given up."""
+        """Nothing: the classifier is evaluated and not kept."""
 
 
 def finetune(

@@ -16,6 +16,7 @@ from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.fitted import FittedImages
 from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import PretrainedModel
+from opsin.runtime import seeded
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.model import ProjectionHead, SimclrModel, build_encoder
 from opsin.simclr.model_card import model_card
@@ -76,6 +77,16 @@ class SimclrEncoder(FittedImages, PretrainedModel):
         alone = SimclrEncoder(self.name, network, replace(self._content(), projection=None), self.precision)
         alone.watch = Watch(self.watch.domain)
         return alone
+
+    def untrained(self) -> SimclrEncoder:
+        """The network that the encoder's run began with: random weights, and statistics of a BatchNorm that has seen
+        nothing. (With statistics of real images kNN and linear probe of a ResNet come out lower, not higher.)"""
+        training: Any = self.training.get("training", {})
+        with seeded(int(training.get("seed", 0)), "weights"):
+            network = build_encoder(self.description.encoder, self.preprocessing.image_size)
+        model = SimclrModel(network, nn.Identity()).to(self.device)
+        content = replace(self.description, projection=None)
+        return SimclrEncoder(f"{self.name}, untrained", model, content, self.precision)
 
     def _pooled(self, images: Tensor) -> Tensor:
         features: Tensor = self.model.encoder(images)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.images.preprocessing import Preprocessing
+from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData
 from opsin.simclr.inference import write_model
-from opsin.simclr.knn import default_neighbours, knn_predict
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.views import two_views

@@ -10,10 +10,10 @@ import torch
 
 from opsin.config import to_dict
 from opsin.data.datasets import batches_of, preprocessing_for
+from opsin.probing.evaluation import ADVICE
 from opsin.runtime import seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrData, open_data
-from opsin.simclr.evaluation import ADVICE
 from opsin.simclr.model import build_model
 from opsin.simclr.task import KNN_ACCURACY, SimclrTask
 from opsin.sources.image_source import UNLABELLED
@@ -28,7 +28,7 @@ class SimclrReport(TrainReport):
     """What a run of SimCLR left, besides."""
 
     labelled: bool
-    """Whether the images that were trained on have labels of two classes at least, by which to judge the features."""
+    """Whether the training images have labels of two classes at least, by which to evaluate the features."""
 
 
 def train_simclr(

@@ -11,11 +11,10 @@ import torch
 from matplotlib.figure import Figure
 
 from opsin.data.pixels import fit_image
+from opsin.probing.evaluation import Evaluation, Knn, evaluate_encoder
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.evaluation import Evaluation, Protocol, evaluate_encoder
-from opsin.simclr.evaluation_picture import evaluation_figure
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.train import train_simclr
@@ -37,14 +36,14 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
     source = open_source(config.data)
     report = train_simclr(config, directory, quiet=quiet)
     encoder = SimclrEncoder.from_pretrained(report.model)
-    protocol = Protocol()
+    protocol = Knn()
     evaluation = evaluate_encoder(encoder, protocol, quiet=quiet)
     return Section(
         title="Learning without labels",
         introduction=(
             "A ResNet-18 looked at two views of every emoji, cut out, mirrored and recoloured at random, and learned "
             "to give alike features to views of the same picture. No group and no name was shown to it. The features "
-            "are judged afterwards: the other pictures that are nearest to a test picture vote for its group."
+            "are evaluated afterwards: the other pictures that are nearest to a test picture vote for its group."
         ),
         table_title=MEASURED,
         table=Table(("what", "result", "how"), _rows(report, encoder, evaluation)),
@@ -57,7 +56,7 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
                 "The contrastive loss, and how often the nearest training pictures tell the group of a held-out one.",
             ),
             Picture(
-                evaluation_figure(encoder, protocol, evaluation),
+                protocol.figure(encoder, evaluation),
                 "Test emoji on the left, evenly spread over all of them, each with the other pictures of the nearest "
                 "features, their cosines and their groups; those of another group are orange.",
             ),

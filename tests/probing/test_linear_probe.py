@@ -5,21 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from opsin.errors import ConfigError, DataError
-from opsin.simclr.linear_probe import (
+from opsin.probing.linear_probe import (
     LinearProbe,
-    accuracy,
     choose_logistic_regression,
     fit_logistic_regression,
     labelled_rows,
     standardisation,
-    train_seed_probe,
 )
 
 
@@ -84,35 +80,6 @@ def test_standardising_is_scikit_learns() -> None:
     features[:, 2] = 7.0
     expected = StandardScaler().fit_transform(features.numpy())
     np.testing.assert_allclose(standardisation(features)(features).numpy(), expected, atol=1e-9)
-
-
-def test_the_courses_training_is_scikit_learns_adam() -> None:
-    """From the same weights over the same batches: its perceptron without hidden layers is a linear classifier."""
-    features, labels = clouds(300, 3)
-    views = [features, features.flip(1)]
-    labelled = [(view.float(), labels) for view in views]
-    probes = list(train_seed_probe(labelled, 3, torch.Generator().manual_seed(5)))
-    generator = torch.Generator().manual_seed(5)
-    weight, bias = ((2 * torch.rand(shape, generator=generator) - 1) / 12**0.5 for shape in ((3, 12), (3,)))
-    peer = MLPClassifier((), learning_rate_init=1e-3, alpha=128e-6, shuffle=False)
-    peer.partial_fit(features[:128].numpy(), labels[:128].numpy(), classes=[0, 1, 2])
-    peer.coefs_[0][:], peer.intercepts_[0][:] = weight.T.numpy(), bias.numpy()
-    del peer._optimizer  # begins anew from these weights
-    for view, probe in zip(views, probes, strict=True):
-        for rows in torch.randperm(300, generator=generator).split(128):
-            peer.partial_fit(view[rows].numpy(), labels[rows].numpy())
-        np.testing.assert_allclose(probe.weight.numpy(), peer.coefs_[0].T, atol=1e-4)
-        np.testing.assert_allclose(probe.bias.numpy(), peer.intercepts_[0], atol=1e-4)
-    assert float((probes[0].weight - weight).abs().min()) > 1e-4
-
-
-def test_the_courses_training_learns() -> None:
-    clouded, labels = clouds(600, 3, width=500)
-    features = clouded.float()
-    probes = list(train_seed_probe([(features, labels)] * 10, 3, torch.Generator().manual_seed(0)))
-    assert accuracy(probes[-1].scores(features), labels) > 0.9
-    losses = [float(F.cross_entropy(probe.scores(features), labels)) for probe in probes]
-    assert losses == sorted(losses, reverse=True) and len(losses) == 10
 
 
 @pytest.mark.parametrize(("fraction", "counts"), [(0.1, [10, 3, 1]), (1.0, [100, 30, 2]), (1e-6, [1, 1, 1])])

@@ -1,4 +1,4 @@
-"""Classification by the nearest neighbours of a feature, which judges an encoder without training anything.
+"""Classification by the nearest neighbours of a feature, which evaluates an encoder without training anything.
 
 Each of the k nearest features votes for its class with the weight exp(cosine / temperature) (Wu et al. 2018,
 "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", section 3.4).

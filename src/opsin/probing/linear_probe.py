@@ -1,9 +1,8 @@
 """Linear classifiers on the features of a frozen encoder: how well its classes can be told apart by planes.
 
-Two ways to fit one. L2-regularised logistic regression has one answer for given features, the one that scikit-learn's
-LogisticRegression has; its strength is chosen on validation data, as by Kornblith et al. 2019 ("Do Better ImageNet
-Models Transfer Better?"), whose protocol SimCLR uses. Deviations: 13 strengths instead of 45, and features are
-standardised. The course trains with Adam, on ten augmented views of each image.
+L2-regularized logistic regression has one answer for given features, the one that scikit-learn's LogisticRegression
+has; its strength is chosen on validation data, as by Kornblith et al. 2019 ("Do Better ImageNet Models Transfer
+Better?"), whose protocol SimCLR uses. Deviations: 13 strengths instead of 45, and features are standardized.
 
 Dimensions: N images, D width of the features, K classes.
 """
@@ -11,23 +10,19 @@ Dimensions: N images, D width of the features, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
 from opsin.counts import agree, number_of
 from opsin.errors import ConfigError, DataError
 
 STRENGTHS = tuple(float(strength) for strength in np.logspace(1, -5, 13))
 """Tried from the strongest to the weakest, each one starting where the one before ended."""
-SEED_EPOCHS = 10
-SEED_BATCH = 128
-SEED_LEARNING_RATE = 1e-3
-SEED_WEIGHT_DECAY = 1e-6
 SMALLEST_DEVIATION = 1e-6
 
 
@@ -134,48 +129,17 @@ def choose_logistic_regression(
             "the regularisation of a linear probe on some of "
             "them; it takes at least two of some class"
         )
-    fitted, judged = features[~held_out], features[held_out]
+    fitted, validation = features[~held_out], features[held_out]
     accuracies, starts = {}, {}
     probe = None
     for strength in sorted(strengths, reverse=True):
         probe = fit_logistic_regression(fitted, labels[~held_out], num_classes, strength, start=probe)
-        accuracies[strength] = accuracy(probe.scores(judged), labels[held_out])
+        accuracies[strength] = accuracy(probe.scores(validation), labels[held_out])
         starts[strength] = probe
     best = max(accuracies, key=lambda strength: (accuracies[strength], strength))
     return ChosenProbe(
         fit_logistic_regression(features, labels, num_classes, best, start=starts[best]), best, accuracies
     )
-
-
-def train_seed_probe(
-    views: Iterable[tuple[Tensor, Tensor]], num_classes: int, generator: Generator
-) -> Iterator[LinearProbe]:
-    """The course's training, an epoch for each of `views`, and the probe after each of them.
-
-    Each of `views` has the features (N, D) of another view of all images, and their labels int64 (N,). Adam with a
-    learning rate of 0.001 and a weight decay of 1e-6 sees them in batches of 128, in an order drawn from `generator`,
-    which is on the CPU and decides the first weights too; these are distributed as those of torch's Linear.
-    """
-    layer: nn.Linear | None = None
-    for features, labels in views:
-        if layer is None:
-            layer = _new_layer(features.shape[1], num_classes, generator).to(features.device)
-            optimizer = torch.optim.Adam(layer.parameters(), lr=SEED_LEARNING_RATE, weight_decay=SEED_WEIGHT_DECAY)
-        for rows in torch.randperm(len(labels), generator=generator).split(SEED_BATCH):
-            with torch.enable_grad():
-                loss = F.cross_entropy(layer(features[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        yield LinearProbe(layer.weight.detach().clone(), layer.bias.detach().clone())
-
-
-def _new_layer(width: int, num_classes: int, generator: Generator) -> nn.Linear:
-    layer = nn.Linear(width, num_classes, device="meta").to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) / math.sqrt(width))
-    return layer
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from opsin.errors import ConfigError
-from opsin.simclr.knn import default_neighbours, knn_predict, nearest_neighbours
+from opsin.probing.knn import default_neighbours, knn_predict, nearest_neighbours
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:

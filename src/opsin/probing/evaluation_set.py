@@ -1,4 +1,4 @@
-"""Which images of a labelled source give their labels when an encoder is judged, and which ones it is judged on."""
+"""Which images of a labelled source an encoder is evaluated on, and which ones give their labels for it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal, printable
+from opsin.probing.linear_probe import labelled_rows
 from opsin.runtime import derive_seed
-from opsin.simclr.linear_probe import labelled_rows
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.sources.opening import exclude_images, is_same_source, open_labelled
 from opsin.training.record import SOURCE_DIGEST
 
 HELD_OUT = 0.2
-"""Share of a source without splits that is held out to judge on, and share of the labelled images that a linear probe
-chooses its regularisation on."""
+"""Fraction of a source without splits that is held out to evaluate on, and fraction of the labelled images that a
+linear probe chooses its regularization on."""
 DIVIDED_ALIKE = ("simclr", "vit-classifier")
 """Kinds of models whose runs divide all images of their source by `split_rows`, as it is done here. Others leave some
 out before, or train on all."""
 
 
 @dataclass(frozen=True)
-class JudgedData:
+class EvaluationSet:
     """A labelled source in two parts: `pool`, of whose labels `labelled` has the share that is used, and `test`. `seen`
     says whether the encoder may have been trained on the images of `test`. Where the pool is another source,
     `train_data` names it; images of `test` whose class it does not have are listed in `skipped` of `test`."""
@@ -51,7 +51,7 @@ class JudgedData:
         return len(self.class_names)
 
 
-def open_judged(
+def open_evaluation_set(
     encoder: ImageEncoder,
     data: str | None,
     split: str | None,
@@ -59,25 +59,25 @@ def open_judged(
     seed: int,
     exclude: Sequence[str] = (),
     train_data: str | None = None,
-) -> JudgedData:
+) -> EvaluationSet:
     """The two parts of a source, by default of the one that the encoder was trained on.
 
-    Judged on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
+    Evaluated on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
     split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
     some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
     decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
-    judged on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
+    evaluated on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
     which the digest tells. `exclude` are patterns of images to leave out, besides those that the run has left out of
     its source.
 
-    Labels come from another source where `train_data` names one, from all of it but its test split; judged on are then
-    all images of the first one where nothing of it is held out, or where `split` is `all`. Classes are matched by name.
-    Raises DataError when a source has no labels or there is nothing to judge on, ConfigError for a share or split that
-    cannot be.
+    Labels come from another source where `train_data` names one, from all of it but its test split; evaluated on are
+    then all images of the first one where nothing of it is held out, or where `split` is `all`. Classes are matched by
+    name. Raises DataError when a source has no labels or there is nothing to evaluate on, ConfigError for a share or
+    split that cannot be.
     """
     if split not in ((None, "test", "val") if train_data is None else (None, "test", "val", "all")):
         raise ConfigError(
-            f"an encoder is judged on the split test or val, not on {split!r}: labels are taken from the rest"
+            f"an encoder is evaluated on the split test or val, not on {split!r}: labels are taken from the rest"
         )
     training = getattr(encoder, "training", None)
     if not isinstance(training, Mapping):  # a network of torch says by this name whether it is in training
@@ -96,7 +96,7 @@ def open_judged(
     if train_data is not None and not held_out_by_run:
         wanted = "all"
     if len(rows[wanted]) == 0 or (split is not None and split != wanted):
-        raise DataError(_nothing_to_judge_on(ref, split))
+        raise DataError(_nothing_to_evaluate_on(ref, split))
     held_out = (
         wanted != "all"
         and (is_unchanged or digest is None)
@@ -111,14 +111,14 @@ def open_judged(
     if train_data is not None:
         pool = _pool_of(train_data, ref, exclude)
         test = _of_classes(test, pool)
-    return JudgedData(ref, wanted, pool, some_labelled(pool, fraction, seed), test, seen, train_data)
+    return EvaluationSet(ref, wanted, pool, some_labelled(pool, fraction, seed), test, seen, train_data)
 
 
 def _pool_of(train_data: str, ref: str, exclude: Sequence[str]) -> ImageSource:
     """All images of a labelled source but those of its test split."""
     if is_same_source(train_data, ref):
         raise ConfigError(
-            f"labels would come from the very images that are judged on, those of {ref!r}; without --train-data they "
+            f"labels would come from the very images of the evaluation, those of {ref!r}; without --train-data they "
             "come from the rest of it"
         )
     source = open_labelled(train_data, exclude=exclude)
@@ -157,17 +157,17 @@ def some_labelled(pool: ImageSource, fraction: float, seed: int) -> ImageSource:
     return pool.select(labelled_rows(pool.labels, fraction, derive_seed(seed if fraction < 1 else 0, "labelled")))
 
 
-def chosen_on(labelled: ImageSource, seed: int) -> np.ndarray:
+def rows_to_choose_on(labelled: ImageSource, seed: int) -> np.ndarray:
     """Rows of the labelled images that a linear probe chooses its regularisation on, evenly from every class. Empty
     where no class has two images to part."""
     return split_rows(replace(labelled, splits=None), HELD_OUT, 0.0, seed)["val"]
 
 
-def refuse_too_few(parts: JudgedData, fraction: float, seed: int) -> None:
+def refuse_too_few(parts: EvaluationSet, fraction: float, seed: int) -> None:
     """Raise DataError where a linear probe would have nothing to choose its regularisation on."""
-    if len(chosen_on(parts.labelled, seed)):
+    if len(rows_to_choose_on(parts.labelled, seed)):
         return
-    more = "take more of them by --labels-fraction" if fraction < 1 else "judge by --protocol knn instead"
+    more = "take more of them by --labels-fraction" if fraction < 1 else "evaluate by --protocol knn instead"
     raise DataError(
         f"{len(parts.labelled)} of {len(parts.pool)} labelled images are too few to choose the regularisation of a "
         f"linear probe on some of them, which takes two of some class; {more}"
@@ -186,17 +186,17 @@ def _open(
         return open_labelled(own, min_classes=min_classes, exclude=own_exclude)
     except DataError as error:
         raise DataError(
-            f"{name} was trained on {own!r}, on which it cannot be judged now; name a labelled source with --data. "
+            f"{name} was trained on {own!r}, on which it cannot be evaluated now; name a labelled source with --data. "
             f"The reason: {error}"
         ) from error
 
 
-def _nothing_to_judge_on(ref: str, split: str | None) -> str:
+def _nothing_to_evaluate_on(ref: str, split: str | None) -> str:
     if split is not None:
-        return f"{ref!r} has no split {split!r} to judge on"
+        return f"{ref!r} has no split {split!r} to evaluate on"
     return (
-        f"no class of {ref!r} has two images, one to judge on and one whose label is used; name a source with more by "
-        "--data"
+        f"no class of {ref!r} has two images, one to evaluate on and one whose label is used; name a source with more "
+        "by --data"
     )
 
 

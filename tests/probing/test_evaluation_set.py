@@ -1,4 +1,4 @@
-"""Which images an encoder is judged on, and which labels it may use."""
+"""Which images an encoder is evaluated on, and which labels it may use."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ from opsin.classification.train import train_classifier
 from opsin.data.splits import split_rows
 from opsin.encoders import load
 from opsin.errors import ConfigError, DataError
+from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
 from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
-from opsin.simclr.judged_data import JudgedData, open_judged
 from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
 from opsin.training.record import SOURCE_DIGEST
 
-from .conftest import Run, make_pattern_folder, tiny_config
+from ..simclr.conftest import Run, make_pattern_folder, tiny_config
 
 
-def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path) -> None:
+def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: EvaluationSet, pattern_folder: Path) -> None:
     source = open_source(str(pattern_folder))
     rows = rows_of_run(source, tiny_config(pattern_folder))
     assert parts.split == "val" and parts.data == str(pattern_folder)
     assert list(parts.test.ids) == [source.ids[row] for row in rows["val"]]
     assert sorted(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]
-    some = open_judged(encoder, None, None, 0.25, seed=0).labelled
+    some = open_evaluation_set(encoder, None, None, 0.25, seed=0).labelled
     assert some.labels is not None and np.bincount(some.labels).tolist() == [3, 3, 3]
     assert list(some.ids) == list(parts.labelled.ids[: len(some)])
 
 
 def test_other_sources_are_divided_by_their_splits_or_evenly(encoder: SimclrEncoder, tmp_path: Path) -> None:
     other = make_pattern_folder(tmp_path / "other", 10)
-    divided = open_judged(encoder, str(other), None, 1.0, seed=0)
+    divided = open_evaluation_set(encoder, str(other), None, 1.0, seed=0)
     assert divided.test.labels is not None and np.bincount(divided.test.labels).tolist() == [2, 2, 2]
     assert not set(divided.test.ids) & set(divided.labelled.ids)
     divided = {}
     for name in ("train", "val", "test"):
         make_pattern_folder(tmp_path / "whole" / name, 2)
     for split in (None, "val"):
-        found = open_judged(encoder, str(tmp_path / "whole"), split, 1.0, seed=0)
+        found = open_evaluation_set(encoder, str(tmp_path / "whole"), split, 1.0, seed=0)
         assert found.test.splits is not None and found.labelled.splits is not None
         divided[found.split] = (set(found.test.splits), set(found.labelled.splits))
     assert divided == {"test": ({"test"}, {"train", "val"}), "val": ({"val"}, {"train"})}
 
 
-def test_a_run_with_test_images_of_its_own_is_judged_on_them(small: SimclrEncoder, pattern_folder: Path) -> None:
+def test_a_run_with_test_images_of_its_own_is_evaluated_on_them(small: SimclrEncoder, pattern_folder: Path) -> None:
     training = {"data": str(pattern_folder), "val_fraction": 0.25, "test_fraction": 0.25, "training": {"seed": 3}}
     encoder = SimclrEncoder("other", small.model, replace(small.description, training=training), "32")
-    judged = open_judged(encoder, None, None, 1.0, seed=0)
+    images = open_evaluation_set(encoder, None, None, 1.0, seed=0)
     source = open_source(str(pattern_folder))
     expected = split_rows(source, 0.25, 0.25, 3)["test"]
-    assert judged.split == "test" and list(judged.test.ids) == [source.ids[row] for row in expected]
+    assert images.split == "test" and list(images.test.ids) == [source.ids[row] for row in expected]
 
 
-def test_a_run_loaded_as_an_encoder_is_divided_as_in_the_run(pattern_run: Run, parts: JudgedData) -> None:
-    loaded = open_judged(load(str(pattern_run[0]), "cpu"), parts.data, None, 1.0, seed=0)
+def test_a_run_loaded_as_an_encoder_is_divided_as_in_the_run(pattern_run: Run, parts: EvaluationSet) -> None:
+    loaded = open_evaluation_set(load(str(pattern_run[0]), "cpu"), parts.data, None, 1.0, seed=0)
     assert list(loaded.test.ids) == list(parts.test.ids) and not loaded.seen
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.0])
-def test_a_classifier_is_judged_on_what_its_run_held_out(fraction: float, pattern_folder: Path, tmp_path: Path) -> None:
-    """Where it held out nothing, what is judged on was perhaps trained on."""
+def test_a_classifier_is_evaluated_on_images_held_out(fraction: float, pattern_folder: Path, tmp_path: Path) -> None:
+    """Where it held out nothing, what is evaluated on was perhaps trained on."""
     training = TrainingConfig(max_steps=1, batch_size=8, validations=1, device="cpu", seed=5)
     model = ViTConfig(patch_size=8, embed_dim=8, num_layers=1, num_heads=1, dim_feedforward=8)
     config = ClassificationConfig(
@@ -79,18 +79,18 @@ def test_a_classifier_is_judged_on_what_its_run_held_out(fraction: float, patter
     source = open_source(str(pattern_folder))
     expected = split_rows(source, fraction or 0.2, 0.0, 5)["val"]
     for data in (str(pattern_folder), os.path.relpath(pattern_folder)):
-        judged = open_judged(load(str(tmp_path / "run"), "cpu"), data, None, 1.0, seed=0)
-        assert list(judged.test.ids) == [source.ids[row] for row in expected]
-        assert judged.seen == (fraction == 0)
+        images = open_evaluation_set(load(str(tmp_path / "run"), "cpu"), data, None, 1.0, seed=0)
+        assert list(images.test.ids) == [source.ids[row] for row in expected]
+        assert images.seen == (fraction == 0)
     other = make_pattern_folder(tmp_path / "other", 10)
-    assert not open_judged(load(str(tmp_path / "run"), "cpu"), str(other), None, 1.0, seed=0).seen
+    assert not open_evaluation_set(load(str(tmp_path / "run"), "cpu"), str(other), None, 1.0, seed=0).seen
 
 
 def test_encoders_of_other_kinds_may_have_seen_all_of_their_source(small: SimclrEncoder, pattern_folder: Path) -> None:
     encoder = SimclrEncoder("dual", small.model, small.description, "32")
-    assert not open_judged(encoder, None, None, 1.0, seed=0).seen
+    assert not open_evaluation_set(encoder, None, None, 1.0, seed=0).seen
     encoder.kind = "clip"  # type: ignore[misc]
-    assert open_judged(encoder, None, None, 1.0, seed=0).seen
+    assert open_evaluation_set(encoder, None, None, 1.0, seed=0).seen
 
 
 def renamed(pattern_folder: Path, target: Path, extra: int = 0) -> Path:
@@ -102,45 +102,45 @@ def renamed(pattern_folder: Path, target: Path, extra: int = 0) -> Path:
 
 
 def test_a_changed_or_renamed_source_does_not_pass_for_unseen_images(
-    encoder: SimclrEncoder, parts: JudgedData, pattern_run: Run, pattern_folder: Path, tmp_path: Path
+    encoder: SimclrEncoder, parts: EvaluationSet, pattern_run: Run, pattern_folder: Path, tmp_path: Path
 ) -> None:
     same = renamed(pattern_folder, tmp_path / "same")
     changed = renamed(pattern_folder, tmp_path / "changed", extra=3)
-    for judged in (encoder, load(str(pattern_run[0]), "cpu")):
-        moved = open_judged(judged, str(same), None, 1.0, seed=0)
+    for images in (encoder, load(str(pattern_run[0]), "cpu")):
+        moved = open_evaluation_set(images, str(same), None, 1.0, seed=0)
         assert not moved.seen and list(moved.test.ids) == list(parts.test.ids)
     trained_there = {**encoder.training, "data": str(changed)}  # more images since, under the same name
     content = replace(encoder.description, training=trained_there)
-    since = open_judged(SimclrEncoder("since", encoder.model, content, "32"), None, None, 1.0, seed=0)
+    since = open_evaluation_set(SimclrEncoder("since", encoder.model, content, "32"), None, None, 1.0, seed=0)
     assert since.seen and set(since.test.ids) != set(parts.test.ids)
 
 
 def test_images_of_another_source_are_no_images_of_the_run(encoder: SimclrEncoder, tmp_path: Path) -> None:
     for name in ("train", "test"):
         make_pattern_folder(tmp_path / "other" / name, 2)
-    assert not open_judged(encoder, str(tmp_path / "other"), None, 1.0, seed=0).seen
+    assert not open_evaluation_set(encoder, str(tmp_path / "other"), None, 1.0, seed=0).seen
 
 
 def test_a_run_without_a_digest_knows_its_source_by_path(
-    encoder: SimclrEncoder, parts: JudgedData, pattern_folder: Path, tmp_path: Path
+    encoder: SimclrEncoder, parts: EvaluationSet, pattern_folder: Path, tmp_path: Path
 ) -> None:
     record = {name: value for name, value in encoder.training.items() if name != SOURCE_DIGEST}
     older = SimclrEncoder("older", encoder.model, replace(encoder.description, training=record), "32")
     older.save_pretrained(tmp_path / "older")
-    for judged in (SimclrEncoder.from_pretrained(tmp_path / "older", "cpu"), load(str(tmp_path / "older"), "cpu")):
-        found = open_judged(judged, None, None, 1.0, seed=0)
+    for images in (SimclrEncoder.from_pretrained(tmp_path / "older", "cpu"), load(str(tmp_path / "older"), "cpu")):
+        found = open_evaluation_set(images, None, None, 1.0, seed=0)
         assert not found.seen and list(found.test.ids) == list(parts.test.ids)
 
 
-def test_why_there_is_nothing_to_judge_on(small: SimclrEncoder, tmp_path: Path) -> None:
+def test_why_there_is_nothing_to_evaluate_on(small: SimclrEncoder, tmp_path: Path) -> None:
     singles = make_pattern_folder(tmp_path / "singles", 1)
     (singles / "fine" / "broken.png").unlink()
     with pytest.raises(DataError, match=r"no class of '.*singles' has two images"):
-        open_judged(small, str(singles), None, 1.0, seed=0)
+        open_evaluation_set(small, str(singles), None, 1.0, seed=0)
     training = {**small.training, "data": str(tmp_path / "gone")}
     lost = SimclrEncoder("lost", small.model, replace(small.description, training=training), "32")
     with pytest.raises(DataError, match=r"lost was trained on '.*gone', .* labelled source with --data.* no data sou"):
-        open_judged(lost, None, None, 1.0, seed=0)
+        open_evaluation_set(lost, None, None, 1.0, seed=0)
 
 
 class NetworkAsEncoder(nn.Module):
@@ -153,10 +153,10 @@ class NetworkAsEncoder(nn.Module):
 
 
 def test_a_network_of_torch_can_be_an_encoder(pattern_folder: Path) -> None:
-    judged = open_judged(NetworkAsEncoder(), str(pattern_folder), None, 1.0, seed=0)
-    assert not judged.seen and len(judged.test) == 9
+    images = open_evaluation_set(NetworkAsEncoder(), str(pattern_folder), None, 1.0, seed=0)
+    assert not images.seen and len(images.test) == 9
     with pytest.raises(DataError, match="module does not say what it was trained on"):
-        open_judged(NetworkAsEncoder(), None, None, 1.0, seed=0)
+        open_evaluation_set(NetworkAsEncoder(), None, None, 1.0, seed=0)
 
 
 def test_labels_from_one_source_and_images_of_another(encoder: SimclrEncoder, tmp_path: Path) -> None:
@@ -164,19 +164,19 @@ def test_labels_from_one_source_and_images_of_another(encoder: SimclrEncoder, tm
     names = sorted(path.name for path in second.iterdir())
     (second / names[0]).rename(second / names[0].upper())
     (second / names[1]).rename(second / "zz-other")
-    judged = open_judged(encoder, str(second), None, 1.0, 0, train_data=str(first))
-    assert judged.split == "all" and judged.train_data == str(first) and not judged.seen
-    assert judged.test.class_names == judged.pool.class_names == tuple(names)
-    assert judged.test.labels is not None
-    found = dict(zip(judged.test.ids, judged.test.labels.tolist(), strict=True))
+    images = open_evaluation_set(encoder, str(second), None, 1.0, 0, train_data=str(first))
+    assert images.split == "all" and images.train_data == str(first) and not images.seen
+    assert images.test.class_names == images.pool.class_names == tuple(names)
+    assert images.test.labels is not None
+    found = dict(zip(images.test.ids, images.test.labels.tolist(), strict=True))
     assert {id.split("/")[0]: label for id, label in found.items()} == {names[0].upper(): 0, names[2]: 2}
-    assert [row.reason for row in judged.test.skipped] == [f"3 images of classes that {str(first)!r} has not: zz-other"]
-    with pytest.raises(ConfigError, match="the very images that are judged on"):
-        open_judged(encoder, str(second), None, 1.0, 0, train_data=f"{second}/.")
+    assert [row.reason for row in images.test.skipped] == [f"3 images of classes that {str(first)!r} has not: zz-other"]
+    with pytest.raises(ConfigError, match="the very images of the evaluation"):
+        open_evaluation_set(encoder, str(second), None, 1.0, 0, train_data=f"{second}/.")
     for name in names:
         shutil.move(first / name, first / f"x{name}")
     with pytest.raises(DataError, match="have no class in common"):
-        open_judged(encoder, str(second), None, 1.0, 0, train_data=str(first))
+        open_evaluation_set(encoder, str(second), None, 1.0, 0, train_data=str(first))
 
 
 def test_splits_of_two_sources(encoder: SimclrEncoder, tmp_path: Path) -> None:
@@ -186,13 +186,13 @@ def test_splits_of_two_sources(encoder: SimclrEncoder, tmp_path: Path) -> None:
     first, second = str(tmp_path / "a"), str(tmp_path / "b")
     used = {}
     for split in (None, "val", "all"):
-        judged = open_judged(encoder, second, split, 1.0, 0, train_data=first)
-        assert judged.test.splits is not None and judged.pool.splits is not None
-        used[judged.split] = (set(judged.test.splits), set(judged.pool.splits))
+        images = open_evaluation_set(encoder, second, split, 1.0, 0, train_data=first)
+        assert images.test.splits is not None and images.pool.splits is not None
+        used[images.split] = (set(images.test.splits), set(images.pool.splits))
     assert used == {
         "test": ({"test"}, {"train", "val"}),
         "val": ({"val"}, {"train", "val"}),
         "all": ({"train", "val", "test"}, {"train", "val"}),
     }
-    with pytest.raises(DataError, match="has no split 'test' to judge on"):
-        open_judged(encoder, str(make_pattern_folder(tmp_path / "flat", 2)), "test", 1.0, 0, train_data=first)
+    with pytest.raises(DataError, match="has no split 'test' to evaluate on"):
+        open_evaluation_set(encoder, str(make_pattern_folder(tmp_path / "flat", 2)), "test", 1.0, 0, train_data=first)

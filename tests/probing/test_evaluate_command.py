@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from opsin.cli.main import main
-from opsin.simclr.evaluation import Protocol, evaluate_encoder
+from opsin.probing.evaluation import Knn, Linear, evaluate_encoder
 from opsin.simclr.inference import SimclrEncoder
 
-from .conftest import Run, make_pattern_folder
+from ..simclr.conftest import Run, make_pattern_folder
 
 
 @pytest.mark.parametrize("name", ["knn", "linear"])
@@ -26,7 +25,7 @@ def test_the_command_prints_the_protocol_beside_the_score(
     assert main(["evaluate", run, *options, "--json", "--quiet", "--picture", str(picture)]) == 0
     document = json.loads(capsys.readouterr().out)
     encoder = SimclrEncoder.from_pretrained(run, device="cpu", precision="32")
-    expected = evaluate_encoder(encoder, replace(Protocol(), name=name, labels_fraction=1.0))  # type: ignore[arg-type]
+    expected = evaluate_encoder(encoder, {"knn": Knn, "linear": Linear}[name](labels_fraction=1.0))
     assert document["accuracy"] == pytest.approx(expected.trained.metrics.accuracy, abs=1e-6)
     assert document["labels_fraction"] == pytest.approx(36 / 37, abs=1e-6)
     assert document["protocol"] == expected.protocol and "36 of 37 labelled images" in expected.protocol
@@ -40,7 +39,7 @@ def test_the_command_prints_the_protocol_beside_the_score(
     assert "left out  fine/broken.png" in printed.out and f"next: opsin evaluate {run} --protocol" in printed.err
 
 
-def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_protocol(
+def test_a_classifier_can_be_evaluated_by_its_features_and_options_have_their_protocol(
     pattern_run: Run, pattern_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = str(pattern_run[0])
@@ -51,7 +50,7 @@ def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_proto
         (["--k", "0"], "--k must be at least 1"),
         (["--worst", "3"], "--worst is for captioners"),
         (["--guidances", "2"], "--guidances is for text-to-image models"),
-        (["--zero-shot", "--protocol", "knn"], "--protocol is for judging features"),
+        (["--zero-shot", "--protocol", "knn"], "--protocol is for evaluating features"),
     ):
         assert main(["evaluate", run, *options, "--quiet"]) == 2
         assert words in capsys.readouterr().err
@@ -59,7 +58,20 @@ def test_a_classifier_can_be_judged_by_its_features_and_options_have_their_proto
     assert json.loads(capsys.readouterr().out)["k"] == 3
 
 
-def test_fitted_on_one_source_and_judged_on_another(
+def test_the_earlier_name_of_the_courses_protocol_still_works(
+    pattern_run: Run, pattern_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["evaluate", str(pattern_run[0]), "--data", str(pattern_folder), "--device", "cpu", "--json"]
+    found = []
+    for option in (["--protocol", "linear-seed"], ["--protocol=linear-seed"], ["--protocol", "linear-course"]):
+        assert main([*common, *option]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0] == found[1] == found[2] and found[0]["name"] == "linear-course"
+    assert main(["evaluate", "linear-seed", "--protocol", "knn"]) == 1
+    assert "linear-seed" in capsys.readouterr().err
+
+
+def test_fitted_on_one_source_and_evaluated_on_another(
     pattern_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = make_pattern_folder(tmp_path / "a", 6), make_pattern_folder(tmp_path / "b", 2)
