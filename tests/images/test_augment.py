@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 
 import opsin.images.augment as augment
 from opsin.images.augment import OPERATIONS, mix, random_augment, random_flip, random_shift
+from opsin.images.color import luminance
 
 STRENGTHS = torch.tensor([-1.0, -0.6, -0.1, 0.0, 0.25, 0.7, 1.0])
 OBLONG = (14, 22)
@@ -138,7 +139,7 @@ def test_enhancements_against_pillow(images: Tensor, name: str, peer: Any) -> No
 
 
 def test_luminance_against_pillow(images: Tensor) -> None:
-    for grey, image in zip(augment.luminance(images), images, strict=True):
+    for grey, image in zip(luminance(images), images, strict=True):
         expected = torch.from_numpy(np.array(to_pil(image).convert("L"))).float() / 255
         torch.testing.assert_close(grey[0], expected, atol=1.01 / 255, rtol=0)
 

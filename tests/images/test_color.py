@@ -11,7 +11,7 @@ import torchvision.transforms.v2.functional as tv
 from torch import Generator, Tensor
 
 from opsin.images import color
-from opsin.images.augment import luminance
+from opsin.images.color import luminance
 
 # torchvision weighs red with 0.2989, Pillow and we with 0.299; the two greys differ by 1e-4 at most.
 GREY_TOLERANCE = {"atol": 2e-4, "rtol": 0.0}

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from opsin.images.color import adjust_brightness, adjust_contrast, adjust_saturation, apply_in_order
+from opsin.images.geometry import warp
+
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
@@ -50,15 +53,11 @@ def random_augment(images: Tensor, num_ops: int, magnitude: float, generator: Ge
     `magnitude` in [0, 1] is the largest strength; each image draws its own, of either sign, up to it. Deviation from
     the paper: strengths are drawn instead of fixed.
     """
-    images = images.clone()
     for _ in range(num_ops):
         choice = torch.randint(len(OPERATIONS), (len(images),), generator=generator, device=images.device)
         draws = torch.rand(len(images), generator=generator, device=images.device)
         strength = (magnitude * (2 * draws - 1)).to(images.dtype)
-        for index, operation in enumerate(OPERATIONS):
-            rows = (choice == index).nonzero()[:, 0]
-            if len(rows) > 0:
-                images[rows] = operation(images[rows], strength[rows])
+        images = apply_in_order(images, [(operation, strength) for operation in OPERATIONS], choice[:, None])
     return images
 
 
@@ -110,16 +109,9 @@ def _random_boxes(area: Tensor, height: int, width: int, generator: Generator) -
 # ------------------------------------------------- operations: images (n, 3, H, W) and strengths (n,) in [-1, 1]
 
 
-def _blend(images: Tensor, other: Tensor | float, strength: Tensor) -> Tensor:
-    """Move away from `other` for a positive strength, towards it for a negative one, by a factor of 0.1 to 1.9."""
-    factor = (1 + 0.9 * strength)[:, None, None, None]
-    return (other + factor * (images - other)).clamp(0, 1)
-
-
-def luminance(images: Tensor) -> Tensor:
-    """Grey values (N, 1, H, W) by the weights of ITU-R BT.601, as Pillow and torchvision use."""
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
-    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+def _factors(strength: Tensor) -> Tensor:
+    """0.1 to 1.9: more than one for a positive strength."""
+    return 1 + 0.9 * strength
 
 
 def _identity(images: Tensor, strength: Tensor) -> Tensor:
@@ -127,22 +119,22 @@ def _identity(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def _brightness(images: Tensor, strength: Tensor) -> Tensor:
-    return _blend(images, 0.0, strength)
+    return adjust_brightness(images, _factors(strength))
 
 
 def _contrast(images: Tensor, strength: Tensor) -> Tensor:
-    return _blend(images, luminance(images).mean(dim=(1, 2, 3), keepdim=True), strength)
+    return adjust_contrast(images, _factors(strength))
 
 
 def _saturation(images: Tensor, strength: Tensor) -> Tensor:
-    return _blend(images, luminance(images), strength)
+    return adjust_saturation(images, _factors(strength))
 
 
 def _sharpness(images: Tensor, strength: Tensor) -> Tensor:
     """Pillow's smoothing: a 3x3 mean in which the centre counts five times; border pixels stay."""
     smooth = images.clone()
     smooth[..., 1:-1, 1:-1] = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * images[..., 1:-1, 1:-1]) / 13
-    return _blend(images, smooth, strength)
+    return torch.lerp(smooth, images, _factors(strength)[:, None, None, None]).clamp(0, 1)
 
 
 def _auto_contrast(images: Tensor, strength: Tensor) -> Tensor:
@@ -164,21 +156,6 @@ def _solarize(images: Tensor, strength: Tensor) -> Tensor:
     return torch.where(images > (1 - strength.abs())[:, None, None, None], 1 - images, images)
 
 
-def _warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """Affine warp about the centre, continued by reflection.
-
-    `matrices` (n, 2, 3) lead from places in the result to places in `images`, as (x, y); their linear part is in
-    pixels, the shift in halves of the width and of the height.
-    """
-    H, W = images.shape[-2:]
-    # The kernel counts from -1 to 1 both ways, so turning and shearing an oblong image needs its proportions.
-    proportions = torch.tensor([[1, H / W, 1], [W / H, 1, 1]], dtype=images.dtype, device=images.device)
-    with torch.autocast(images.device.type, enabled=False):  # bfloat16 places are off by up to a pixel
-        grid = F.affine_grid(matrices * proportions, list(images.shape), align_corners=False)
-        warped = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return warped.clamp(0, 1)  # interpolation can round to just above one
-
-
 def _matrices(
     a: Tensor | float,
     b: Tensor | float,
@@ -196,27 +173,27 @@ def _matrices(
 
 def _rotate(images: Tensor, strength: Tensor) -> Tensor:
     angle = strength * math.radians(30)
-    return _warp(images, _matrices(angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0, strength))
+    return warp(images, _matrices(angle.cos(), -angle.sin(), 0.0, angle.sin(), angle.cos(), 0.0, strength))
 
 
 def _shear_x(images: Tensor, strength: Tensor) -> Tensor:
-    return _warp(images, _matrices(1.0, 0.3 * strength, 0.0, 0.0, 1.0, 0.0, strength))
+    return warp(images, _matrices(1.0, 0.3 * strength, 0.0, 0.0, 1.0, 0.0, strength))
 
 
 def _shear_y(images: Tensor, strength: Tensor) -> Tensor:
-    return _warp(images, _matrices(1.0, 0.0, 0.0, 0.3 * strength, 1.0, 0.0, strength))
+    return warp(images, _matrices(1.0, 0.0, 0.0, 0.3 * strength, 1.0, 0.0, strength))
 
 
 def _translate_x(images: Tensor, strength: Tensor) -> Tensor:
-    return _warp(images, _matrices(1.0, 0.0, 0.6 * strength, 0.0, 1.0, 0.0, strength))
+    return warp(images, _matrices(1.0, 0.0, 0.6 * strength, 0.0, 1.0, 0.0, strength))
 
 
 def _translate_y(images: Tensor, strength: Tensor) -> Tensor:
-    return _warp(images, _matrices(1.0, 0.0, 0.0, 0.0, 1.0, 0.6 * strength, strength))
+    return warp(images, _matrices(1.0, 0.0, 0.0, 0.0, 1.0, 0.6 * strength, strength))
 
 
 def _scale(images: Tensor, strength: Tensor) -> Tensor:
-    return _warp(images, _matrices(1 + 0.3 * strength, 0.0, 0.0, 0.0, 1 + 0.3 * strength, 0.0, strength))
+    return warp(images, _matrices(1 + 0.3 * strength, 0.0, 0.0, 0.0, 1 + 0.3 * strength, 0.0, strength))
 
 
 OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (

@@ -7,13 +7,14 @@ et al. 2020, appendix A).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from opsin.images.augment import luminance
+Adjustment = tuple[Callable[[Tensor, Tensor], Tensor], Tensor]
+"""A function of images (N, 3, H, W) and parameters (N,), with these."""
 
 
 def random_rows(count: int, probability: float, generator: Generator) -> Tensor:
@@ -27,6 +28,12 @@ def uniform(count: int, low: float, high: float, generator: Generator) -> Tensor
 
 
 # -------------------------------------------------------------------------------------------------- colours
+
+
+def luminance(images: Tensor) -> Tensor:
+    """Grey values (N, 1, H, W) by the weights of ITU-R BT.601, as Pillow and torchvision use."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
@@ -71,7 +78,7 @@ def color_jitter(
     between -`hue` and `hue`; an adjustment of 0 is left out.
     """
     count = len(images)
-    adjustments: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]] = []
+    adjustments: list[Adjustment] = []
     for adjust, extent in (
         (adjust_brightness, brightness),
         (adjust_contrast, contrast),
@@ -85,14 +92,12 @@ def color_jitter(
     return apply_in_order(images, adjustments, order)
 
 
-def apply_in_order(
-    images: Tensor, adjustments: list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]], order: Tensor
-) -> Tensor:
+def apply_in_order(images: Tensor, adjustments: Sequence[Adjustment], order: Tensor) -> Tensor:
     """Apply functions with their parameters (N,) to each image in the order that its row of `order` (N, K) gives."""
     images = images.clone()
-    for turn in range(len(adjustments)):
+    for choice in order.unbind(dim=1):
         for index, (adjust, parameters) in enumerate(adjustments):
-            rows = (order[:, turn] == index).nonzero()[:, 0]
+            rows = (choice == index).nonzero()[:, 0]
             if len(rows) > 0:
                 images[rows] = adjust(images[rows], parameters[rows])
     return images

@@ -43,6 +43,18 @@ def random_affine(
     return _sample(images, grid)
 
 
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Affine warp about the centre, continued by reflection.
+
+    `matrices` (N, 2, 3) lead from places in the result to places in `images`, as (x, y); their linear part is in
+    pixels, the shift in halves of the width and of the height.
+    """
+    H, W = images.shape[-2:]
+    # The kernel counts from -1 to 1 both ways, so turning and shearing an oblong image needs its proportions.
+    proportions = torch.tensor([[1, H / W, 1], [W / H, 1, 1]], dtype=images.dtype, device=images.device)
+    return _sample(images, _affine_grid(matrices * proportions, list(images.shape)), padding_mode="reflection")
+
+
 def affine_matrices(angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y: Tensor, aspect: float = 1.0) -> Tensor:
     """(N, 2, 3) from places in the result to places in the image, both from -1 to 1, for `F.affine_grid`.
 
@@ -102,9 +114,9 @@ def _affine_grid(matrices: Tensor, shape: list[int]) -> Tensor:
         return F.affine_grid(matrices.float(), shape, align_corners=False)
 
 
-def _sample(images: Tensor, grid: Tensor) -> Tensor:
+def _sample(images: Tensor, grid: Tensor, padding_mode: str = "border") -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         sampled = F.grid_sample(
-            images.float(), grid.float(), mode="bilinear", padding_mode="border", align_corners=False
+            images.float(), grid.float(), mode="bilinear", padding_mode=padding_mode, align_corners=False
         )
     return sampled.clamp(0, 1).to(images.dtype)  # interpolation can round to just above one
