@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from opsin.checkpoint import save_tensors
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
-from opsin.errors import CheckpointError
+from opsin.errors import CheckpointError, CheckpointNotFoundError
 from opsin.files import atomic_write
 from opsin.state_dicts import load_state_dict, read_torch_file
 
@@ -89,7 +89,7 @@ class Trainer:
         path = self._file(milestone)
         print(f"loading model from {path}.")
         if not path.is_file():
-            raise CheckpointError(f"there is no checkpoint {path}")
+            raise CheckpointNotFoundError(f"there is no checkpoint {path}")
         state = read_torch_file(path, device=self.device)
         if not isinstance(state, dict) or set(KEYS) - state.keys():
             raise CheckpointError(f"{path} is no checkpoint of this trainer: it needs {', '.join(KEYS)}")

@@ -15,7 +15,7 @@ from opsin.data.course_emoji import CourseEmoji, load_course_emoji
 from opsin.data.pixels import fit_image
 from opsin.diffusion.text import TextTable, load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder
-from opsin.errors import ConfigError, DataError
+from opsin.errors import ConfigError, DataError, DataNotFoundError
 from opsin.sources.emoji import emoji_source
 
 DATASETS = Path(__file__).parent / "datasets"
@@ -154,7 +154,9 @@ class EmojiDataset(Dataset[Any]):
 def _is_there(path: Path, course_path: Path) -> bool:
     """False for the course's own path without a file, which something else can replace; DataError for another one."""
     if not path.is_file() and path.resolve() != course_path.resolve():
-        raise DataError(f"there is no file {path}; put it there, or leave the path out to use what comes with opsin")
+        raise DataNotFoundError(
+            f"there is no file {path}; put it there, or leave the path out to use what comes with opsin"
+        )
     return path.is_file()
 
 

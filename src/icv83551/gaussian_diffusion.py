@@ -10,6 +10,11 @@ from tqdm.auto import tqdm
 
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion as LibraryDiffusion
 from opsin.diffusion.gaussian_diffusion import Objective
+from opsin.errors import ConfigError
+
+
+class UnknownObjective(ConfigError, AssertionError):
+    """The course's code asserts the objective when the process is made, and its loss raises a ValueError for it."""
 
 
 class GaussianDiffusion(LibraryDiffusion):
@@ -24,8 +29,8 @@ class GaussianDiffusion(LibraryDiffusion):
         objective: str = "pred_noise",
         beta_schedule: str = "sigmoid",
     ) -> None:
-        """An unknown objective is an AssertionError, as in the course."""
-        assert objective in get_args(Objective), f"objective must be one of {', '.join(get_args(Objective))}"
+        if objective not in get_args(Objective):
+            raise UnknownObjective(f"unknown objective {objective!r}: use one of {', '.join(get_args(Objective))}")
         super().__init__(
             model, image_size=image_size, timesteps=timesteps, objective=objective, beta_schedule=beta_schedule
         )

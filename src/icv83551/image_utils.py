@@ -8,7 +8,6 @@ import urllib.request
 
 import numpy as np
 
-from opsin.errors import DataError
 from opsin.images.opening import open_image
 from opsin.runtime import is_offline
 
@@ -25,7 +24,7 @@ def image_from_url(url: str) -> np.ndarray | None:
     except urllib.error.HTTPError as error:
         error.close()  # it is the server's answer, too, and holds the connection
         reason: object = error.reason
-    except (OSError, ValueError, http.client.HTTPException, DataError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
     print("URL Error: ", reason, url)
     return None

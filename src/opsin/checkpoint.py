@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin import config as config_files
-from opsin.errors import CheckpointError, ConfigError, OfflineError
+from opsin.errors import CheckpointError, CheckpointNotFoundError, ConfigError, OfflineError
 from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
 from opsin.hub import hub_files
 from opsin.runtime import is_offline
@@ -59,7 +59,7 @@ def load_training_state(path: Path | str) -> dict[str, Any]:
     this version of opsin.
     """
     if not Path(path).exists():
-        raise CheckpointError(f"there is no training state at {path}; nothing to resume")
+        raise CheckpointNotFoundError(f"there is no training state at {path}; nothing to resume")
     state = read_torch_file(path)
     if not isinstance(state, dict) or "format_version" not in state:
         raise CheckpointError(f"{path} is not a training state of opsin")
@@ -200,7 +200,7 @@ def resolve_model(ref: Path | str) -> Path:
     zoo = [*zoo_names(), IMAGENET]
     near = config_files.nearest_name(text, zoo)
     hint = f"did you mean {near!r}?" if near else f"models that ship with opsin: {', '.join(zoo)}"
-    raise CheckpointError(f"there is no model {text!r}, neither as a directory nor by that name; {hint}")
+    raise CheckpointNotFoundError(f"there is no model {text!r}, neither as a directory nor by that name; {hint}")
 
 
 def names_imagenet(ref: Path | str) -> bool:

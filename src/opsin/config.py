@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import dacite
 
-from opsin.errors import ConfigError
+from opsin.errors import ConfigError, ConfigNotFoundError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -79,7 +79,8 @@ def load_json(path: Path | str) -> dict[str, Any]:
     try:
         content = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        kind = ConfigNotFoundError if isinstance(error, FileNotFoundError) else ConfigError
+        raise kind(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

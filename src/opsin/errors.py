@@ -1,4 +1,8 @@
-"""Every error that opsin raises on purpose: one sentence for a person, saying what is wrong, where, and what to do."""
+"""Every error that opsin raises on purpose: one sentence for a person, saying what is wrong, where, and what to do.
+
+They are also the built-in errors that Python code expects: a wrong setting or wrong data is a ValueError, a path that
+does not exist a FileNotFoundError, a missing package an ImportError.
+"""
 
 
 class OpsinError(Exception):
@@ -7,16 +11,28 @@ class OpsinError(Exception):
     exit_code = 1
 
 
-class ConfigError(OpsinError):
+class ConfigError(OpsinError, ValueError):
     """A setting is unknown, has the wrong type, or contradicts another one."""
 
 
-class DataError(OpsinError):
+class ConfigNotFoundError(ConfigError, FileNotFoundError):
+    """A file of settings does not exist."""
+
+
+class DataError(OpsinError, ValueError):
     """An image, a file or a data source cannot be used."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """An image, a file or a data source does not exist."""
 
 
 class CheckpointError(OpsinError):
     """A model directory or a training state cannot be read, written, or used for this model."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no model, training state or index of this name or at this path."""
 
 
 class TrainingError(OpsinError):
@@ -34,7 +50,7 @@ class TrainingInterrupted(OpsinError):
         self.exit_code = 128 + signal_number
 
 
-class MissingExtraError(OpsinError):
+class MissingExtraError(OpsinError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 

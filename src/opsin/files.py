@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from opsin.errors import CheckpointError
+from opsin.errors import CheckpointError, OpsinError
 
 NOT_REGULAR = "is no regular file"
 
@@ -52,6 +52,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
                 file.close()  # Windows renames no open file; elsewhere the lock has to last until after the rename
             os.replace(file.name, path)
         sync_directory(path.parent)
+    except OpsinError:  # of the block
+        raise
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); what it held before is kept"
@@ -151,6 +153,8 @@ def _open_special(path: Path | str) -> Iterator[BinaryIO]:
     try:
         with open(path, "wb") as file:
             yield file
+    except OpsinError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
 

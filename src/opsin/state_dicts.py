@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from opsin.counts import agree, number_of
-from opsin.errors import CheckpointError, OpsinError
+from opsin.errors import CheckpointError, CheckpointNotFoundError, OpsinError
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,8 @@ def read_torch_file(path: Path | str, *, device: str | torch.device = "cpu", cla
 
     try:
         file = open(path, "rb")  # noqa: SIM115, because what goes wrong in reading it has other reasons
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
@@ -62,7 +64,7 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
+        raise CheckpointNotFoundError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:

@@ -416,6 +416,9 @@ def test_guidance_scale_is_said_once(capsys: pytest.CaptureFixture[str]) -> None
     assert "sampling loop time step" in printed.err
 
 
-def test_objective_is_asserted() -> None:
-    with pytest.raises(AssertionError):
-        GaussianDiffusion(None, image_size=4, objective="pred_score")
+def test_unknown_settings_raise_what_the_courses_code_raises() -> None:
+    for expected in (AssertionError, ValueError):
+        with pytest.raises(expected, match="unknown objective 'pred_score'"):
+            GaussianDiffusion(None, image_size=4, objective="pred_score")
+    with pytest.raises(ValueError, match="unknown schedule 'quadratic'"):
+        GaussianDiffusion(None, image_size=4, beta_schedule="quadratic")

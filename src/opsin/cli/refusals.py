@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
@@ -9,6 +10,8 @@ from tyro import _errors as failures
 
 from opsin.cli.usage import HELP, HELP_ALL, UsageError
 from opsin.config import nearest_name
+from opsin.errors import OpsinError
+from opsin.files import chain_of
 
 if TYPE_CHECKING:
     from tyro._arguments import ArgumentDefinition
@@ -17,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def refuse(event: failures.ParseErrorEvent, *, options: Sequence[Option], argv: Sequence[str]) -> NoReturn:
-    """Raise UsageError in place of tyro's box with a part of the help."""
+    """Raise UsageError in place of tyro's box with a part of the help. What a config itself refuses is raised again."""
+    failure = sys.exception()
+    for error in chain_of(failure) if failure else ():
+        if isinstance(error, OpsinError):
+            raise error
     reason = _reason(event, options, argv)
     raise UsageError(f"{reason}{' ' if reason.endswith('?') else '; '}'{event.prog} {HELP_ALL}' lists all options")
 

@@ -50,7 +50,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         images = counted(reader, "classifying", len(reader.files), quiet=options.quiet)
         results = classifier.classify(images, top_k=options.top_k)
     except ValueError as error:
-        if reader.read:
+        if reader.read or not reader.skipped:
             raise
         reason = reader.skipped[0].reason
         raise DataError(f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reason}") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from opsin.config import parse_json
 from opsin.counts import agree, number_of
-from opsin.errors import DataError, MissingExtraError
+from opsin.errors import DataError, DataNotFoundError, MissingExtraError
 
 SPLITS = ("train", "val")
 EXAMPLES = 3
@@ -75,7 +75,7 @@ def _read_hdf5(path: Path, keys: dict[str, tuple[str, ...]]) -> dict[str, np.nda
     except ImportError as error:
         raise MissingExtraError("reading the course's HDF5 files takes h5py: pip install 'opsin[course]'") from error
     if not path.is_file():
-        raise DataError(f"the course's data lacks the file {path}")
+        raise DataNotFoundError(f"the course's data lacks the file {path}")
     try:
         with h5py.File(path, "r") as file:
             arrays = {}
@@ -93,7 +93,7 @@ def _read_hdf5(path: Path, keys: dict[str, tuple[str, ...]]) -> dict[str, np.nda
 
 def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, int]]:
     if not path.is_file():
-        raise DataError(f"the course's data lacks the file {path}")
+        raise DataNotFoundError(f"the course's data lacks the file {path}")
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
         idx_to_word, word_to_idx = list(content["idx_to_word"]), dict(content["word_to_idx"])
@@ -106,7 +106,7 @@ def _read_vocabulary(path: Path) -> tuple[list[str], dict[str, int]]:
 
 def _read_lines(path: Path) -> np.ndarray:
     if not path.is_file():
-        raise DataError(f"the course's data lacks the file {path}")
+        raise DataNotFoundError(f"the course's data lacks the file {path}")
     return np.asarray([line.strip() for line in path.read_text(encoding="utf-8").splitlines()])
 
 

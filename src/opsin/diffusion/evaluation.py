@@ -291,7 +291,7 @@ def _read_cells(report: Path, subject: dict[str, str]) -> list[Cell]:
         cells = [from_dict(Cell, cell, where=str(report)) for cell in content["cells"]]
         # Reports without a precision are from before it was written down.
         known = {"precision": subject["precision"], **content["subject"]}
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{report} is there and is no report of this kind; give the report another name") from error
     if changed := differences(known, subject):
         raise DataError(

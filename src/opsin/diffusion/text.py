@@ -18,7 +18,7 @@ from opsin import encoders
 from opsin.config import nearest_name
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.fingerprint import fingerprint
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import CheckpointError, ConfigError, DataError, DataNotFoundError
 from opsin.state_dicts import read_torch_file
 
 TABLE_KEYS = ("idx_mapping", "embs", "pca_components", "mean")
@@ -71,7 +71,8 @@ class TextTable:
         try:
             content = read_torch_file(path, classes=NUMPY_GLOBALS)
         except CheckpointError as error:
-            raise DataError(f"the text embeddings cannot be used: {error}") from error
+            kind = DataNotFoundError if isinstance(error, FileNotFoundError) else DataError
+            raise kind(f"the text embeddings cannot be used: {error}") from error
         if not isinstance(content, dict) or set(TABLE_KEYS) - content.keys():
             raise DataError(f"{path} is no table of text embeddings: it needs {', '.join(TABLE_KEYS)}")
         embs, components, mean = (_numbers(content[key], f"{path}: {key}") for key in TABLE_KEYS[1:])

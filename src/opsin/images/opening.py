@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from opsin.errors import DataError
+from opsin.errors import DataError, DataNotFoundError
 from opsin.files import NotRegularFile, open_regular
 from opsin.images.decoding import MAX_PIXELS, MEMORY, decoding, opening_bytes
 from opsin.images.rendering import Rendering
@@ -125,8 +125,10 @@ def _rendering(
                 file = io.BytesIO(image) if isinstance(image, bytes) else stack.enter_context(open_regular(image))
                 opened = stack.enter_context(decoding(file, name, size, whole=whole))
             yield Rendering.of(opened, background, size)
+    except DataError:
+        raise
     except FileNotFoundError as error:
-        raise DataError(f"there is no file {name}") from error
+        raise DataNotFoundError(f"there is no file {name}") from error
     except (IsADirectoryError, PermissionError, NotRegularFile) as error:
         raise DataError(f"{name} cannot be read: {error.strerror}") from error
     except UnidentifiedImageError as error:
@@ -135,8 +137,6 @@ def _rendering(
         raise DataError(f"{name} was refused: more than {MAX_PIXELS:,} pixels") from error
     except MemoryError as error:
         raise DataError(f"there is not enough memory to open {name}") from error
-    except DataError:
-        raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files, also RuntimeError or struct.error
         raise DataError(f"{name} is damaged: {str(error)[:150] or type(error).__name__}") from error
 

@@ -72,6 +72,8 @@ def write_with_ray(
         if started:
             ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
         _run(ray, collection, out, tasks, load_encoder, dim)
+    except OpsinError:
+        raise
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
         raise _failure(error) from error
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from opsin.errors import DataError
+from opsin.errors import DataError, DataNotFoundError
 from opsin.runtime import cache_dir
 from opsin.sources.image_source import ImageSource
 from opsin.sources.parquet import parquet_source
@@ -44,7 +44,9 @@ def cifar10_source(directory: Path | None = None) -> ImageSource:
             "CIFAR-10 is not on this machine; run `opsin data prepare cifar10` (170 MB), "
             "or name a directory that has it: cifar10:DIR"
         )
-    raise DataError(f"there is no CIFAR-10 in {where}; looked for {BATCHES_FOLDER}/data_batch_1 and train.parquet")
+    raise DataNotFoundError(
+        f"there is no CIFAR-10 in {where}; looked for {BATCHES_FOLDER}/data_batch_1 and train.parquet"
+    )
 
 
 def _batches_source(directory: Path, name: str) -> ImageSource:
@@ -83,7 +85,7 @@ def _unpickle(path: Path) -> dict[bytes, Any]:
     try:
         content = read_pickle(path.read_bytes(), encoding="bytes")
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; CIFAR-10 is incomplete there") from error
+        raise DataNotFoundError(f"{path} is missing; CIFAR-10 is incomplete there") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise DataError(f"{path} is damaged or no batch of CIFAR-10: {error}") from error
     if not isinstance(content, dict):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from opsin.counts import agree, none_of, number_of
-from opsin.errors import DataError
+from opsin.errors import DataError, DataNotFoundError
 from opsin.images.opening import Skipped
 from opsin.names import printable
 from opsin.sources.image_names import ImagesByName
@@ -98,7 +98,7 @@ def _ambiguous(file: _Annotations, file_name: str, images: Sequence[Path]) -> Da
 
 def _annotation_files(directory: Path) -> list[Path]:
     if not directory.is_dir():
-        raise DataError(f"there is no directory {directory}")
+        raise DataNotFoundError(f"there is no directory {directory}")
     for pattern in ("annotations/captions_*.json", "captions_*.json"):
         if files := sorted(filter(Path.is_file, directory.glob(pattern))):
             return files

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from opsin.counts import number_of
-from opsin.errors import DataError
+from opsin.errors import DataError, DataNotFoundError
 from opsin.files import NOT_REGULAR
 from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Skipped
 from opsin.names import printable
@@ -150,7 +150,7 @@ def list_images(paths: Iterable[str | Path], exclude: Sequence[str] = ()) -> lis
                 raise DataError(f"the directory {path} has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
             files += found
         elif not path.exists():
-            raise DataError(f"there is no file {path}")
+            raise DataNotFoundError(f"there is no file {path}")
         elif not exclusion.covers(path.name):
             files.append(path)
     if exclude and not files:

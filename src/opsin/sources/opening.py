@@ -17,7 +17,7 @@ import numpy as np
 
 from opsin.config import nearest_name
 from opsin.counts import agree, number_of
-from opsin.errors import DataError
+from opsin.errors import DataError, DataNotFoundError, OpsinError
 from opsin.images.opening import Skipped
 from opsin.names import printable
 from opsin.sources.archives import is_archive, unpack
@@ -72,6 +72,8 @@ def open_source(ref: str | Path, *, labels: bool = True, exclude: Sequence[str] 
     """
     try:
         source = _open(str(ref), labels, exclude)
+    except OpsinError:
+        raise
     except OSError as error:  # no permission, or too long a name
         where = error.filename if isinstance(error.filename, str) else str(ref)
         raise DataError(f"{printable(where[:200])} cannot be read: {error.strerror or error}") from error
@@ -143,7 +145,7 @@ def _open_directory(path: Path, name: str, labels: bool, exclude: Sequence[str])
 
 def _open_file(text: str, path: Path) -> ImageSource:
     if not path.is_file():
-        raise DataError(_no_such_source(text, path))
+        raise DataNotFoundError(_no_such_source(text, path))
     if path.suffix.lower() == ".parquet":
         from opsin.sources.parquet import parquet_source
 

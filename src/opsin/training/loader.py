@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from opsin.data.datasets import PixelDataset
-from opsin.errors import DataError
+from opsin.errors import DataError, OpsinError
 from opsin.images.opening import Skipped
 from opsin.training.sampler import StepSampler
 from opsin.training.task import Batch, BatchDataset
@@ -48,6 +48,8 @@ def load_batches(
             if read.error:
                 raise DataError(read.error)
             yield {name: tensor.to(device, non_blocking=pinned) for name, tensor in read.batch.items()}
+    except OpsinError:
+        raise
     except (OSError, EOFError) as error:
         if "in DataLoader worker process" in str(error):  # raised by the dataset
             raise

@@ -10,7 +10,7 @@ from typing import Any
 import filelock
 
 from opsin import config as config_files
-from opsin.errors import CheckpointError, ConfigError
+from opsin.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from opsin.files import remove_leftovers, write_json
 from opsin.runtime import describe_environment
 
@@ -40,7 +40,8 @@ class RunDirectory:
         try:
             return config_files.load_json(self.config)
         except ConfigError as error:
-            raise CheckpointError(f"{self.path} holds no run to continue: {error}") from error
+            kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else CheckpointError
+            raise kind(f"{self.path} holds no run to continue: {error}") from error
 
     @contextmanager
     def locked(self, *, resume: bool) -> Iterator[None]:

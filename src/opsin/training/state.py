@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from opsin.checkpoint import load_training_state, save_training_state
 from opsin.config import from_dict
-from opsin.errors import CheckpointError, ConfigError
+from opsin.errors import CheckpointError
 from opsin.files import write_json
 from opsin.state_dicts import load_state_dict, refuse_non_finite
 from opsin.training.ema import ExponentialMovingAverage
@@ -101,7 +101,7 @@ class TrainingState:
                 refuse_non_finite(content["ema"], where)
             self.precision.load_state_dict(content["precision"])
             self.counters = from_dict(Counters, content["counters"], where)
-        except (ConfigError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{where} does not fit this run: {error}") from error
         self.saved_step = self.counters.step
         # The file is what counts: it may be newer than this state, when a run is killed after a validation and before
