@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from opsin import checkpoint
@@ -355,3 +356,42 @@ def test_damaged_weights_are_not_exported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="1 of 1 tensor holds NaN or Inf, the first is weight"):
         export_pretrained(model, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+def test_changed_weights_are_noticed(tmp_path: Path) -> None:
+    weights = save_model(tmp_path / "model") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 0x40  # still a finite number
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged: its weights are not those"):
+        load_pretrained(tmp_path / "model", kind="toy")
+
+
+def test_weights_without_a_digest_load(tmp_path: Path) -> None:
+    weights = save_model(tmp_path / "model", 2.0) / "model.safetensors"
+    _, tensors = load_pretrained(tmp_path / "model", kind="toy")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    _, again = load_pretrained(tmp_path / "model", kind="toy")
+    assert again.keys() == tensors.keys() and all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+def test_a_changed_training_state_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_training_state(path, {"weights": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(1000.0).numpy().tobytes()) + 400] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged: its bytes are not those that were written"):
+        load_training_state(path)
+
+
+def test_the_same_weights_are_the_same_file(tmp_path: Path) -> None:
+    """Byte by byte, with values where safetensors expects them."""
+    tensors = {"a": torch.arange(3, dtype=torch.int8), "ü": torch.rand(2, 3), "scalar": torch.tensor(1.5)}
+    files = []
+    for name in "abcd":
+        save_pretrained(tmp_path / name, kind="toy", config={}, tensors=tensors, card="")
+        files.append(tmp_path / name / "model.safetensors")
+    assert len({file.read_bytes() for file in files}) == 1
+    loaded = load_file(files[0])
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in tensors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +25,8 @@ PREFIXES = ("module.", "backbone.")
 """What DistributedDataParallel and DINO put before the names of a network's weights."""
 
 NetworkT = TypeVar("NetworkT", bound="nn.Module")
+DIGEST_KEY = "opsin.sha256"
+"""Under it the metadata of a safetensors file may hold the digest of its tensors, as `weights_digest` gives it."""
 PARTS_PER_TENSOR, MORE_PARTS = 5, 500
 """How many modules and parameters a network may have for each tensor in its file, and besides. Ours have about two."""
 
@@ -56,19 +60,70 @@ def read_torch_file(path: Path | str, *, device: str | torch.device = "cpu", cla
         raise CheckpointError(f"{path} was refused: it is truncated, or holds code instead of plain tensors") from error
 
 
+def refuse_changed_archive(path: Path | str) -> None:
+    """Raise CheckpointError when a file of `torch.save` has other bytes than were written, by the checksums (CRC-32) in
+    it: `torch.load` does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip() is not None
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError):
+        return  # torch.load says what is wrong
+    if changed:
+        raise CheckpointError(f"{path} is damaged: its bytes are not those that were written")
+
+
 def read_safetensors(path: Path | str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises CheckpointError when it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises CheckpointError when it is missing or damaged; changed bytes are noticed where it says its digest
+    (`DIGEST_KEY`).
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get(DIGEST_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, since it is no mapping
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(f"{path} is missing") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: it is truncated or no safetensors file") from error
+    if written is not None and written != weights_digest(tensors):
+        raise CheckpointError(f"{path} is damaged: its weights are not those that were written")
+    return tensors
+
+
+def write_safetensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors that are contiguous, on the CPU, and share no memory, with their digest."""
+    from safetensors.torch import save
+
+    content = memoryview(save(dict(tensors)))
+    start = 8 + int.from_bytes(content[:8], "little")
+    # Put in here, because safetensors writes what it is given as metadata in an order that changes from run to run.
+    metadata = {"format": "pt", DIGEST_KEY: weights_digest(tensors)}
+    header = json.dumps({"__metadata__": metadata, **json.loads(bytes(content[8:start]))}, separators=(",", ":"))
+    padded = header.encode().ljust(len(header) + -len(header) % 8)  # ASCII, and values aligned to 8 bytes
+    file.write(len(padded).to_bytes(8, "little"))
+    file.write(padded)
+    file.write(content[start:])
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of names, shapes, types and values of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        add_to_digest(digest, name, tensors[name])
+    return digest.hexdigest()
+
+
+def add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Update a digest with all that a tensor is."""
+    import torch
+
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def state_dict_of(path: Path | str) -> dict[str, Tensor]:

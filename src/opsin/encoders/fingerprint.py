@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 
-import torch
 from torch import nn
 
 from opsin.encoders.base import ImageEncoder, TextEncoder
 from opsin.errors import CheckpointError, ConfigError
+from opsin.state_dicts import add_to_digest
 
 
 def fingerprint(encoder: object) -> str:
@@ -34,8 +34,7 @@ def fingerprint(encoder: object) -> str:
             if tensor.data_ptr() in seen and tensor.numel() > 0:
                 continue  # the image half of a network that is an attribute as a whole as well
             seen.add(tensor.data_ptr())
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            add_to_digest(digest, name, tensor)
     return digest.hexdigest()
 
 
