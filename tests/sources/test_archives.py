@@ -196,3 +196,35 @@ def test_archive_with_a_password(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="locked by a password"):
         open_source(path)
+
+
+def test_links_to_what_is_not_there_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "photos.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, target, kind in (
+            ("cat/later.png", "cat/1.png", tarfile.LNKTYPE),  # it stands before what it leads to
+            ("cat/itself.png", "cat/itself.png", tarfile.LNKTYPE),
+            ("cat/outside.png", "/etc/passwd", tarfile.LNKTYPE),
+            ("cat/soft.png", "1.png", tarfile.SYMTYPE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+        for name, content in CLASSES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert open_source(path).ids == ["cat/1.png", "dog/1.png"]
+    assert "4 images of" in caplog.text and "cat/later.png" in caplog.text
+
+
+def test_names_on_drives_of_windows_lead_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "photos.zip", {**CLASSES, r"C:\photos\1.png": RED, "../up.png": RED})
+    assert open_source(path).ids == ["cat/1.png", "dog/1.png"]
+    assert "2 images of" in caplog.text
+
+
+def test_archive_without_images_is_called_by_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "notes.zip", {"a.txt": b"x"})
+    with pytest.raises(DataError, match=r"no image was found in .*notes\.zip; tried"):
+        open_source(path)

@@ -154,8 +154,8 @@ def test_empty_captions_count_as_none(folder: Path) -> None:
         ("name,caption\na.png,see\n", "no column 'file_name' or"),
         (" \n", r"captions\.csv is empty; its first line names the columns"),
         ("file,caption\na.png,red, green\n", r"captions\.csv, line 2: 3 fields, and the first line names 2"),
-        ("file,caption\na.png\n", "line 2: 1 fields"),
-        ('file,caption\na.png,"open\n', "line 2: unexpected end of data"),
+        ("file,caption\na.png\n", "line 2: 1 field, and the first line names 2"),
+        ('file,caption\na.png,"open\n', "line 2: a double quote is opened and never closed"),
     ],
 )
 def test_bad_csv_is_named(folder: Path, text: str, message: str) -> None:

@@ -84,3 +84,11 @@ def test_report_of_the_emoji(emoji: ImageSource) -> None:
     assert sum(report.classes.values()) == sum(report.splits.values()) == len(emoji)
     assert report.smallest == report.largest == (64, 64)
     assert report.broken == ()
+
+
+def test_report_of_images_without_label(make_image: MakeImage, tmp_path: Path) -> None:
+    for name in "abc":
+        make_image(f"{name}.png")
+    (tmp_path / "labels.csv").write_text("file,label\na.png,x\nb.png,\n")
+    report = check_source(open_source(tmp_path), quiet=True)
+    assert (report.count, report.classes, report.without_label) == (3, {"x": 1}, 2)

@@ -227,6 +227,7 @@ def test_pickles_that_ask_for_more_than_they_hold(tmp_path: Path, content: bytes
         pickle.dumps([1, 2]),
         pickle.dumps({b"labels": [1]}),
         pickle.dumps({b"data": np.zeros((2, 3000), np.uint8), b"labels": [0, 1]}),
+        pickle.dumps({b"data": np.full((2, 3072), 0.5), b"labels": [0, 1]}),
         pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}),
         pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}),
         pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": "ab"}),

@@ -51,6 +51,7 @@ EXPECTED = {"a.png": "cat", "b.png": "dog", "c.png": "cat", "d.png": "dog"}
         "label,id,width\ncat,a,1\ndog,b,2\ncat,c,3\ndog,d,4\n",
         "file,cat,dog\na.png,1,0\nb.png,0,1\nc.png,1,0\nd.png,0,1\n",
         "file,tags\na.png,cat\nb.png,dog\nc.png,cat\nd.png,dog\n",
+        "sep=;\n" + FOUR.replace(",", ";"),
         FOUR.replace("a.png", "./a.png").replace("b.png", "C:\\Users\\me\\photos\\b.png"),
     ],
 )
@@ -273,7 +274,8 @@ def test_text_file_of_an_image_of_nearly_the_same_name(make_image: MakeImage, tm
         (b"file,label\nz.png,x\n", "names no image that is there; for example 'z.png' is not in"),
         (b"name,label\na.png,x\n", "has no column 'file_name' or .*; its columns are name, label"),
         (b"", "labels.csv is empty"),
-        (b'file,label\na.png,"x\n', "unexpected end of data"),
+        (FOUR.encode("utf-16-le"), "labels.csv is not UTF-8 text .it holds the byte zero.; save it as UTF-8"),
+        (b'file,label\na.png,"x\n', "a double quote is opened and never closed"),
     ],
 )
 def test_table_that_cannot_be_used(folder: Path, content: bytes, message: str) -> None:
@@ -287,3 +289,52 @@ def test_lines_of_json_that_nest_deeply(folder: Path) -> None:
     (folder / "metadata.jsonl").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"metadata\.jsonl, line 1: expected a JSON object"):
         open_source(folder)
+
+
+def test_other_splits_are_left_out_where_a_column_names_splits(folder: Path) -> None:
+    """Images that were held out by another name are not trained on."""
+    table = "file,label,split\na.png,cat,train\nb.png,dog,Public Test\nc.png,cat,val\nd.png,dog,unused\n"
+    (folder / "labels.csv").write_text(table)
+    for source in (open_source(folder), open_source(folder / "labels.csv")):
+        assert source.splits is not None
+        assert dict(zip(source.ids, source.splits.tolist(), strict=True)) == {"a.png": "train", "c.png": "val"}
+        assert labels_of(source) == {"a.png": "cat", "c.png": "cat"}
+        reason = "is of the split Public Test, unused, which is none of train, val, test; left out (2 in all)"
+        assert ("b.png, d.png", reason) in [(row.id, row.reason) for row in source.skipped]
+
+
+def test_column_without_any_split_is_no_column_of_splits(folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,label,split\na.png,cat,A\nb.png,dog,B\nc.png,cat,A\nd.png,dog,B\n")
+    source = open_source(folder)
+    assert labels_of(source) == EXPECTED and source.splits is None
+
+
+def test_table_that_says_nothing_is_named(folder: Path) -> None:
+    (folder / "metadata.csv").write_text("file_name,labl\na.png,cat\n")
+    source = open_source(folder)
+    assert source.labels is None
+    assert ("metadata.csv", "was not used: it has no column of labels, captions or splits") in [
+        (row.id, row.reason) for row in source.skipped
+    ]
+
+
+def test_objects_without_captions_leave_those_of_text_files(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "objects": {"bbox": []}}\n')
+    (folder / "b.txt").write_text("two")
+    assert open_source(folder).captions == [(), ("two",), (), ()]
+
+
+@pytest.mark.parametrize("missing", ["null", "NaN"])
+def test_labels_in_json_as_pandas_writes_them(folder: Path, missing: str) -> None:
+    labels = ("1.0", missing, "2.0", "1.0")
+    lines = [f'{{"file_name": "{name}.png", "label": {label}}}' for name, label in zip("abcd", labels, strict=True)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    assert labels_of(open_source(folder)) == {"a.png": "1", "b.png": None, "c.png": "2", "d.png": "1"}
+
+
+def test_one_folder_of_images_is_no_class_that_a_table_contradicts(make_image: MakeImage, tmp_path: Path) -> None:
+    for name in ("images/a.png", "images/b.png"):
+        make_image(name)
+    (tmp_path / "labels.csv").write_text("file,label\na.png,cat\nb.png,dog\n")
+    source = open_labelled(str(tmp_path))
+    assert labels_of(source) == {"images/a.png": "cat", "images/b.png": "dog"} and not source.skipped

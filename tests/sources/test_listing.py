@@ -228,3 +228,16 @@ def test_very_deep_folders(tmp_path: Path) -> None:
     finally:
         os.chdir(here)
     assert len(find_images(tmp_path)) == 1
+
+
+def test_images_without_the_suffix_of_one_are_named(make_image: MakeImage, tmp_path: Path) -> None:
+    make_image("a.png")
+    for name in ("IMG_0001", "b.png ", "c.jpg."):
+        make_image("x.png").rename(tmp_path / name)
+    (tmp_path / "LICENSE").write_text("free")
+    (tmp_path / "empty").write_bytes(b"")
+    source = open_source(tmp_path)
+    assert source.ids == ["a.png"]
+    assert [(row.id, row.reason) for row in source.skipped] == [
+        ("IMG_0001, b.png , c.jpg.", "is an image whose name has no suffix of one; rename it (3 in all)")
+    ]

@@ -420,3 +420,31 @@ def test_parquet_files_below_that_opsin_wrote_are_no_data(make_image: MakeImage,
     os.mkfifo(tmp_path / "photos" / "pipe.parquet")
     assert find_parquet(tmp_path / "photos") == {}
     assert open_source(tmp_path / "photos").ids == ["1.png"]
+
+
+@pytest.mark.parametrize("twice", ["image", "label"])
+def test_two_columns_of_one_name(tmp_path: Path, twice: str) -> None:
+    cells, labels = pa.array([image_cell()] * 2), pa.array(["a", "b"])
+    columns = {"image": [cells, cells, labels], "label": [cells, labels, labels]}[twice]
+    names = {"image": ["image", "image", "label"], "label": ["image", "label", "label"]}[twice]
+    pq.write_table(pa.Table.from_arrays(columns, names=names), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=f"has two columns '{twice}'; rename one of them"):
+        open_source(tmp_path / "x.parquet")
+
+
+def test_two_classes_of_one_name(make_parquet: MakeParquet) -> None:
+    path = make_parquet("x.parquet", {"image": [image_cell()] * 2, "label": [0, 1]}, schema_metadata(["a", "a"]))
+    with pytest.raises(DataError, match="two of its classes are called 'a'"):
+        open_source(path)
+
+
+def test_names_of_classes_are_fit_to_print(make_parquet: MakeParquet) -> None:
+    names = ["\x1b[31mred", "\ud800"]
+    path = make_parquet("x.parquet", {"image": [image_cell()] * 2, "label": [0, 1]}, schema_metadata(names))
+    assert open_source(path).class_names == ("\\x1b[31mred", "\\ud800")
+
+
+def test_blank_labels_are_none(make_parquet: MakeParquet) -> None:
+    source = open_source(make_parquet("x.parquet", {"image": [image_cell()] * 3, "label": ["a", " ", ""]}))
+    assert source.class_names == ("a",) and source.labels is not None
+    assert source.labels.tolist() == [0, -1, -1]

@@ -125,6 +125,7 @@ def _check(argv: list[str]) -> int:
     rows += [(f"split {name}", count) for name, count in report.splits.items()]
     rows += [("classes", len(report.classes))] if report.classes else []
     rows += [(f"  {name}", count) for name, count in report.classes.items()]
+    rows += [("images without label", report.without_label)] if report.without_label else []
     rows += (
         [("captions", report.captions), ("images without caption", report.without_caption)] if report.captions else []
     )

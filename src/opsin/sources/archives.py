@@ -9,14 +9,16 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import logging
 import lzma
+import re
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,14 +26,16 @@ from typing import IO, NamedTuple, cast
 
 from filelock import FileLock
 
+from opsin.counts import number_of
 from opsin.errors import DataError
 from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from opsin.names import name_key
+from opsin.names import name_key, printable
 from opsin.runtime import cache_dir
 from opsin.sources.image_source import SPLIT_NAMES
 from opsin.sources.listing import HOUSEKEEPING
 from opsin.sources.sidecars import TEXT_SUFFIXES
 
+logger = logging.getLogger(__name__)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 TAKEN_SUFFIXES = {*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, *TEXT_SUFFIXES, ".parquet"}
 MOST_EXPANSION, ALWAYS_ALLOWED = 50, 2**30
@@ -44,8 +48,8 @@ LARGEST_HEADER = 2**24
 
 
 class _Member(NamedTuple):
-    name: str | None
-    """None for what is not taken."""
+    name: str
+    is_file: bool
     size: int
     open: Callable[[], IO[bytes] | None]
 
@@ -103,6 +107,7 @@ def _unpack(archive: Path, directory: Path) -> None:
     most = max(ALWAYS_ALLOWED, MOST_EXPANSION * size)
     most_files = max(FILES_ALWAYS_ALLOWED, size // FEWEST_BYTES_PER_FILE)
     total = count = 0
+    left_out = []
     is_zip = archive.suffix.lower() == ".zip"
     try:
         with closing(_zip_members(archive) if is_zip else _tar_members(archive)) as members:
@@ -112,27 +117,39 @@ def _unpack(archive: Path, directory: Path) -> None:
                     raise DataError(
                         f"{archive} was refused: it unpacks to more than {most:,} bytes or {most_files:,} files"
                     )
-                content = None if member.name is None else member.open()
-                if member.name is not None and content is not None:
-                    target = directory / member.name
+                name = _safe_name(member.name)
+                content = member.open() if member.is_file and name is not None else None
+                if name is not None and content is not None:
+                    target = directory / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with content, open(target, "wb") as file:
                         shutil.copyfileobj(content, file, CHUNK)
+                elif _is_of(IMAGE_SUFFIXES, member.name):
+                    left_out.append(member.name)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
         raise DataError(f"{archive} is damaged, or packed in a way that is not read: {error}") from error
     except RuntimeError as error:  # zipfile's, for a file with a password
         raise DataError(f"{archive} is locked by a password; unpack it yourself, and name the directory") from error
+    if left_out:
+        number, example = number_of(len(left_out), "image"), printable(left_out[0])
+        logger.warning("%s of %s left out, such as %s: links, or names that lead elsewhere", number, archive, example)
 
 
 def _tar_members(archive: Path) -> Generator[_Member, None, None]:
     with _uncompressed(archive) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:") as tar:  # type: ignore[call-overload]
         for member in tar:
             # The content of a hard link is that of another file of the archive. Symbolic links, devices: not taken.
-            name = _safe_name(member.name) if member.isfile() or member.islnk() else None
-            yield _Member(name, member.size, partial(tar.extractfile, member))
+            yield _Member(member.name, member.isfile() or member.islnk(), member.size, partial(_content, tar, member))
         stream.seek(tar.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a cut header for the end
             raise tarfile.ReadError("its end is missing")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes] | None:
+    try:
+        return tar.extractfile(member)
+    except KeyError:  # a link to what is not before it in the archive
+        return None
 
 
 def _uncompressed(archive: Path) -> IO[bytes]:
@@ -162,8 +179,7 @@ def _zip_members(archive: Path) -> Generator[_Member, None, None]:
         for info in file.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             is_file = not info.is_dir() and kind in (0, stat.S_IFREG)
-            name = _safe_name(_zip_name(info)) if is_file else None
-            yield _Member(name, info.file_size, partial(file.open, info))
+            yield _Member(_zip_name(info), is_file, info.file_size, partial(file.open, info))
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -179,10 +195,14 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 def _safe_name(name: str) -> str | None:
     """A relative path; None for a file of a kind that is not taken, or that would land elsewhere."""
+    parts = PurePosixPath(name).parts
+    if not _is_of(TAKEN_SUFFIXES, name) or ".." in parts or "\0" in name or re.match("/|[A-Za-z]:", name):
+        return None
+    return "/".join(parts)
+
+
+def _is_of(suffixes: Container[str], name: str) -> bool:
+    """Whether a file ends in one of these, and is neither hidden nor in a folder that is never looked into."""
     path = PurePosixPath(name)
-    parts = [part for part in path.parts if part != "."]
-    if not parts or path.is_absolute() or ".." in parts or "\0" in name:
-        return None
-    if any(part.startswith(".") or part.lower() in HOUSEKEEPING for part in parts):
-        return None
-    return "/".join(parts) if PurePosixPath(parts[-1]).suffix.lower() in TAKEN_SUFFIXES else None
+    hidden = (part.startswith(".") and part != ".." or part.lower() in HOUSEKEEPING for part in path.parts)
+    return path.suffix.lower() in suffixes and not any(hidden)

@@ -19,6 +19,8 @@ class SourceReport:
     name: str
     count: int
     classes: dict[str, int]
+    without_label: int
+    """Images without a label, where the source has labels at all; else 0."""
     splits: dict[str, int]
     captions: int
     """Captions in all."""
@@ -44,6 +46,7 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
         name=source.name,
         count=len(good),
         classes=_class_counts(good),
+        without_label=_count_unlabelled(good),
         splits=_split_counts(good),
         captions=sum(map(len, good.captions or [])),
         without_caption=sum(not texts for texts in good.captions or []),
@@ -64,6 +67,12 @@ def _class_counts(source: ImageSource) -> dict[str, int]:
         labels = np.array([label for of_image in source.label_sets or () for label in of_image], dtype=np.int64)
     counts = np.bincount(labels, minlength=len(source.class_names))
     return {name: int(count) for name, count in zip(source.class_names, counts, strict=True)}
+
+
+def _count_unlabelled(source: ImageSource) -> int:
+    if source.labels is not None:
+        return int((source.labels == UNLABELLED).sum())
+    return sum(not labels for labels in source.label_sets or ())
 
 
 def _split_counts(source: ImageSource) -> dict[str, int]:

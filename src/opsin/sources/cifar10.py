@@ -54,10 +54,11 @@ def _batches_source(directory: Path, name: str) -> ImageSource:
     for file, split in BATCH_FILES.items():
         content = _unpickle(directory / file)
         try:
-            rows = np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+            rows = np.asarray(content[b"data"]).reshape(-1, 3, 32, 32)
             numbers = np.asarray(content[b"labels"], dtype=np.int64)
-            if numbers.shape != (len(rows),) or not np.isin(numbers, np.arange(len(CLASS_NAMES))).all():
-                raise ValueError("labels do not fit")
+            are_classes = np.isin(numbers, np.arange(len(CLASS_NAMES))).all()
+            if rows.dtype != np.uint8 or numbers.shape != (len(rows),) or not are_classes:
+                raise ValueError("pixels or labels do not fit")
         except (KeyError, ValueError, TypeError) as error:
             raise DataError(f"{directory / file} is not a batch of CIFAR-10") from error
         pixels.append(rows)

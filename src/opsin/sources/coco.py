@@ -68,6 +68,8 @@ def coco_source(directory: Path, name: str) -> ImageSource:
             paths.append(images[places[0]])
             captions.append(tuple(texts))
             splits.append(split)
+    if not paths and not skipped:
+        raise DataError(f"{files[0]} names no image")
     if not paths:
         examples = ", ".join(repr(row.id) for row in skipped[:3])
         raise DataError(

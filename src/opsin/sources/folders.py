@@ -56,8 +56,8 @@ def folder_source(directory: Path, name: str, *, labels: bool = True, exclude: S
     left_out = contents.left_out()
     if not rows.images:
         raise DataError(
-            f"no image was found in {directory}; tried train/CLASS/*, CLASS/*, images directly inside, and *.parquet "
-            f"(image files end in {', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"no image was found in {printable(name)}; tried train/CLASS/*, CLASS/*, images directly inside, and "
+            f"*.parquet (image files end in {', '.join(sorted(IMAGE_SUFFIXES))})"
             + "".join(f"; {row.id}: {row.reason}" for row in left_out)
         )
     _refuse_deeper_splits(directory, rows.images)
@@ -104,9 +104,9 @@ def _note_joined(rows: _Rows) -> None:
     for image, name in zip(rows.images, rows.classes, strict=False):
         if name is not None:
             names[image[:depth], name_key(name)].add(name)
-    for joined in sorted(map(sorted, names.values())):
+    for joined in sorted({tuple(sorted(spellings)) for spellings in names.values()}):
         if len(joined) > 1:
-            logger.warning("the folders %s are read as one class", " and ".join(repr(name) for name in joined))
+            logger.warning("the folders %s are read as one class", " and ".join(map(repr, joined)))
 
 
 # ----------------------------------------------------------------------------------------------- what is there

@@ -32,6 +32,8 @@ class Described:
     labels: list[list[str]]
     captions: list[list[str]]
     splits: list[str | None]
+    unused: set[int] = field(default_factory=set)
+    """The places of images of another split than train, val and test."""
     has_labels: bool = False
     has_captions: bool = False
     skipped: list[Skipped] = field(default_factory=list)
@@ -70,6 +72,8 @@ def describe(images: Sequence[Path], directories: Sequence[Path], *, has_classes
     if failed and not has_classes and not any(table.has_labels for table in tables):
         raise failed[0][1]
     skipped += [Skipped(printable(path.name), f"was not used: {error}") for path, error in failed]
+    reason = "was not used: it has no column of labels, captions or splits"
+    skipped += [Skipped(printable(table.path.name), reason) for table in tables if not table.is_of_use]
     return _described(images, tables, found, skipped)
 
 
@@ -110,13 +114,14 @@ def with_tables(
         own = source.splits if source.splits is not None else ["train"] * len(source)
         named = [described.splits[place] or str(split) for place, split in zip(places, own, strict=True)]
         source = replace(source, splits=np.array(named))
-    return replace(source, captions=captions, skipped=skipped)
+    source = replace(source, captions=captions, skipped=skipped)
+    return source.select(np.array([place not in described.unused for place in places], dtype=bool))
 
 
 def _other_classes(source: ImageSource, directory: Path, images: Sequence[Path], described: Described) -> list[Skipped]:
     """A remark on images that tables give another class than their folders do."""
-    if source.labels is None or source.class_names is None:
-        return []
+    if source.labels is None or source.class_names is None or len(source.class_names) < 2:
+        return []  # all images in a folder called `images`, say
     keys = [*map(name_key, source.class_names), None]  # the last is that of UNLABELLED
     of_folder = {id: keys[label] for id, label in zip(source.ids, source.labels, strict=True)}
     other = [
@@ -142,7 +147,7 @@ def table_source(path: Path, name: str) -> ImageSource:
     skipped: list[Skipped] = []
     found = _match(table, ImagesByName(images), skipped)
     described = _described(images, [table], [found], skipped)
-    used = sorted({place for place, _ in found})
+    used = sorted({place for place, _ in found} - described.unused)
     paths = [images[place] for place in used]
     if not paths:
         raise DataError(f"{path} names no image")
@@ -201,16 +206,25 @@ def _described(
 ) -> Described:
     described = Described([[] for _ in images], [[] for _ in images], [None] * len(images), skipped=skipped)
     splits: list[set[str]] = [set() for _ in images]
+    words: set[str] = set()
     for table, rows in zip(tables, found, strict=True):
+        names_splits = any(row.split in SPLITS for _, row in rows)
         described.has_labels |= table.has_labels
         described.has_captions |= table.has_captions
         for place, row in rows:
             described.labels[place] += row.labels
             described.captions[place] += row.captions
-            splits[place] |= {row.split or table.split or ""} - {""}
+            split = row.split if row.split in SPLITS else table.split
+            splits[place] |= {split} if split else set()
+            if names_splits and row.split and row.split not in SPLITS:
+                described.unused.add(place)
+                words.add(row.split)
     described.splits = [max(names, key=SPLITS.index) if names else None for names in splits]
     of_two = [image.name for image, names in zip(images, splits, strict=True) if len(names) > 1]
     skipped += in_one_line(of_two, "is of several splits, and held out")
+    others = ", ".join(map(printable, sorted(words)))
+    reason = f"is of the split {others}, which is none of {', '.join(SPLITS)}; left out"
+    skipped += in_one_line([images[place].name for place in sorted(described.unused)], reason)
     if not any(table.several for table in tables):
         skipped += _drop_contradictions(described.labels, images)
     return described

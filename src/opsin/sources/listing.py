@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from opsin.counts import number_of
 from opsin.errors import DataError, DataNotFoundError
-from opsin.files import NOT_REGULAR
+from opsin.files import NOT_REGULAR, open_regular
 from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Skipped
 from opsin.names import printable
 from opsin.sources.exclusion import Exclusion
@@ -27,6 +28,9 @@ HOUSEKEEPING = frozenset(
 )  # fmt: skip
 """Folders that a system or a device fills, in small letters. Names that begin with a dot are hidden besides."""
 
+UNNAMED = "is an image whose name has no suffix of one; rename it"
+SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)
+"""How most image files begin."""
 LINK_TO_FOLDER = "is a link to a folder, which is not followed"
 WRITTEN_BY_OPSIN = "was written by opsin and is no data"
 EXAMPLES = 3
@@ -111,6 +115,8 @@ class Listing:
         is_listed, is_link = suffix in self._suffixes, entry.is_symlink()
         if not is_listed and not is_link:
             self.other_files[suffix] += 1
+            if self._suffixes is IMAGE_SUFFIXES and suffix.rstrip(" .") in ("", *IMAGE_SUFFIXES) and _is_image(entry):
+                self._skip(relative, UNNAMED)
             return None
         try:
             found = entry.stat()
@@ -171,6 +177,15 @@ def in_one_line(ids: Sequence[str], reason: str) -> list[Skipped]:
         return [Skipped(printable(id), reason) for id in ids]
     named = ", ".join(map(printable, ids[:EXAMPLES])) + (", …" if len(ids) > EXAMPLES else "")
     return [Skipped(named, f"{reason} ({len(ids):,} in all)")]
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is an image by its first bytes; False for one that cannot be read."""
+    try:
+        with open_regular(entry.path) as file:
+            return SIGNATURES.match(file.read(12)) is not None
+    except OSError:
+        return False
 
 
 def _is_own(relative: str, path: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -156,19 +157,23 @@ def _shared(array: pa.Array) -> list[Any]:
 
 
 def _names_in_schema(table: pa.Table, column: str) -> tuple[str, ...] | None:
-    """Class names that `datasets` writes into the schema's metadata."""
+    """Class names that `datasets` writes into the schema's metadata, fit to print; None for anything else there."""
     try:
         feature = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        return tuple(feature.get("feature", feature)["names"])
+        names = feature.get("feature", feature)["names"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(map(printable, names))
 
 
 def _label_fields(
     tables: Sequence[pa.Table], column: str, source: str, class_names: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    """The labels of a column as fields of an ImageSource; -1 is none, and numbers with a fraction are no labels."""
-    rows = [[value for value in row if value != UNLABELLED] for row in _values(tables, column)]
+    """The labels of a column as fields of an ImageSource; -1 and a blank are none, and numbers with a fraction are no
+    labels."""
+    rows = [[value for value in row if value not in (UNLABELLED, "")] for row in _values(tables, column)]
     flat = [value for row in rows for value in row]
     # Of whole numbers pandas makes floats where some are missing.
     if any(isinstance(value, float) and not value.is_integer() for value in flat):
@@ -181,6 +186,8 @@ def _label_fields(
     if names is None:  # only numbers that occur: they may be ids of any size
         present = {value: place for place, value in enumerate(sorted({int(value) for value in flat}))}
         return label_fields(_sets([[present[int(value)] for value in row] for row in rows]), tuple(map(str, present)))
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{source}: two of its classes are called {twice[0]!r}; rename one of them in the schema")
     if max(flat) >= len(names):
         raise DataError(
             f"{source}: a label is {int(max(flat))}, and there {agree(len(names), 'is', 'are')} "

@@ -8,7 +8,7 @@ are read one row group at a time.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,8 @@ def _image_column(path: Path) -> str:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from error
+    if twice := [column for column, count in Counter(schema.names).items() if count > 1]:
+        raise DataError(f"{path} has two columns {printable(twice[0])!r}; rename one of them")
     name = next((column for column in IMAGE_COLUMNS if column in schema.names), None)
     if name is None:
         raise DataError(f"{path} has no column `image`; its columns are {', '.join(map(printable, schema.names))}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from opsin.counts import number_of
 from opsin.errors import DataError
 from opsin.names import name_key, printable
 from opsin.sources.image_source import SPLIT_NAMES, split_of_file
@@ -30,6 +31,8 @@ SEVERAL_LABELS_COLUMNS = ("labels", "classes", "tags", "categories")
 CAPTION_COLUMNS = ("captions", "caption", "text", "title")
 SPLIT_COLUMNS = ("split", "subset")
 DELIMITERS = (",", ";", "\t", "|")
+EXCEL_DELIMITER = re.compile(r"\Asep=.\n", re.IGNORECASE)
+"""A first line that tells Excel the delimiter."""
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 TABLES = ("metadata", "captions", "labels")
 """What tables that are looked for in a folder are called, besides the names of splits."""
@@ -37,7 +40,7 @@ TABLES = ("metadata", "captions", "labels")
 
 @dataclass(frozen=True)
 class Row:
-    """What a table says about one image; `split` is train, val or test where it says so."""
+    """What a table says about one image; `split` is train, val or test where it says one of them, else its word."""
 
     file_name: str
     captions: list[str]
@@ -57,6 +60,11 @@ class Table:
     """Whether an image may have several labels: else more than one is a contradiction."""
     split: str | None = None
     """The split that the name of the table says."""
+
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it says anything about its images."""
+        return self.has_labels or self.has_captions or self.split is not None or any(row.split for row in self.rows)
 
     @property
     def folders(self) -> list[Path]:
@@ -141,7 +149,13 @@ def read_text(path: Path) -> str:
         raise DataError(
             f"{printable(str(path))} is not UTF-8 text (its byte {error.start} is none); save it as UTF-8"
         ) from error
+    if "\0" in text:
+        raise DataError(f"{printable(str(path))} is not UTF-8 text (it holds the byte zero); save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _split_named(word: str) -> str | None:
+    return SPLIT_NAMES.get(name_key(word), word.strip()) or None
 
 
 def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
@@ -160,16 +174,18 @@ class _Delimited:
         if not text.strip():
             raise DataError(f"{path} is empty; its first line names the columns, as in file,label or file,caption")
         self.path = path
+        text = EXCEL_DELIMITER.sub("", text.lstrip("\n"))
         line = next(line for line in text.split("\n") if line.strip())
         delimiter = next((sign for sign in DELIMITERS if _names_columns(line, sign)), ",")
-        self._reader = csv.reader(io.StringIO(text.lstrip("\n"), newline=""), strict=True, delimiter=delimiter)
+        self._reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         self.header = next(self._fields())
 
     def _fields(self) -> Iterator[list[str]]:
         try:
             yield from self._reader
         except csv.Error as error:
-            raise DataError(f"{self.path}, line {self._reader.line_num}: {error}") from error
+            reason = str(error).replace("unexpected end of data", "a double quote is opened and never closed")
+            raise DataError(f"{self.path}, line {self._reader.line_num}: {reason}") from error
 
     def read(self, any_label: bool, needed: Sequence[str]) -> Table:
         """All rows. There must be one of the columns `needed`, if any; `any_label` is explained in `read_table`."""
@@ -195,7 +211,7 @@ class _Delimited:
             return _split_labels(row[several]) if label is None and several is not None else _one(row, label)
 
         def split_of(row: list[str]) -> str | None:
-            return None if split is None else SPLIT_NAMES.get(name_key(row[split]))
+            return None if split is None else _split_named(row[split])
 
         return Table(
             self.path,
@@ -211,8 +227,8 @@ class _Delimited:
                 continue
             if len(row) != len(self.header):
                 raise DataError(
-                    f"{self.path}, line {self._reader.line_num}: {len(row)} fields, and the first line names "
-                    f"{len(self.header)}; a caption or label with the delimiter in it must stand in double quotes"
+                    f"{self.path}, line {self._reader.line_num}: {number_of(len(row), 'field')}, and the first line "
+                    f"names {len(self.header)}; a caption or label with the delimiter in it must stand in double quotes"
                 )
             yield row
 
@@ -249,7 +265,7 @@ def _read_json_lines(text: str, path: Path) -> Table:
         path,
         rows,
         has_labels=any(row.labels for row in rows),
-        has_captions=any(row.captions for row in rows) or not any(row.labels for row in rows),
+        has_captions=any(row.captions for row in rows),
         several=any(several for _, several in read),
     )
 
@@ -275,10 +291,13 @@ def _json_row(line: str, where: str) -> tuple[Row, bool]:
         str(content[names[file]]),
         clean_texts(texts),
         clean_texts(map(str, labels)),
-        None if split is None else SPLIT_NAMES.get(name_key(str(content[names[split]]))),
+        None if split is None else _split_named(str(content[names[split]])),
     )
     return row, column is not None and isinstance(content[names[column]], list)
 
 
 def _as_list(value: Any) -> list[Any]:
-    return [entry for entry in value if entry is not None] if isinstance(value, list) else [value]
+    """The values of a list, or the one value, without missing ones (null, NaN), for which pandas writes 1.0 for 1."""
+    values = value if isinstance(value, list) else [value]
+    present = [entry for entry in values if entry is not None and entry == entry]
+    return [int(entry) if isinstance(entry, float) and entry.is_integer() else entry for entry in present]
