@@ -386,3 +386,28 @@ def test_a_seed_that_does_not_exist_is_wrong_usage(seed: int) -> None:
         seeded_generator(seed)
     for possible in (0, -(2**63), 2**64 - 1):
         seeded_generator(possible)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train vit --data x --out y --max-steps 1 --batch-size 0", "batch_size must be above zero, not 0"),
+        ("train vit --data x --out y --max-minutes nan", "max_minutes must be above zero, not nan"),
+        ("train clip --data x --out y --image-size 7", "image_size (7) must be divisible by patch_size (8)"),
+        ("classify x.png --batch-size 0", "--batch-size must be at least 1, not 0"),
+        (f"classify x.png --top-k {10**20}", f"--top-k must be at most 2147483647, not {10**20}"),
+        ("caption x.png --length-penalty=-inf", "--length-penalty must be at least -10, not -inf"),
+        ("caption x.png --top-p 0", "--top-p must be above 0, not 0.0"),
+        ("caption x.png --temperature nan", "--temperature must be above 0, not nan"),
+        ("generate red --steps 0", "--steps must be at least 1, not 0"),
+        (f"generate red --num-images {10**20}", f"--num-images must be at most 100000, not {10**20}"),
+        ("search x red --weight 1 --weight nan", "--weight must be at least -1000000, not nan"),
+        ("evaluate x --data y --labels-fraction 2", "--labels-fraction must be at most 1, not 2.0"),
+        ("embed x --out y --rows-per-shard -1", "--rows-per-shard must be at least 1, not -1"),
+    ],
+)
+def test_numbers_beyond_their_bounds_are_wrong_usage(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments.split()) == 2
+    assert capsys.readouterr().err == f"opsin: {message}\n"

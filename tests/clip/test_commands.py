@@ -72,7 +72,7 @@ def test_labels_of_a_file_may_have_commas(
         (["--labels", "a dog,Other", "--other"], 2, "'other' is there twice"),
         (["--labels", "@missing.txt"], 1, "missing.txt cannot be read: No such file"),
         (["--labels", "a,b", "--template", "a photo"], 2, "has no {}"),
-        (["--labels", "a,b", "--logit-scale", "0"], 2, "--logit-scale must be above zero"),
+        (["--labels", "a,b", "--logit-scale", "0"], 2, "--logit-scale must be above 0"),
         (["--labels", "a,b", "--attention", "maps"], 2, "--attention is for trained classifiers"),
         (["--labels", "a,b", "--batch-size", "5"], 2, "--batch-size is for trained classifiers"),
         (["--labels", "a,b", "--picture", "a.jpg"], 2, "--picture writes PNG"),

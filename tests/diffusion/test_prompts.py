@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+from opsin.cli.main import main
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import build_model
@@ -57,3 +60,13 @@ def test_prompts_that_cannot_be_read_are_named_once(model: TextToImage, caplog: 
 def test_words_that_are_cut_have_no_say(model: TextToImage) -> None:
     whole, longer, much_longer = model.encode_prompts(["hat " * 31, "hat " * 32 + "dog", "hat " * 31 + "red apple"])
     assert whole.equal(longer) and whole.equal(much_longer)
+
+
+def test_an_image_and_several_prompts_are_spoken_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "noise.png")
+    arguments = ["--image", str(tmp_path / "noise.png"), "--out", str(tmp_path / "out.png"), "--steps", "1", "-n", "1"]
+    assert main(["generate", "日本", "雪", *arguments]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if "can read nothing of 2 of 2 prompts" in line]) == 1
+    assert len([line for line in lines if "the image looks unlike" in line]) == 1
+    assert len(lines) == 3  # and where the pictures are

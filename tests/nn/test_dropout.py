@@ -58,3 +58,9 @@ def test_evaluation_changes_nothing_and_a_seed_repeats() -> None:
     torch.manual_seed(5)
     torch.testing.assert_close(layer(x), first, rtol=0, atol=0)
     assert layer.eval()(x) is x
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_what_is_no_probability_is_refused(p: float) -> None:
+    with pytest.raises(ValueError, match="probability of dropout must be in 0 to 1"):
+        Dropout(p)

@@ -223,8 +223,9 @@ def test_queries_of_standard_input(index: Path, photos: Path, monkeypatch: pytes
     assert code == 0 and [out.count(word) for word in ("red picture", "blue picture", "rank")] == [1, 1, 3]
     code, out, err = answers(f"red\n{missing}\nblue\n\udcff.png\n".encode(errors="surrogateescape"), "--json")
     answered = [json.loads(line) for line in out.splitlines()]
-    assert code == 1 and ["error" in document for document in answered] == [False, True, False, False]
+    assert code == 1 and ["error" in document for document in answered] == [False, True, False, True]
     assert "broken.png" in answered[1]["error"] and "broken.png" in err
+    assert answered[3]["error"] == "the query is neither text in UTF-8 nor the name of an image file"
     code, out, _ = answers(b"red\nblue\n", "--minus", "blue", "--json")
     assert [json.loads(line)["query"] for line in out.splitlines()] == ["red without blue", "blue without blue"]
     assert answers(b"") == (0, "", "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from opsin.cli.options import ModelOptions, UsageError, parse, seeded_generator
+from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line
 from opsin.counts import none_of
 from opsin.sources.exclusion import Patterns
@@ -41,26 +41,26 @@ class CaptionOptions(ModelOptions):
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-captioner"
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME. The one that
     ships, emoji-captioner, knows emoji and nothing else."""
-    beams: int = 3
+    beams: Annotated[int, Bounds()] = 3
     """Unfinished captions that the search keeps for each image; 1 takes the most probable word at each step."""
-    length_penalty: float = 1.0
+    length_penalty: Annotated[float, Bounds(-10, 10)] = 1.0
     """Captions are compared by log-probability divided by length to this power: more than 1 prefers longer ones."""
-    min_length: int = 1
+    min_length: Annotated[int, Bounds(0)] = 1
     """Words before a caption may end."""
-    max_length: int | None = None
+    max_length: Annotated[int | None, Bounds()] = None
     """Words at most, the end counted as one; by default as many as the model can write."""
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: Annotated[int, Bounds(0)] = 0
     """No run of so many words may occur twice in a caption; 0 allows it."""
-    top_p: float | None = None
+    top_p: Annotated[float | None, Bounds(0, 1, is_open=True)] = None
     """Draw each word at random from the most probable ones, whose probabilities sum to this (nucleus sampling). Takes
     the place of --beams."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Bounds(0, is_open=True)] = 1.0
     """With --top-p: below 1 probable words become more probable, above 1 less."""
     seed: int = 0
     """With --top-p: decides what is drawn."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Also draw, for each image and word by word, where the model looked, into this directory."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Bounds()] = 32
     """Images that go through the model together; fewer need less memory."""
 
 
@@ -115,9 +115,6 @@ def main(argv: list[str]) -> int:
 def _refuse_senseless(options: CaptionOptions) -> None:
     if not options.images:
         raise UsageError("name at least one image or a directory of images")
-    for name in ("beams", "batch_size"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if options.top_p is None and options.temperature != 1:
         raise UsageError("--temperature is for words drawn at random; give --top-p as well")
 

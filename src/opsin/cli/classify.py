@@ -24,10 +24,6 @@ def main(argv: list[str]) -> int:
     )
     if not options.images:
         raise UsageError("name at least one image or a directory of images")
-    if options.top_k < 1:
-        raise UsageError(f"--top-k must be at least 1, not {options.top_k}")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {options.batch_size}")
     if options.labels is not None:
         from opsin.cli.zero_shot import classify_by_labels
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from opsin.cli.options import Flag, ModelOptions
+from opsin.cli.options import Bounds, Flag, ModelOptions
 from opsin.sources.exclusion import Patterns
 
 
@@ -38,16 +38,16 @@ class ClassifyOptions(ModelOptions):
     template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """With --labels: a text that is made of each label, which stands at {}. Can be given several times; by default
     several texts such as "a photo of {}"."""
-    logit_scale: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    logit_scale: Annotated[float | None, Bounds(0, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
     """With --labels: the factor on cosines from which probabilities come; `opsin evaluate --zero-shot` says which one
     fits labelled images. By default the model's own."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """With --labels: also draw the first images with their labels into this PNG file."""
-    top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 3
+    top_k: Annotated[int, Bounds(), tyro.conf.arg(aliases=["-k"])] = 3
     """How many classes to show for each image."""
     csv: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
     """Also write a table with the columns file, label and probability: a row for each class that is shown."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Of a classifier: also draw, for each image, where the model looked, into this directory."""
-    batch_size: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    batch_size: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="INT")] = None
     """Of a classifier: images that go through the model together, by default 64; fewer need less memory."""

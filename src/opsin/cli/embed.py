@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
-from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.sources.exclusion import Patterns
 
@@ -35,7 +35,7 @@ class EmbedOptions(SharedOptions):
     directory."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
     """Write only the I-th of N shares of the shards, counted from 0 or from 1; such as $SLURM_ARRAY_TASK_ID/8."""
-    rows_per_shard: int = 8192
+    rows_per_shard: Annotated[int, Bounds()] = 8192
     """Images of a shard; the same for all that write into DIR."""
     engine: Literal["local", "ray"] = "local"
     """ray spreads the shards over a cluster with Ray Data (extra `ray`)."""
@@ -54,8 +54,6 @@ def main(argv: list[str]) -> int:
         part = parse_part(options.shard)
     except ConfigError as error:
         raise UsageError(str(error)) from error
-    if options.rows_per_shard < 1:
-        raise UsageError(f"--rows-per-shard must be at least 1, not {options.rows_per_shard}")
     report = embed(
         options.source,
         options.out,

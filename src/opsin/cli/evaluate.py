@@ -27,10 +27,6 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
     if options.mistakes is not None and options.mistakes.suffix.lower() != ".png":
         raise UsageError(f"--mistakes writes PNG; give it a name that ends in .png, not {options.mistakes.name!r}")
-    for name in ("beams", "worst", "prompts", "samples", "k"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} must be at least 1, not {value}")
     if options.zero_shot:
         _refuse(options, ("protocol", *OF_PROTOCOLS), "evaluating features, not for --zero-shot")
         _refuse(options, ("mistakes", "near_duplicates"), "trained models, not for --zero-shot")

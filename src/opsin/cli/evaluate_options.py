@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from opsin.cli.options import Flag, ModelOptions
+from opsin.cli.options import Bounds, Flag, ModelOptions
 from opsin.sources.exclusion import Patterns
 
 
@@ -44,12 +44,12 @@ class EvaluateOptions(ModelOptions):
     train_data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
     """Of --protocol: fit on the labels of this source, and evaluate on --data: on its test or validation split where it
     has one, else on all of it (--split all)."""
-    labels_fraction: Annotated[float | None, tyro.conf.arg(metavar="SHARE")] = None
+    labels_fraction: Annotated[float | None, Bounds(0, 1, is_open=True), tyro.conf.arg(metavar="SHARE")] = None
     """Of --protocol: the share of the labels that are used, evenly from every class; 0.1 by default, and 1 for knn."""
-    k: Annotated[int | None, tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
+    k: Annotated[int | None, Bounds(), tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
     """Of --protocol knn: how many neighbours vote, all where there are fewer. By default as many as the square root of
     the number of labelled images, 200 at most, and no more than the smallest class has images."""
-    temperature: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    temperature: Annotated[float | None, Bounds(0, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
     """Of --protocol knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw into this PNG file: the confusion matrix of a classifier, of --zero-shot and of fine-tuning, nearest
@@ -61,9 +61,9 @@ class EvaluateOptions(ModelOptions):
     near_duplicates: Flag = False
     """Also look for images that look like training images in another size, format or quality. All of both are decoded
     for it; copies of training images are always looked for."""
-    beams: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    beams: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="INT")] = None
     """Of a captioner: captions that the search keeps for each image; by default as many as in the test of its run."""
-    worst: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    worst: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="N")] = None
     """Of a captioner: how many of the images with the worst captions to list; 5 by default."""
     guidances: Annotated[str | None, tyro.conf.arg(metavar="W,W,…")] = None
     """Of a text-to-image model: guidance scales to draw with, as in `opsin generate`; 2 by default."""
@@ -73,9 +73,9 @@ class EvaluateOptions(ModelOptions):
     samplers: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME,…")] = None
     """Of a text-to-image model: ddpm, ddim, dpm-solver, unipc; dpm-solver by default. All scales, numbers of steps and
     samplers are combined."""
-    prompts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    prompts: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="N")] = None
     """Of a text-to-image model: how many training prompts to draw, and how many that were held out; 48 by default."""
-    samples: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    samples: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="N")] = None
     """Of a text-to-image model: drawings of each prompt; 2 by default."""
     seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Of a text-to-image model: decides which prompts are drawn, and how; of --protocol: which labels are used, and

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from opsin.cli.options import Flag, ModelOptions, UsageError, parse, seeded_generator
+from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import note, note_unlike, print_json, print_table
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
 MAX_SCALE = 64
+MAX_IMAGES = 100_000
 LONGEST_LABEL = 200
 """Characters of a prompt that are printed."""
 
@@ -42,11 +44,11 @@ class GenerateOptions(ModelOptions):
     emoji-diffusion, knows emoji and nothing else."""
     text_encoder: Annotated[str | None, tyro.conf.arg(metavar="REF")] = None
     """Where the text encoder is that the model was trained with, if it has been moved since."""
-    num_images: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 5
+    num_images: Annotated[int, Bounds(most=MAX_IMAGES), tyro.conf.arg(aliases=["-n"])] = 5
     """Drawings of each prompt."""
-    guidance: float = 2.0
+    guidance: Annotated[float, Bounds(-1e6, 1e6)] = 2.0
     """How much the prompt counts: 0 is the plain model, -1 does not look at the prompt."""
-    steps: int | None = None
+    steps: Annotated[int | None, Bounds()] = None
     """Evaluations of the network for each drawing; by default 20, or all time steps of a model that has fewer."""
     sampler: Literal["ddpm", "ddim", "dpm-solver", "unipc"] = "dpm-solver"
     """How to get from one step to the next."""
@@ -56,13 +58,13 @@ class GenerateOptions(ModelOptions):
     """Clip what is out of range, or scale it down, against glaring colours under strong guidance."""
     seed: int = 0
     """Decides what is drawn."""
-    scale: int = 1
+    scale: Annotated[int, Bounds(most=MAX_SCALE)] = 1
     """Enlarge each image file by this whole number, each pixel becoming a square (nearest neighbor)."""
     filmstrip: Flag = False
     """Also draw how the pictures came about, into OUT-filmstrip.png."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Begin at this image instead of at noise, cut to the square in its middle and reduced; see --strength."""
-    strength: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    strength: Annotated[float | None, Bounds(0, 1, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
     """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1,
     which leaves nothing of it but what --mask keeps; by default 0.6, and 1 with --mask."""
     mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -119,10 +121,6 @@ def main(argv: list[str]) -> int:
 def _refuse_senseless(options: GenerateOptions) -> None:
     if not options.prompts:
         raise UsageError("say what to draw")
-    if options.num_images < 1:
-        raise UsageError(f"--num-images must be at least 1, not {options.num_images}")
-    if not 1 <= options.scale <= MAX_SCALE:
-        raise UsageError(f"--scale must be from 1 to {MAX_SCALE}, not {options.scale}")
     if options.interpolate and len(options.prompts) != 2:
         raise UsageError("--interpolate takes two prompts")
     if options.image is None and (options.mask is not None or options.strength is not None):
@@ -196,18 +194,21 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
         count = options.num_images
         return [model.interpolate(first, second, num_images=count, sampling=sampling, generator=generator)]
     if options.image is not None:
-        return [
-            model.vary(
-                options.image,
-                prompt,
-                strength=options.strength,
-                mask=options.mask,
-                num_images=options.num_images,
-                sampling=sampling,
-                generator=generator,
-            )
-            for prompt in options.prompts
-        ]
+        model.encode_prompts(options.prompts)  # says what cannot be read of all of them, and not of each by itself
+        varied: list[Generation] = []
+        for prompt in options.prompts:
+            with model.watch.paused() if varied else nullcontext():  # it is one image, however many prompts there are
+                generation = model.vary(
+                    options.image,
+                    prompt,
+                    strength=options.strength,
+                    mask=options.mask,
+                    num_images=options.num_images,
+                    sampling=sampling,
+                    generator=generator,
+                )
+            varied.append(generation)
+        return varied
     return model.generate(
         options.prompts,
         num_images=options.num_images,

@@ -26,6 +26,25 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 its default is in a recipe."""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Annotates the type of an option: which numbers it takes."""
+
+    least: float = 1
+    most: float = 2**31 - 1
+    is_open: bool = False
+    """Whether `least` itself is not among them."""
+
+    def refuse(self, number: float, flag: str) -> None:
+        """Raise UsageError for a number that is beyond them, or is none (NaN)."""
+        if number > self.most:
+            raise UsageError(f"{flag} must be at most {self.most:.10g}, not {number}")
+        if not number >= self.least or (self.is_open and number == self.least):
+            raise UsageError(
+                f"{flag} must be {'above' if self.is_open else 'at least'} {self.least:.10g}, not {number}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class SharedOptions:
     """Base of the options of every verb."""
@@ -67,6 +86,11 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     args = repeat_options(options_class, _by_current_names(argv, options_class.RENAMED))
     with on_parse_error(partial(refuse, options=options_of(options_class), argv=args)):
         options = tyro.cli(options_class, args=args, prog=prog, add_help=False, config=(tyro.conf.OmitArgPrefixes,))
+    for option in options_of(options_class):
+        for bounds in (extra for extra in option.metadata if isinstance(extra, Bounds)):
+            given = getattr(options, option.name)
+            for number in given if isinstance(given, tuple) else () if given is None else (given,):
+                bounds.refuse(number, option.flags[-1])
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options

@@ -56,10 +56,6 @@ def _protocol(options: EvaluateOptions) -> ProbeProtocol:
     name = options.protocol or "knn"
     if name != "knn" and (options.k is not None or options.temperature is not None):
         raise UsageError(f"-k and --temperature are for --protocol knn, not for {name}")
-    if options.temperature is not None and not 0 < options.temperature < float("inf"):
-        raise UsageError(f"--temperature must be above zero, not {options.temperature}")
-    if options.labels_fraction is not None and not 0 < options.labels_fraction <= 1:
-        raise UsageError(f"--labels-fraction must be above 0 and at most 1, not {options.labels_fraction}")
     from opsin.probing.evaluation import Knn, Linear
     from opsin.simclr.protocols import Finetune, LinearCourse
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def refuse(event: failures.ParseErrorEvent, *, options: Sequence[Option], argv: Sequence[str]) -> NoReturn:
-    """Raise UsageError in place of tyro's box with a part of the help. What a config itself refuses is raised again."""
+    """Raise UsageError in place of tyro's box with a part of the help. What a config itself refuses is wrong usage."""
     failure = sys.exception()
     for error in chain_of(failure) if failure else ():
         if isinstance(error, OpsinError):
-            raise error
+            raise UsageError(str(error)) from error
     reason = _reason(event, options, argv)
     raise UsageError(f"{reason}{' ' if reason.endswith('?') else '; '}'{event.prog} {HELP_ALL}' lists all options")
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from opsin.cli.options import SharedOptions, UsageError, parse
+from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
+from opsin.errors import ConfigError, DataError
+from opsin.names import printable
 
 if TYPE_CHECKING:
     from opsin.search.index import ImageIndex
@@ -35,13 +37,13 @@ class SearchOptions(SharedOptions):
     query: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="QUERY")] = ()
     """What to look for, in words; - reads one query a line from standard input, and --json then prints a line for each.
     The name of an image file stands for the image."""
-    k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 5
+    k: Annotated[int, Bounds(), tyro.conf.arg(aliases=["-k"])] = 5
     """How many images to show."""
     image: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FILE")] = ()
     """Look for images like this one, too; takes several."""
     minus: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORDS")] = ()
     """What the images should not show; takes several."""
-    weight: Annotated[tuple[float, ...], tyro.conf.UseAppendAction] = ()
+    weight: Annotated[tuple[float, ...], Bounds(-1e6, 1e6), tyro.conf.UseAppendAction] = ()
     """How much a part of the query counts, 1 if not given: once for the words, for each --image, and for each
     --minus, in this order."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -68,8 +70,6 @@ class Query:
 def main(argv: list[str]) -> int:
     """Run `opsin search`; returns the exit code."""
     options = parse(SearchOptions, argv, "opsin search", DESCRIPTION)
-    if options.k < 1:
-        raise UsageError(f"-k must be at least 1, not {options.k}")
     several = options.query == (STDIN,)
     if several and options.html is not None:
         raise UsageError("--html writes a page of one query; leave it out, or give the query itself instead of -")
@@ -104,6 +104,8 @@ def _read_query(words: tuple[str, ...], options: SearchOptions) -> Query:
     images = (*map(Path, names), *options.image)
     if not text.strip() and not images:
         raise UsageError("the query is empty; say in words, or with --image FILE, what to look for")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise DataError("the query is neither text in UTF-8 nor the name of an image file")
     return Query(text, images)
 
 
@@ -125,18 +127,17 @@ def _search(index: ImageIndex, query: Query, options: SearchOptions) -> SearchRe
 
 def _answer_lines(index: ImageIndex, options: SearchOptions) -> int:
     """Answer each line of standard input at once; returns 1 if one of them could not be answered."""
-    from opsin.errors import ConfigError, DataError
-
     code = 0
     for line in _lines_of_stdin():
-        query = _read_query((line,), options)
         try:
+            query = _read_query((line,), options)
             results = _search(index, query, options)
         except (ConfigError, DataError) as error:  # the next line may be answered all the same
             code = 1
-            note(f"opsin: {query.title(options)}: {error}")
+            title = printable(Query(line, options.image).title(options))
+            note(f"opsin: {title}: {error}")
             if options.json:
-                print_json_line({"query": query.title(options), "error": str(error)})
+                print_json_line({"query": title, "error": str(error)})
             continue
         if options.json:
             print_json_line(_document(options, query, results))
@@ -151,7 +152,7 @@ def _note_unlike(index: ImageIndex, options: SearchOptions) -> None:
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    """Lines in UTF-8 that are not blank; names of files in them may be no text."""
+    """Lines that are not blank; bytes in them that are no UTF-8 come as lone surrogates, for they may name files."""
     if sys.stdin is None:
         raise UsageError("queries are to come from standard input, which is closed")
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -162,8 +163,6 @@ def _lines_of_stdin() -> Iterator[str]:
 
 
 def _print_results(results: SearchResults, title: str | None = None) -> None:
-    from opsin.names import printable
-
     if title is not None:
         print(printable(title))
     if results.total == 0:
@@ -182,8 +181,6 @@ def _print_results(results: SearchResults, title: str | None = None) -> None:
 
 
 def _document(options: SearchOptions, query: Query, results: SearchResults) -> dict[str, Any]:
-    from opsin.names import printable
-
     hits = [
         {
             "rank": hit.rank,

@@ -79,8 +79,6 @@ def _refuse_senseless(options: ClassifyOptions) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for trained classifiers, not for --labels")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
-    if options.logit_scale is not None and not 0 < options.logit_scale < float("inf"):
-        raise UsageError(f"--logit-scale must be above zero, not {options.logit_scale}")
     _refuse_templates(options.template)
 
 

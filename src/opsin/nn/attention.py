@@ -38,7 +38,7 @@ class MultiHeadAttention(nn.Module):
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.1) -> None:
         """`embed_dim` must be divisible by `num_heads`; `dropout` is the probability of zeroing a weight."""
         super().__init__()
-        if embed_dim % num_heads != 0:
+        if isinstance(num_heads, bool) or embed_dim % num_heads != 0:
             raise ValueError(f"embed_dim ({embed_dim}) must be divisible by num_heads ({num_heads})")
         self.num_heads = num_heads
         self.key = nn.Linear(embed_dim, embed_dim)

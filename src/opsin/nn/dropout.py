@@ -16,6 +16,12 @@ class Dropout(nn.Dropout):
     to a multiple of 1/65536. Everywhere else this is torch's own layer, with its stream of random numbers.
     """
 
+    def __init__(self, p: float = 0.5) -> None:
+        """`p` is the probability of zeroing an element."""
+        if not 0 <= p <= 1:  # torch's own check admits NaN
+            raise ValueError(f"the probability of dropout must be in 0 to 1, not {p}")
+        super().__init__(p)
+
     def forward(self, input: Tensor) -> Tensor:
         """Zero each element with probability `p` and scale the others by 1/(1-p), in training mode only."""
         dropped_levels = round(self.p * LEVELS)
