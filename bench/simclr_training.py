@@ -22,7 +22,7 @@ from opsin.data.datasets import PixelDataset
 from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.simclr.config import EncoderConfig, SimclrConfig
-from opsin.simclr.data import SimclrData
+from opsin.simclr.data import SimclrSplits
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import build_model
 from opsin.simclr.task import SimclrTask
@@ -38,7 +38,7 @@ NETWORKS = ("resnet18", "resnet50")
 
 def opsin_step(config: SimclrConfig, pixels: Tensor) -> Callable[[], float]:
     """A step as the trainer takes it."""
-    data = SimclrData(PixelDataset(pixels.cpu().numpy(), None), None, None, 0)
+    data = SimclrSplits(datasets={"train": PixelDataset(pixels.cpu().numpy(), None)}, bank=None, num_classes=0)
     task = SimclrTask(build_model(config), config, PREPROCESSING, data)
     task.to(memory_format=torch.channels_last)
     fabric = make_fabric(config.training)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.model import CaptioningTransformer
-from opsin.captioning.train import CaptionerReport, train_captioner
+from opsin.captioning.train import train_captioner
 from opsin.training.config import TrainingConfig
+from opsin.training.run import TrainReport
 
 SPECIAL = ("<NULL>", "<START>", "<END>", "<UNK>")
 
@@ -86,7 +87,7 @@ def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def colour_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CaptionerReport]:
+def colour_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
     config = tiny_config(captioned_folder, test_fraction=0.2)
     return directory, train_captioner(config, directory, quiet=True)

@@ -17,15 +17,15 @@ from opsin.captioning.data import (
     CaptionTable,
     FeatureCaptionDataset,
     all_captions,
-    captioned,
     course_caption_dataset,
     image_caption_dataset,
-    pick_captions,
 )
 from opsin.captioning.splits import open_splits
-from opsin.captioning.vocabulary import Vocabulary
+from opsin.captioning.vocabulary import Vocabulary, tokenise
 from opsin.data import datasets
+from opsin.data.captioned import with_captions
 from opsin.data.course_coco import load_course_coco
+from opsin.data.datasets import pick_one
 from opsin.errors import DataError
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_images_keep_their_captions(folder: Path) -> None:
-    source = captioned(open_source(folder))
+    source = with_captions(open_source(folder), tokenise)
     assert [(row.id, row.reason) for row in source.skipped] == [("1.png", "has no caption")]
     assert source.captions == [("one red", "une rouge"), ("two",), ("three 🐶", "three"), *CAPTIONS[4:]]
     vocabulary = Vocabulary.from_texts(text for texts in source.captions for text in texts)
@@ -83,7 +83,7 @@ def test_images_keep_their_captions(folder: Path) -> None:
 
 def test_images_read_from_files_keep_their_captions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "MEMORY_LIMIT", 0)
-    source = captioned(open_source(folder))
+    source = with_captions(open_source(folder), tokenise)
     assert source.captions is not None
     vocabulary = Vocabulary.from_texts(text for texts in source.captions for text in texts)
     batch = image_caption_dataset(source, vocabulary, 8, max_length=20).__getitems__([3, 4, 1])
@@ -112,7 +112,7 @@ def test_every_layout_gives_the_same_captions(tmp_path: Path, layout: str) -> No
         annotations = [{"image_id": number, "caption": text} for number, many in captions_of for text in many]
         (tmp_path / "all.json").write_text(json.dumps({"images": images, "annotations": annotations}))
         ref = f"coco:{tmp_path}"
-    source = captioned(open_source(ref))
+    source = with_captions(open_source(ref), tokenise)
     assert source.captions == [tuple(captions) for captions in texts.values()]
     assert source.skipped == []
 
@@ -129,13 +129,13 @@ def blank_source(captions: list[tuple[str, ...]] | None) -> ImageSource:
 
 def test_sources_that_cannot_be_used() -> None:
     with pytest.raises(DataError, match=r"'blank' has no captions; give them as NAME\.txt"):
-        captioned(blank_source(None))
+        with_captions(blank_source(None), tokenise)
     with pytest.raises(DataError, match="none of the 3 images of 'blank' has a caption with a word in it"):
-        captioned(blank_source([(), ("",), ("!",)]))
+        with_captions(blank_source([(), ("",), ("!",)]), tokenise)
 
 
 def test_caption_of_ten_thousand_words() -> None:
-    source = captioned(blank_source([("word " * 10_000,), ("a word",), ("word",)]))
+    source = with_captions(blank_source([("word " * 10_000,), ("a word",), ("word",)]), tokenise)
     assert source.captions is not None
     vocabulary = Vocabulary.from_texts(text for texts in source.captions for text in texts)
     table = CaptionTable.from_texts(source.captions, vocabulary, max_length=12)
@@ -147,14 +147,14 @@ def test_caption_of_ten_thousand_words() -> None:
 def test_pick_is_even_and_decided_by_the_generator() -> None:
     captions = torch.arange(3)[None, :, None].expand(6000, 3, 2)
     counts = torch.tensor([1, 2, 3]).repeat(2000)
-    picked = pick_captions(captions, counts, torch.Generator().manual_seed(0))
+    picked = pick_one(captions, counts, torch.Generator().manual_seed(0))
     assert picked.shape == (6000, 2)
     for count in (1, 2, 3):
         shares = torch.bincount(picked[counts == count, 0], minlength=3) / 2000
         assert shares[count:].sum() == 0
         assert float((shares[:count] - 1 / count).abs().max()) < 0.04
-    assert torch.equal(picked, pick_captions(captions, counts, torch.Generator().manual_seed(0)))
-    assert not torch.equal(picked, pick_captions(captions, counts, torch.Generator().manual_seed(1)))
+    assert torch.equal(picked, pick_one(captions, counts, torch.Generator().manual_seed(0)))
+    assert not torch.equal(picked, pick_one(captions, counts, torch.Generator().manual_seed(1)))
 
 
 def test_course_data_by_image(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from opsin import encoders
 from opsin.captioning.evaluation import evaluate_captioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.splits import open_splits
-from opsin.captioning.train import CaptionerReport, train_captioner
+from opsin.captioning.train import train_captioner
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, build_model
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing
+from opsin.training.run import TrainReport
 
 from .conftest import COLOURS, tiny_config
 
@@ -43,7 +44,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def frozen_run(
     captioned_folder: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, CaptionerReport]:
+) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "frozen"
     config = tiny_config(captioned_folder, frozen_encoder=str(encoder), test_fraction=0.2, shift=0, max_steps=60)
     with pytest.MonkeyPatch.context() as patch:
@@ -52,12 +53,12 @@ def frozen_run(
 
 
 @pytest.fixture(autouse=True)
-def cache(frozen_run: tuple[Path, CaptionerReport], monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(frozen_run: tuple[Path, TrainReport], monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OPSIN_CACHE", str(frozen_run[0].parent / "cache"))
     return frozen_run[0].parent / "cache" / "features"
 
 
-def test_learns_on_frozen_features(frozen_run: tuple[Path, CaptionerReport]) -> None:
+def test_learns_on_frozen_features(frozen_run: tuple[Path, TrainReport]) -> None:
     directory, report = frozen_run
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["val_loss"] < np.log(13) / 2
@@ -69,7 +70,7 @@ def test_learns_on_frozen_features(frozen_run: tuple[Path, CaptionerReport]) -> 
     assert captioner.takes_images
 
 
-def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, CaptionerReport], encoder: Path) -> None:
+def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
     captioner = Captioner.from_pretrained(frozen_run[0], device="cpu")
     assert captioner.frozen_encoder == frozen_run[1].needs == str(encoder)
     assert f"through the encoder `{encoder}`" in (frozen_run[0] / "model" / "README.md").read_text()
@@ -86,7 +87,7 @@ def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, C
 
 
 def test_features_are_computed_once_a_split(
-    frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path, cache: Path
+    frozen_run: tuple[Path, TrainReport], captioned_folder: Path, cache: Path
 ) -> None:
     before = sorted(path.name for path in cache.glob("*.npy"))
     assert len(before) == 3  # training, validation, test
@@ -112,7 +113,7 @@ def test_same_images_as_without_a_frozen_encoder(captioned_folder: Path, encoder
         assert [texts for texts in first.table.texts if texts != ("a broken picture",)] == second.table.texts
 
 
-def test_encoder_that_is_gone(frozen_run: tuple[Path, CaptionerReport], tmp_path: Path) -> None:
+def test_encoder_that_is_gone(frozen_run: tuple[Path, TrainReport], tmp_path: Path) -> None:
     """The model loads, and says what it lacks when it is to look at an image."""
     copy = Captioner.from_pretrained(frozen_run[0]).save_pretrained(tmp_path / "copy")
     content = json.loads((copy / "config.json").read_text())
@@ -124,7 +125,7 @@ def test_encoder_that_is_gone(frozen_run: tuple[Path, CaptionerReport], tmp_path
 
 
 def test_encoder_that_was_trained_again(
-    frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path, encoder: Path, tmp_path: Path
+    frozen_run: tuple[Path, TrainReport], captioned_folder: Path, encoder: Path, tmp_path: Path
 ) -> None:
     """Its features have the same width, and the decoder never saw any of them."""
     own = shutil.copytree(encoder, tmp_path / "encoder")
@@ -149,7 +150,7 @@ def test_encoder_that_was_trained_again(
 
 
 def test_precision_is_that_of_the_frozen_encoder_too(
-    frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path, encoder: Path
+    frozen_run: tuple[Path, TrainReport], captioned_folder: Path, encoder: Path
 ) -> None:
     image = [Image.new("RGB", (24, 24), "red")]
     exact, rough = (
@@ -165,7 +166,7 @@ def test_precision_is_that_of_the_frozen_encoder_too(
     assert not torch.equal(first, second)
 
 
-def test_a_captioner_is_no_encoder(frozen_run: tuple[Path, CaptionerReport], captioned_folder: Path) -> None:
+def test_a_captioner_is_no_encoder(frozen_run: tuple[Path, TrainReport], captioned_folder: Path) -> None:
     with pytest.raises(CheckpointError, match="'captioner', which is no encoder; give a classifier"):
         open_splits(tiny_config(captioned_folder, frozen_encoder=str(frozen_run[0])))
 
@@ -175,7 +176,7 @@ def test_model_of_images_and_texts_as_encoder(captioned_folder: Path) -> None:
     assert splits.feature_dim == splits.train.__getitems__([0])["feature"].shape[2]
 
 
-def test_features_instead_of_images_need_no_encoder(frozen_run: tuple[Path, CaptionerReport], encoder: Path) -> None:
+def test_features_instead_of_images_need_no_encoder(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
     with pytest.raises(ConfigError, match="leave frozen_encoder out"):
         open_splits(tiny_config("course-coco:x", frozen_encoder=str(encoder)))
     with pytest.raises(DataError, match="takes images, and 'course-coco:x' holds features"):

@@ -16,15 +16,16 @@ from opsin.captioning.evaluation import evaluate_all, evaluate_captioner
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner
 from opsin.captioning.splits import open_splits
-from opsin.captioning.train import CaptionerReport, build_task, train_captioner
+from opsin.captioning.train import build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.errors import ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing
+from opsin.training.run import TrainReport
 from tests.course_data import write_course_coco
 
 from .conftest import make_captioned_folder, tiny_config
 
-Run = tuple[Path, CaptionerReport]
+Run = tuple[Path, TrainReport]
 
 
 def feature_captioner() -> Captioner:

@@ -20,23 +20,23 @@ from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evalua
 from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.recipes import RECIPES
-from opsin.captioning.splits import open_captioned, open_splits, rows_of_run
+from opsin.captioning.splits import open_splits
 from opsin.captioning.task import CaptioningTask
-from opsin.captioning.train import CaptionerReport, build_task, train_captioner
+from opsin.captioning.train import build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
-from opsin.data.splits import division_digest
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.attention import MultiHeadAttention
+from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.course_data import write_course_coco
 
 from .conftest import COLOURS, make_captioned_folder, tiny_config
 
-Run = tuple[Path, CaptionerReport]
+Run = tuple[Path, TrainReport]
 
 
 def test_learns_an_easy_folder(colour_run: Run) -> None:
@@ -44,8 +44,10 @@ def test_learns_an_easy_folder(colour_run: Run) -> None:
     assert report.metrics["val_exact_match"] == 1.0
     assert report.metrics["test_exact_match"] == 1.0
     assert report.metrics["test_cider_d"] > 1
-    assert (report.steps, report.num_train, report.cut) == (60, 19, 0)
-    assert report.num_words == 4 + 5 + 3 + 1  # a picture something all in; three colours; that of the broken image
+    assert (report.steps, report.num_train, report.splits.train.table.cut) == (60, 19, 0)
+    assert (
+        len(report.splits.vocabulary) == 4 + 5 + 3 + 1
+    )  # a picture something all in; three colours; that of the broken image
     assert {row.id for row in report.skipped} == {"silent.png", "broken.png"}
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["val_loss"] < np.log(13) / 3
@@ -134,7 +136,7 @@ def test_save_and_load_give_the_same_captions(colour_run: Run, tmp_path: Path) -
     assert again.vocabulary == captioner.vocabulary
     assert again.metrics == captioner.metrics
     config = tiny_config(captioner.training["data"], test_fraction=0.2)
-    digest = division_digest(open_captioned(config.data))
+    digest = config.split().digest
     assert again.training == captioner.training == {**to_dict(config), "source_digest": digest}
 
 
@@ -274,9 +276,9 @@ def test_parts_of_a_batch_together_are_the_joint_batch(word_weight: float) -> No
 
 def test_one_style_of_some_emoji_is_held_out() -> None:
     config = tiny_config("emoji", style_fraction=0.25, captions="first")
-    source = open_captioned("emoji", "first")
-    rows = rows_of_run(source, config)
-    whole = rows_of_run(source, tiny_config("emoji", captions="first"))
+    source = config.open()
+    rows = config.rows(source)
+    whole = tiny_config("emoji", captions="first").rows(source)
     assert len(whole["other-style"]) == 0
     np.testing.assert_array_equal(np.union1d(rows["train"], rows["other-style"]), whole["train"])
     assert len(rows["train"]) + len(rows["other-style"]) == len(whole["train"])
@@ -290,7 +292,7 @@ def test_one_style_of_some_emoji_is_held_out() -> None:
     share = len(pairs["other-style"]) / len({group for group, _ in pairs["train"]})
     assert share == pytest.approx(0.25, abs=0.01)
     assert set(styles[rows["other-style"]]) == {"openmoji", "twemoji"}
-    np.testing.assert_array_equal(rows_of_run(source, config)["other-style"], rows["other-style"])
+    np.testing.assert_array_equal(config.rows(source)["other-style"], rows["other-style"])
 
 
 def test_styles_are_held_out_only_where_there_are_some(captioned_folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
 from opsin.classification.train import train_classifier
 from opsin.training.config import TrainingConfig
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 
 COLOURS = {"blue": (20, 40, 200), "green": (30, 180, 60), "red": (210, 30, 30)}
 

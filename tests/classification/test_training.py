@@ -21,17 +21,15 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.train import build_task, train_classifier
+from opsin.classification.train import build_task, open_splits, train_classifier
 from opsin.cli.class_scores import classes_document, print_classes
 from opsin.cli.main import main
 from opsin.config import from_dict, to_dict
-from opsin.data.datasets import image_dataset
 from opsin.data.repeats import Repeat
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
-from opsin.sources.opening import open_labelled
 from opsin.training.metrics import classification_metrics
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 from tests.html_page import Page
 
 from .conftest import make_colour_folder, tiny_config
@@ -118,8 +116,7 @@ def test_precision_is_that_of_the_run_or_the_one_asked_for(colour_run: Run, colo
     """bfloat16 keeps 8 bits of a number, so its scores differ from those in float32; on a CPU both always run."""
     pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     config = tiny_config(colour_folder, precision="bf16")
-    source = open_labelled(config.data)
-    of_run = build_task(config, source, image_dataset(source, config.image_size), None).classifier()
+    of_run = build_task(config, open_splits(config)).classifier()
     assert of_run.precision == "bf16"
     exact = Classifier.from_pretrained(colour_run[0], device="cpu", precision="32").predict_pixels(pixels)
     rounded = Classifier.from_pretrained(colour_run[0], device="cpu", precision="bf16").predict_pixels(pixels)

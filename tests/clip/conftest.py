@@ -12,7 +12,7 @@ from PIL import Image
 from opsin.clip.config import AugmentConfig, ClipConfig, ImageTowerConfig, TextTowerConfig
 from opsin.clip.train import train_clip
 from opsin.training.config import TrainingConfig
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 
 COLOURS = {"blue": (20, 40, 200), "green": (30, 180, 60), "red": (210, 30, 30), "grey": (120, 120, 120)}
 NO_CHANGES = AugmentConfig(geometry=0, style=0, word_dropout=0, word_shuffle=0, prefix=0, subword_dropout=0)

@@ -13,18 +13,18 @@ from PIL import Image
 
 from opsin.checkpoint import load_pretrained, load_training_state
 from opsin.clip.config import ClipConfig, ImageTowerConfig
-from opsin.clip.data import OTHER_STYLE, open_captioned, open_splits, rows_of_run
+from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.recipes import RECIPES
 from opsin.clip.task import ClipTask
 from opsin.clip.train import build_task, train_clip
 from opsin.config import from_dict, to_dict
-from opsin.data.splits import division_digest
+from opsin.data.splits import OTHER_STYLE
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
 from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.training.launch import CONTEXT
@@ -77,7 +77,7 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
     task = build_task(config, open_splits(config))
     assert encoder.tokenizer.to_json() == task.tokenizer.to_json()
     assert encoder.preprocessing == task.preprocessing
-    assert encoder.training == {**to_dict(config), "source_digest": division_digest(open_captioned(config.data))}
+    assert encoder.training == {**to_dict(config), "source_digest": config.split().digest}
     assert encoder.metrics == colour_run[1].metrics
     _, tensors = load_pretrained(colour_run[0], kind="clip")
     task.model.load_state_dict(tensors)
@@ -203,19 +203,19 @@ def test_two_processes_equal_one_with_the_joint_batch(folder: Path, tmp_path: Pa
 
 
 def test_groups_and_splits_of_the_emoji() -> None:
-    source = open_captioned("emoji")
     config = tiny_config("emoji")
-    rows = rows_of_run(source, config)
+    source = config.open()
+    rows = config.rows(source)
     assert source.groups is not None
     assert not set(source.groups[rows["train"]]) & set(source.groups[rows["val"]])
-    everything = rows_of_run(source, tiny_config("emoji", train_on="all"))
+    everything = tiny_config("emoji", train_on="all").rows(source)
     assert len(everything["train"]) == len(source) and len(everything["val"]) == len(everything["test"]) == 0
-    held = rows_of_run(source, tiny_config("emoji", held_out_style="openmoji"))
+    held = tiny_config("emoji", held_out_style="openmoji").rows(source)
     styles = source.metadata["style"]
     assert set(styles[held["train"]]) == {"twemoji"} and set(styles[held[OTHER_STYLE]]) == {"openmoji"}
     assert len(held["train"]) == len(held[OTHER_STYLE]) == len(rows["train"]) / 2
     with pytest.raises(ConfigError, match="has the styles openmoji, twemoji"):
-        rows_of_run(source, tiny_config("emoji", held_out_style="noto"))
+        tiny_config("emoji", held_out_style="noto").rows(source)
 
 
 def test_drawings_of_one_emoji_are_one_group(tmp_path: Path) -> None:

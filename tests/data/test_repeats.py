@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from opsin.data.repeats import find_near_duplicates, find_overlap, find_repeats, warn_of_repeats
+from opsin.data.splits import SplitSource
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
 
@@ -90,7 +91,7 @@ def test_a_warning_names_number_and_example(folder: Path, caplog: pytest.LogCapt
     source = open_source(str(folder))
     rows = {name: np.flatnonzero(source.splits == name) for name in ("train", "val", "test")}
     with caplog.at_level(logging.WARNING):
-        warn_of_repeats(source, rows)
+        warn_of_repeats(SplitSource(source, rows))
     (record,) = caplog.records
     assert "1 of the 3 images of the split 'val' are training images as well" in record.message
     assert "val/thing/copy.png is train/thing/4.png" in record.message

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
-from opsin.diffusion.train import DiffusionReport, train_diffusion
+from opsin.diffusion.train import train_diffusion
 from opsin.training.config import TrainingConfig
+from opsin.training.run import TrainReport
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 190, 60), "red": (220, 30, 30)}
 
@@ -81,6 +82,6 @@ def prompted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def colour_run(prompted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DiffusionReport]:
+def colour_run(prompted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
     return directory, train_diffusion(tiny_config(prompted_folder), directory, quiet=True, text_encoder=BagOfWords())

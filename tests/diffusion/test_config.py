@@ -10,8 +10,8 @@ import pytest
 from opsin.checkpoint import export_pretrained
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.train import DiffusionReport
 from opsin.errors import ConfigError
+from opsin.training.run import TrainReport
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1e7])
@@ -32,7 +32,7 @@ def test_guidance_of_sample_pictures_is_refused_before_training(scale: float) ->
     ],
 )
 def test_a_saved_model_with_settings_of_no_network(
-    changes: dict[str, object], message: str, colour_run: tuple[Path, DiffusionReport], tmp_path: Path
+    changes: dict[str, object], message: str, colour_run: tuple[Path, TrainReport], tmp_path: Path
 ) -> None:
     copy = export_pretrained(colour_run[0], tmp_path / "copy")
     content = json.loads((copy / "config.json").read_text())

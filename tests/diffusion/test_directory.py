@@ -14,9 +14,10 @@ from opsin.diffusion.data import open_splits
 from opsin.diffusion.directory import KIND
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.text import EncoderIdentity, TextTable
-from opsin.diffusion.train import DiffusionReport, build_task, train_diffusion
+from opsin.diffusion.train import build_task, train_diffusion
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError
+from opsin.training.run import TrainReport
 
 from .conftest import COLOURS, BagOfWords, tiny_config
 from .test_training import write_table
@@ -24,7 +25,7 @@ from .test_training import write_table
 TEXTS = [*COLOURS, *(f"all {name}" for name in COLOURS), "a broken picture"]
 
 
-def test_half_of_the_size_and_the_same_pictures(colour_run: tuple[Path, DiffusionReport], tmp_path: Path) -> None:
+def test_half_of_the_size_and_the_same_pictures(colour_run: tuple[Path, TrainReport], tmp_path: Path) -> None:
     half = export_pretrained(colour_run[0], tmp_path / "half", half=True)
     tensors = load_pretrained(half, kind=KIND)[1]
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
@@ -40,7 +41,7 @@ def test_half_of_the_size_and_the_same_pictures(colour_run: tuple[Path, Diffusio
     assert np.abs(first - second).max() <= 3
 
 
-def test_a_directory_without_some_weights(colour_run: tuple[Path, DiffusionReport], tmp_path: Path) -> None:
+def test_a_directory_without_some_weights(colour_run: tuple[Path, TrainReport], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     copy = export_pretrained(colour_run[0], tmp_path / "copy")

@@ -17,12 +17,12 @@ from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import build_model
 from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
 from opsin.diffusion.samplers import SAMPLERS
-from opsin.diffusion.train import DiffusionReport
 from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.training.run import TrainReport
 
 from .conftest import COLOURS, BagOfWords
 
-Run = tuple[Path, DiffusionReport]
+Run = tuple[Path, TrainReport]
 
 
 @pytest.fixture(scope="module")

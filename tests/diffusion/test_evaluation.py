@@ -18,7 +18,6 @@ from torch import Tensor
 from opsin.config import to_dict
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import DiffusionConfig
-from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.diffusion.drawings import Generation, Sampling
 from opsin.diffusion.evaluation import Cell, DrawingJudge, Evaluation, PartScores, evaluate_drawing
 from opsin.diffusion.exam import Exam, as_images, open_exam
@@ -150,8 +149,8 @@ def judge(exam: Exam) -> DrawingJudge:
 
 
 def test_held_out_prompts_are_no_captions_of_training_images(config: DiffusionConfig, exam: Exam) -> None:
-    source = open_prompted(config.data)
-    rows = rows_of_run(source, config)
+    source = config.open()
+    rows = config.rows(source)
     assert source.captions is not None
     trained = {text for row in rows["train"] for text in source.captions[row]}
     held_out = {source.captions[row][0] for row in rows["val"]} - trained

@@ -13,24 +13,25 @@ from PIL import Image
 from opsin.checkpoint import load_pretrained, load_training_state, save_training_state
 from opsin.config import from_dict, to_dict
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
-from opsin.diffusion.data import open_prompted, open_splits, pick_texts
+from opsin.diffusion.data import open_splits
 from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.task import DiffusionTask
 from opsin.diffusion.text import TextTable, load_text_encoder
-from opsin.diffusion.train import DiffusionReport, build_task, train_diffusion
+from opsin.diffusion.train import build_task, train_diffusion
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
+from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 
 from .conftest import BagOfWords, tiny_config
 
-Run = tuple[Path, DiffusionReport]
+Run = tuple[Path, TrainReport]
 
 
 def test_report_and_run_directory(colour_run: Run) -> None:
     directory, report = colour_run
-    assert (report.steps, report.num_train, report.num_texts) == (150, 24, 6 + 1)
+    assert (report.steps, report.num_train, len(report.splits.texts)) == (150, 24, 6 + 1)
     assert {row.id for row in report.skipped} == {"silent.png", "broken.png"}
     assert report.metrics["val_loss"] < 0.6
     assert [name for name in report.metrics if name.startswith("val_loss_t")] == [
@@ -175,13 +176,6 @@ def test_share_of_texts_left_out_reaches_the_network() -> None:
     torch.testing.assert_close(with_text, model.diffusion.model(x, times))
 
 
-def test_each_text_is_equally_likely() -> None:
-    texts, counts = torch.tensor([[1, 2, 3], [4, 0, 0]]).repeat(3000, 1), torch.tensor([3, 1]).repeat(3000)
-    picked = pick_texts(texts, counts, torch.Generator().manual_seed(0))
-    assert (picked[1::2] == 4).all()
-    assert (torch.bincount(picked[::2], minlength=4)[1:] > 900).all()
-
-
 def test_all_images_are_trained_on(prompted_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(prompted_folder, train_on="all", max_steps=2, validations=1)
     report = train_diffusion(config, tmp_path / "run", quiet=True, text_encoder=BagOfWords())
@@ -218,10 +212,10 @@ def test_weights_of_the_losses_reach_training(prompted_folder: Path) -> None:
 def test_sources_without_captions(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="has no captions; give them as"):
-        open_prompted(str(tmp_path))
+        DiffusionConfig(data=str(tmp_path)).open()
     (tmp_path / "a.txt").write_text("  \n")
     with pytest.raises(DataError, match="caption"):
-        open_prompted(str(tmp_path))
+        DiffusionConfig(data=str(tmp_path)).open()
 
 
 def test_captions_that_the_text_encoder_cannot_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

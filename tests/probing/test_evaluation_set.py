@@ -18,7 +18,6 @@ from opsin.data.splits import split_rows
 from opsin.encoders import load
 from opsin.errors import ConfigError, DataError
 from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
-from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
 from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
@@ -29,7 +28,7 @@ from ..simclr.conftest import Run, make_pattern_folder, tiny_config
 
 def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: EvaluationSet, pattern_folder: Path) -> None:
     source = open_source(str(pattern_folder))
-    rows = rows_of_run(source, tiny_config(pattern_folder))
+    rows = tiny_config(pattern_folder).rows(source)
     assert parts.split == "val" and parts.data == str(pattern_folder)
     assert list(parts.test.ids) == [source.ids[row] for row in rows["val"]]
     assert sorted(parts.labelled.ids) == [source.ids[row] for row in rows["train"]]

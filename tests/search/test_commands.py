@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 
 from opsin.cli.main import main
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 from tests.clip.conftest import COLOURS
 from tests.encoders.clip_models import save_directory, tiny_clip
 from tests.search.colours import paint

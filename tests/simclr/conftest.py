@@ -15,14 +15,13 @@ from opsin.config import to_dict
 from opsin.images.preprocessing import Preprocessing
 from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
-from opsin.simclr.data import open_data
+from opsin.simclr.data import open_splits
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.model import SimclrModel, build_encoder
 from opsin.simclr.task import SimclrTask
 from opsin.simclr.train import build_task, train_simclr
-from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 
 Run = tuple[Path, TrainReport]
 PERIODS = {"fine": 2, "middle": 4, "coarse": 8}
@@ -63,7 +62,7 @@ def tiny_config(data: Path | str, **options: object) -> SimclrConfig:
 
 
 def task_of(config: SimclrConfig) -> SimclrTask:
-    return build_task(config, open_data(open_source(config.data), config))
+    return build_task(config, open_splits(config))
 
 
 @pytest.fixture(scope="session")

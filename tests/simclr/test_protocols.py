@@ -18,14 +18,13 @@ from opsin.probing.evaluation_set import EvaluationSet
 from opsin.probing.linear_probe import accuracy
 from opsin.runtime import make_generator
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.data import open_data
+from opsin.simclr.data import open_splits
 from opsin.simclr.finetune import FinetuneTask, finetune
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.protocols import Finetune, LinearCourse, train_course_probe
 from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
-from opsin.sources.opening import open_source
 from opsin.training.task import Batch, StepOutput
 
 from ..probing.test_linear_probe import clouds
@@ -34,7 +33,7 @@ from .conftest import tiny_config
 
 def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
     config = tiny_config(pattern_folder, encoder=encoder.description.encoder)
-    model = build_task(config, open_data(open_source(config.data), config)).model
+    model = build_task(config, open_splits(config)).model
     assert isinstance(model, SimclrModel)
     began = model.encoder.state_dict()
     ours = encoder.untrained()

@@ -16,12 +16,11 @@ from PIL import Image
 import opsin
 from opsin.checkpoint import load_pretrained, load_training_state
 from opsin.config import from_dict, to_dict
-from opsin.data.splits import division_digest
+from opsin.data.splits import split_digest
 from opsin.encoders import load
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import CheckpointError, DataError, TrainingInterrupted
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
-from opsin.simclr.data import rows_of_run
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import RECIPES
 from opsin.simclr.task import SimclrTask
@@ -74,7 +73,7 @@ def test_the_directory_holds_all_that_the_run_had(pattern_run: Run, tmp_path: Pa
     """The model as the training state has it, through its files, bit for bit."""
     encoder = SimclrEncoder.from_pretrained(pattern_run[0], device="cpu", precision="32")
     settings = json.loads((pattern_run[0] / "config.json").read_text())
-    assert encoder.training == {**settings, "source_digest": division_digest(open_source(settings["data"]))}
+    assert encoder.training == {**settings, "source_digest": split_digest(open_source(settings["data"]))}
     assert encoder.metrics == pattern_run[1].metrics
     images = [np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)]
     again = SimclrEncoder.from_pretrained(encoder.save_pretrained(tmp_path / "copy"), "cpu", "32")
@@ -201,9 +200,9 @@ def test_an_image_alone_leaves_the_model_sound(pattern_folder: Path) -> None:
 
 def test_rows_of_a_run(pattern_folder: Path) -> None:
     source = open_source(str(pattern_folder))
-    rows = rows_of_run(source, tiny_config(pattern_folder))
+    rows = tiny_config(pattern_folder).rows(source)
     assert np.intersect1d(rows["train"], rows["val"]).size == 0
-    few = rows_of_run(source, tiny_config(pattern_folder, max_train=5))
+    few = tiny_config(pattern_folder, max_train=5).rows(source)
     assert len(few["train"]) == 5 and np.isin(few["train"], rows["train"]).all()
     np.testing.assert_array_equal(few["val"], rows["val"])
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from opsin.data.pixels import fit_image
 from opsin.runtime import make_generator
-from opsin.simclr.data import open_data
+from opsin.simclr.data import open_splits
 from opsin.simclr.loss import simclr_loss_naive
 from opsin.simclr.train import train_simclr
 from opsin.simclr.views import two_views
@@ -31,8 +31,7 @@ def test_validation_looks_at_some_images_and_their_own_labels(
 ) -> None:
     monkeypatch.setattr("opsin.simclr.data.MOST_VALIDATED", 5)
     monkeypatch.setattr("opsin.simclr.data.MOST_NEIGHBOURS", 7)
-    source = open_source(str(pattern_folder))
-    data = open_data(source, tiny_config(pattern_folder))
+    source, data = open_source(str(pattern_folder)), open_splits(tiny_config(pattern_folder))
     assert data.val is not None and data.bank is not None
     assert (len(data.val), len(data.bank)) == (5, 7)
     labels = {}

@@ -91,13 +91,13 @@ def test_captions_txt_that_is_no_table_is_a_text_file(make_image: MakeImage, tmp
 def test_files_that_fit_no_layout_are_named(make_image: MakeImage, tmp_path: Path) -> None:
     make_image("images/1.jpg")
     with pytest.raises(DataError, match="coco:DIR$"):
-        with_captions(folder_source(tmp_path, "folder"), str.strip)
+        with_captions(folder_source(tmp_path, "folder"))
     for name in ("labels.csv", "texts/1.txt", "texts/2.txt", "texts/3.txt", "notes.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, "x")
     seen = r"labels\.csv, texts/1\.txt, texts/2\.txt and 1 more file are there, but in none of these layouts"
     with pytest.raises(DataError, match=seen):
-        with_captions(folder_source(tmp_path, "folder"), str.strip)
+        with_captions(folder_source(tmp_path, "folder"))
 
 
 def test_csv_of_split_and_class_folders(make_image: MakeImage, tmp_path: Path) -> None:
@@ -179,4 +179,4 @@ def test_caption_files_in_another_encoding_are_named_as_the_reason(folder: Path)
     for name in ("a", "b", "c"):
         (folder / f"{name}.txt").write_bytes("Käfer".encode("latin-1"))
     with pytest.raises(DataError, match=r"none of the 3 images .*; left out: a\.txt \(is not UTF-8 text\)"):
-        with_captions(folder_source(folder, "folder"), str.strip)
+        with_captions(folder_source(folder, "folder"))

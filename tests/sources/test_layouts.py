@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opsin.data.splits import division_digest
+from opsin.data.splits import split_digest
 from opsin.errors import DataError
 from opsin.sources.folders import folder_source
 from opsin.sources.image_source import UNLABELLED
@@ -53,14 +53,14 @@ def test_images_beside_larger_class_folders_count_where_no_labels_are_needed(
     assert every.labels is not None
     assert every.labels.tolist() == [UNLABELLED, UNLABELLED, 0, 0, 1]
     assert (every.class_names, every.skipped) == (("cat", "dog"), [])
-    assert division_digest(every.labelled()) == division_digest(labelled)
+    assert split_digest(every.labelled()) == split_digest(labelled)
 
 
 def test_class_folders_alone_keep_their_labels_where_none_are_needed(make_image: MakeImage, tmp_path: Path) -> None:
     make_all(make_image, "train/cat/1.png", "train/dog/1.png", "val/cat/1.png", "test/1.png")
     source = folder_source(tmp_path, "x", labels=False)
     assert class_of(source) == {"train/cat/1.png": "cat", "train/dog/1.png": "dog", "val/cat/1.png": "cat"}
-    assert division_digest(source) == division_digest(folder_source(tmp_path, "x"))
+    assert split_digest(source) == split_digest(folder_source(tmp_path, "x"))
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -96,7 +96,7 @@ def test_several_columns_of_captions_are_all_taken(make_parquet: MakeParquet) ->
 def test_columns_that_are_no_captions_are_named(make_parquet: MakeParquet) -> None:
     source = open_source(make_parquet("a.parquet", {"image": [image_cell()], "caption": [3], "legend": ["a dog"]}))
     with pytest.raises(DataError, match=r"The columns of a\.parquet are image, caption, legend$"):
-        with_captions(source, str.strip)
+        with_captions(source)
 
 
 @pytest.mark.parametrize("columns", [{"text": [1]}, {"caption": [{"raw": "a"}]}, {"label": [[0.5]]}, {"label": [0.5]}])

@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import arg
 
+from opsin.captioning.vocabulary import tokenise
 from opsin.config import check_numbers
+from opsin.data.captioned import open_captioned
+from opsin.data.splits import Rows, rows_of_run, rows_of_some_styles
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
-from opsin.sources.exclusion import Patterns
-from opsin.training.config import TrainingConfig
+from opsin.sources.image_source import ImageSource
+from opsin.training.config import CaptionedConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +53,17 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptioningConfig:
+class CaptioningConfig(CaptionedConfig):
     """A whole run: data, model, augmentation, training."""
 
     data: str = "emoji"
     """A data source with captions: emoji, coco:DIR, course-coco:DIR, a directory, or FILE.parquet."""
-    exclude: Patterns = ()
-    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 64
     """Side of the square images that the model sees, in pixels."""
-    captions: Literal["all", "first"] = "all"
-    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
     min_count: int = 1
     """Words that occur less often in the training captions are not learned."""
-    val_fraction: float = 0.1
-    """Share of the training images held out to validate on, when the source has no validation split of its own."""
     test_fraction: float = 0.0
     """Share of the training images held out for the final test, when the source has no test split of its own."""
-    max_train: int | None = None
-    """Train on the first so many images of a fixed random order only."""
     max_val: int | None = None
     """Validate on so many images at most."""
     style_fraction: float = 0.0
@@ -97,6 +93,7 @@ class CaptioningConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_layers(self.encoder, least_layers=0, part="encoder: ")
         check_layers(self.decoder, part="decoder: ")
         check_patches(self.encoder)
@@ -105,7 +102,7 @@ class CaptioningConfig:
             raise ConfigError(f"decoder: embed_dim must be even, not {self.decoder.embed_dim}")
         if self.decoder.max_length < 3:
             raise ConfigError(f"decoder: max_length must leave room for a word, not {self.decoder.max_length}")
-        check_numbers(self, "val_fraction", "test_fraction", below=1)
+        check_numbers(self, "test_fraction", below=1)
         if self.val_fraction + self.test_fraction >= 1:
             raise ConfigError(
                 f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be together below 1"
@@ -114,4 +111,21 @@ class CaptioningConfig:
         if self.style_fraction > 0 and self.max_train is not None:
             raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
         check_numbers(self, "augment_ops", "word_loss", "shift")
-        check_numbers(self, "min_count", "beams", "max_train", "max_val", least=1)
+        check_numbers(self, "min_count", "beams", "max_val", least=1)
+
+    def open(self, *, to_train: bool = True) -> ImageSource:
+        return open_captioned(self.data, self.captions, self.exclude, is_usable=tokenise)
+
+    def rows(self, source: ImageSource) -> Rows:
+        """`other-style` are drawings of emoji that are trained on as the other style draws them."""
+
+        def some_styles(rows: np.ndarray) -> np.ndarray:
+            return rows_of_some_styles(source, rows, self.style_fraction, self.seed)
+
+        return rows_of_run(
+            source,
+            self,
+            test_fraction=self.test_fraction,
+            max_val=self.max_val,
+            hold_out=some_styles if self.style_fraction > 0 else None,
+        )

@@ -7,17 +7,16 @@ caption, `<START>` and `<END>` counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opsin.captioning.vocabulary import NULL, UNKNOWN, Vocabulary, join_words, tokenise
-from opsin.data.captioned import with_captions
+from opsin.captioning.vocabulary import NULL, UNKNOWN, Vocabulary, join_words
 from opsin.data.course_coco import CourseSplit
-from opsin.data.datasets import ImageDataset, image_dataset
+from opsin.data.datasets import ImageDataset, numbered_dataset
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import source_features
 from opsin.images.opening import Skipped
@@ -131,23 +130,13 @@ class FeatureCaptionDataset:
         return {"feature": torch.from_numpy(features), **self.table.batch(indices)}
 
 
-def captioned(source: ImageSource) -> ImageSource:
-    """The images that have a caption with a word in it, and of their captions those; the others go to `skipped`.
-
-    Raises DataError when no image has one.
-    """
-    return with_captions(source, tokenise)
-
-
 def image_caption_dataset(
     source: ImageSource, vocabulary: Vocabulary, image_size: int, max_length: int
 ) -> ImageCaptionDataset:
-    """The images of a source that went through `captioned`, with captions of at most `max_length` tokens."""
+    """The images of a source that all have captions, with captions of at most `max_length` tokens."""
     assert source.captions is not None
     table = CaptionTable.from_texts(source.captions, vocabulary, max_length)
-    # The dataset leaves broken images out; labels tell which rows of the table belong to the others.
-    numbered = replace(source, labels=np.arange(len(source)), class_names=None)
-    return ImageCaptionDataset(image_dataset(numbered, image_size), table)
+    return ImageCaptionDataset(numbered_dataset(source, image_size), table)
 
 
 def encoded_caption_dataset(
@@ -185,13 +174,3 @@ def all_captions(captions: Tensor, num_captions: Tensor) -> tuple[Tensor, Tensor
     exists = torch.arange(captions.shape[1], device=captions.device) < num_captions[:, None]
     images = torch.arange(len(captions), device=captions.device).repeat_interleave(num_captions)
     return captions[exists], images
-
-
-def pick_captions(captions: Tensor, num_captions: Tensor, generator: torch.Generator) -> Tensor:
-    """One caption an image, int64 (N, T), each of an image's captions being equally likely.
-
-    The choice is the generator's, wherever the captions are.
-    """
-    draws = torch.rand(len(captions), generator=generator, device=generator.device).to(captions.device)
-    chosen = (draws * num_captions).long().clamp(max=num_captions - 1)
-    return captions[torch.arange(len(captions), device=captions.device), chosen]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,18 +21,18 @@ from opsin.captioning.data import (
 )
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
-from opsin.captioning.splits import COURSE, OTHER_STYLE, open_captioned, open_splits, rows_of_run
+from opsin.captioning.splits import COURSE, open_splits
 from opsin.counts import number_of
 from opsin.data.datasets import batches_of
-from opsin.data.parts import judged_part
-from opsin.data.repeats import Overlap, find_overlap
-from opsin.errors import DataError, OpsinError
+from opsin.data.repeats import Overlap, overlap_with_training
+from opsin.data.splits import OTHER_STYLE, choose_evaluation_images
+from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.runtime import autocast, refuse_damaged
 from opsin.sources.image_source import ImageSource
-from opsin.sources.opening import exclude_images, is_same_source
+from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison
-from opsin.training.record import config_of, has_changed
+from opsin.training.record import run_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def evaluate_all(
         return evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates)
 
     first = evaluate(split)
-    own = _own_config(captioner)
+    own, _ = run_of(CaptioningConfig, captioner.training)
     if split is not None or own is None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
     return first, evaluate(OTHER_STYLE)
@@ -150,28 +149,26 @@ def evaluate_captioner(
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
-    Which images these are, see `opsin.data.parts.judged_part`. With `near_duplicates`, images are also compared with
-    the training images by what they look like. Raises CheckpointError for a model whose scores are NaN, and DataError
-    when the split is empty, when no source is named and the model does not say its own, when the source holds features
-    and the model takes images, or the reverse, and when it holds features or words that the model does not take.
+    Which images these are, see `opsin.data.splits.evaluation_split`. With `near_duplicates`, images are also compared
+    with the training images by what they look like. Raises CheckpointError for a model whose scores are NaN, and
+    DataError when the split is empty, when no source is named and the model does not say its own, when the source holds
+    features and the model takes images, or the reverse, and when it holds features or words that the model does not
+    take.
     """
-    own = _own_config(captioner)
+    own, digest = run_of(CaptioningConfig, captioner.training)
     ref = data or ("" if own is None else own.data)
-    if not ref:
-        raise DataError("this model does not say what it was trained on; name a source with --data")
+    if captioner.takes_images and ref.startswith(COURSE):
+        raise DataError(f"this captioner takes images, and {ref!r} holds features")
     if beams is None:
         beams = CaptioningConfig.beams if own is None else own.beams
-    if captioner.takes_images == ref.startswith(COURSE):
-        kinds = ("images", "features") if captioner.takes_images else ("features", "images")
-        raise DataError(f"this captioner takes {kinds[0]}, and {ref!r} holds {kinds[1]}")
     dataset: CaptionDataset
-    source = training = overlap = None
+    source = overlap = None
     if captioner.takes_images:
-        source, split, training = _choose_images(ref, split, own, captioner.training, exclude)
-        is_own = own is not None and is_same_source(ref, own.data)
-        if training is not None and not (is_own and split in ("train", "all")):
-            overlap = find_overlap(source, training, split, near=near_duplicates)
-        training_captions = [text for texts in (training.captions if training else None) or () for text in texts]
+        images = choose_evaluation_images(CaptioningConfig(data=ref, exclude=tuple(exclude)), split, own, digest)
+        source, split = images.source, images.split
+        overlap = overlap_with_training(images, near=near_duplicates)
+        captions = None if images.training is None else images.training.captions
+        training_captions = [text for texts in captions or () for text in texts]
         size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
         if captioner.frozen_encoder is None:
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
@@ -197,43 +194,12 @@ def evaluate_captioner(
     )
 
 
-def _own_config(captioner: Captioner) -> CaptioningConfig | None:
-    """The settings of the run that made the model; None where it does not say what it was trained on."""
-    if "data" not in captioner.training:
-        return None
-    return config_of(CaptioningConfig, captioner.training)
-
-
-def _choose_images(
-    ref: str, split: str | None, own: CaptioningConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
-) -> tuple[ImageSource, str, ImageSource | None]:
-    """The images to evaluate on, their split, and the training images; None where these are gone, or cannot be told
-    from others."""
-    if own is None or not is_same_source(ref, own.data):
-        part, split = judged_part(open_captioned(ref, exclude=exclude), split, None)
-        return part, split, None if own is None else _training_images(None, own, training)
-    # As the run read it: its rows are those of that reading.
-    source = open_captioned(own.data, own.captions, own.exclude)
-    part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
-    return exclude_images(part, exclude, own.exclude), split, _training_images(source, own, training)
-
-
-def _training_images(
-    source: ImageSource | None, own: CaptioningConfig, training: Mapping[str, Any]
-) -> ImageSource | None:
-    """Those of the run's source, which is opened unless it is given."""
-    if source is None:
-        try:
-            source = open_captioned(own.data, own.captions, own.exclude)
-        except OpsinError:
-            return None
-    return None if has_changed(source, training) else source.select(rows_of_run(source, own)["train"])
-
-
 def _choose_features(
     ref: str, split: str | None, own: CaptioningConfig | None, captioner: Captioner
 ) -> tuple[FeatureCaptionDataset, str, list[str]]:
     """The features to evaluate on, their split, and the training captions."""
+    if not ref.startswith(COURSE):
+        raise DataError(f"this captioner takes features, and {ref!r} holds images")
     settings = CaptioningConfig(decoder=captioner.decoder) if own is None else own
     splits = open_splits(replace(settings, data=ref))
     if splits.feature_dim != captioner.feature_dim:
@@ -247,7 +213,7 @@ def _choose_features(
             f"({len(captioner.vocabulary)} words), so its captions cannot be compared"
         )
     split = split or "val"
-    dataset = {"train": splits.train, "val": splits.val}.get(split)
+    dataset = splits.datasets.get(split)
     if not isinstance(dataset, FeatureCaptionDataset):
         raise DataError(f"{ref!r} has no split {split!r}; it has train, val, and features are judged on one at a time")
     return dataset, split, splits.train.table.all_references()

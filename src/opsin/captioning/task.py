@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from opsin.captioning.config import CaptioningConfig
-from opsin.captioning.data import CaptionDataset, pick_captions
+from opsin.captioning.data import CaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_loss
 from opsin.captioning.image_captioner import ImageCaptioner
 from opsin.captioning.inference import Captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import json_digest
+from opsin.data.datasets import pick_one
 from opsin.images.augment import vary
 from opsin.images.preprocessing import Preprocessing
 from opsin.training.record import source_foundation, training_record
@@ -66,7 +67,7 @@ class CaptioningTask(Task):
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
-        captions = pick_captions(batch["captions"], batch["num_captions"], generator)
+        captions = pick_one(batch["captions"], batch["num_captions"], generator)
         targets = captions[:, 1:]
         features = self._network.encode(inputs)
         decoder = self._network.decoder

@@ -8,8 +8,9 @@ from typing import Literal
 from opsin.config import check_numbers
 from opsin.errors import ConfigError
 from opsin.nn.shape import check_image_size, check_layers, check_patches
-from opsin.sources.exclusion import Patterns
-from opsin.training.config import TrainingConfig
+from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_labelled
+from opsin.training.config import RunConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +60,18 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationConfig:
+class ClassificationConfig(RunConfig):
     """A whole run: data, model, augmentation, training."""
 
     data: str = "emoji"
     """A data source with labels: emoji, cifar10, cifar10:DIR, a directory of class folders, or FILE.parquet."""
-    exclude: Patterns = ()
-    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
-    image_size: int = 32
-    """Side of the square images that the model sees, in pixels."""
-    val_fraction: float = 0.1
-    """Share of the training images held out to validate on, when the source has no validation split of its own."""
-    max_train: int | None = None
-    """Train on the first so many images of a fixed random order only."""
     model: ViTConfig = ViTConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig(max_minutes=5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_image_size(self.image_size, self.model.patch_size, self.augment.shift)
-        check_numbers(self, "max_train", least=1)
-        check_numbers(self, "val_fraction", below=1)
+
+    def open(self, *, to_train: bool = True) -> ImageSource:
+        return open_labelled(self.data, min_classes=2 if to_train else 1, exclude=self.exclude)

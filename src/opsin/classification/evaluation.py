@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from opsin.classification.data import rows_of_run
+from opsin.classification.config import ClassificationConfig
 from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
 from opsin.counts import number_of
-from opsin.data.datasets import image_dataset
-from opsin.data.parts import judged_part
-from opsin.data.repeats import Overlap, find_overlap
-from opsin.errors import DataError, OpsinError
+from opsin.data.datasets import numbered_dataset
+from opsin.data.repeats import Overlap, overlap_with_training
+from opsin.data.splits import choose_evaluation_images
+from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal
 from opsin.runtime import refuse_damaged
 from opsin.sources.image_source import UNLABELLED, ImageSource
-from opsin.sources.opening import exclude_images, is_same_source, open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
-from opsin.training.record import has_changed
+from opsin.training.record import run_of
 
 ADVICE = (
     "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
@@ -103,65 +101,29 @@ def evaluate_classifier(
     """Evaluate on a split of a source; both default to what the model was trained on.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
-    Which images these are, see `opsin.data.parts.judged_part`. Classes are matched by name, as people read them. With
-    `near_duplicates`, images are also compared with the training images by what they look like. Raises DataError when
-    the model does not know a class of the source, or when the split is empty; CheckpointError for a model whose scores
-    are NaN.
+    Which images these are, see `opsin.data.splits.evaluation_split`. Classes are matched by name, as people read them.
+    With `near_duplicates`, images are also compared with the training images by what they look like. Raises DataError
+    when the model does not know a class of the source, or when the split is empty; CheckpointError for a model whose
+    scores are NaN.
     """
-    own_data = str(classifier.training.get("data", ""))
-    ref = data or own_data
-    if not ref:
-        raise DataError("this model does not say what it was trained on; name a source with --data")
-    is_own = is_same_source(ref, own_data)
-    own_exclude = tuple(classifier.training.get("exclude", ()))
-    # The own source is opened as the run read it: its rows are those of that reading.
-    opened = open_labelled(own_data if is_own else ref, min_classes=1, exclude=own_exclude if is_own else exclude)
-    rows = _rows_of_run(opened, classifier.training) if is_own else None
-    matched = _match_classes(opened, classifier.class_names)
-    source, split = judged_part(matched, split, rows, changed=has_changed(opened, classifier.training))
-    source = exclude_images(source, exclude, own_exclude) if is_own else source
-    # Rows in place of labels: broken images leave gaps.
-    dataset = image_dataset(replace(source, labels=np.arange(len(source))), classifier.preprocessing.image_size)
+    own, digest = run_of(ClassificationConfig, classifier.training)
+    images = choose_evaluation_images(ClassificationConfig(data=data or "", exclude=tuple(exclude)), split, own, digest)
+    source = _match_classes(images.source, classifier.class_names)
+    dataset = numbered_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:
-        raise DataError(f"the source {ref!r} has no usable image in its split {split!r}")
+        raise DataError(f"the source {images.ref!r} has no usable image in its split {images.split!r}")
     scores, places = evaluate_dataset(classifier, dataset)
     refuse_damaged(scores, "the classifier")
     assert source.labels is not None
-    metrics = classification_metrics(scores, torch.from_numpy(source.labels)[places])
-    training = None
-    if not is_own or split not in ("train", "all"):
-        training = _training_images(opened if is_own else None, classifier.training)
     return Evaluation(
-        data=ref,
-        split=split,
-        metrics=metrics,
+        data=images.ref,
+        split=images.split,
+        metrics=classification_metrics(scores, torch.from_numpy(source.labels)[places]),
         class_names=classifier.class_names,
         skipped=tuple(dataset.skipped),
         source=source,
         rows=places.numpy(),
-        overlap=None if training is None else find_overlap(source, training, split, near=near_duplicates),
-    )
-
-
-def _training_images(own: ImageSource | None, training: Mapping[str, Any]) -> ImageSource | None:
-    """The images that the model was trained on, from its source, which is opened unless it is given; None where that
-    is gone, or has changed so that they cannot be told from others."""
-    if own is None:
-        try:
-            own = open_labelled(str(training.get("data", "")), min_classes=1, exclude=training.get("exclude", ()))
-        except OpsinError:
-            return None
-    if has_changed(own, training):
-        return None
-    return own.select(_rows_of_run(own, training)["train"])
-
-
-def _rows_of_run(source: ImageSource, training: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    return rows_of_run(
-        source,
-        val_fraction=float(training.get("val_fraction", 0.0)),
-        max_train=training.get("max_train"),
-        seed=int(training.get("training", {}).get("seed", 0)),
+        overlap=overlap_with_training(images, near=near_duplicates),
     )
 
 

@@ -2,94 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from opsin.classification.config import ClassificationConfig
-from opsin.classification.data import rows_of_run
 from opsin.classification.evaluation import ADVICE
 from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
-from opsin.config import to_dict
-from opsin.data.datasets import ImageDataset, image_dataset, preprocessing_for
-from opsin.data.repeats import warn_of_repeats
-from opsin.data.splits import division_digest
+from opsin.data.datasets import ImageDataset, Splits, image_dataset, preprocessing_for
+from opsin.data.repeats import split_for_training
 from opsin.runtime import seeded
-from opsin.sources.image_source import ImageSource
-from opsin.sources.opening import open_labelled
-from opsin.training.baselines import BaselineComparison, compare_accuracy
-from opsin.training.config import TrainingConfig
+from opsin.training.baselines import compare_accuracy
 from opsin.training.metrics import classification_metrics
 from opsin.training.record import training_record
-from opsin.training.report import TrainReport
-from opsin.training.trainer import Trainer
+from opsin.training.run import FinalScores, TrainReport, measure_model, run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSplits(Splits[ImageDataset]):
+    """The labelled images of a run."""
+
+    class_names: tuple[str, ...]
 
 
 def train_classifier(
     config: ClassificationConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
-) -> TrainReport:
+) -> TrainReport[ClassSplits]:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
-    The test split of the source, where it has one, is looked at once, after training. Raises DataError when the data
+    The test split of the source, where it has one, is evaluated once, after training. Raises DataError when the data
     cannot be used for this, and what `Trainer.fit` raises.
     """
-    source = open_labelled(config.data, exclude=config.exclude)
-    rows = rows_of_run(source, val_fraction=config.val_fraction, max_train=config.max_train, seed=config.training.seed)
-    warn_of_repeats(source, rows)
-    train_data = image_dataset(source.select(rows["train"]), config.image_size)
-    validation = image_dataset(source.select(rows["val"]), config.image_size) if len(rows["val"]) else None
+    splits = open_splits(config)
+    held_out = {name: dataset for name, dataset in splits.datasets.items() if name != "train"}
+    if "test" in held_out:
+        held_out.pop("val", None)  # nothing is added to what the last validation says of it
 
-    task = build_task(config, source, train_data, validation)
-    trainer = Trainer(config.training, directory, quiet=quiet)
-    result = trainer.fit(task, train_data, to_dict(config), resume=resume)
-    metrics = dict(result.metrics)
-    skipped = [*train_data.skipped, *(validation.skipped if validation else [])]
-    if trainer.fabric.is_global_zero and len(rows["test"]):
-        test_data = image_dataset(source.select(rows["test"]), config.image_size)
-        metrics |= _add_test_metrics(trainer.run.model, test_data, config.training)
-        skipped += test_data.skipped
-    baselines: tuple[BaselineComparison, ...] = ()
-    part = "test" if len(rows["test"]) else "val"
-    if f"{part}_accuracy" in metrics and source.labels is not None:
-        labels = source.labels[rows[part]]
-        baselines = (compare_accuracy(metrics[f"{part}_accuracy"], labels, len(source.class_names or ()), ADVICE),)
-    return TrainReport(
-        model=trainer.run.model,
-        metrics=metrics,
-        choice=result.choice,
-        steps=result.steps,
-        seconds=result.seconds,
-        num_train=len(train_data),
-        skipped=tuple(dict.fromkeys(skipped)),
-        baselines=baselines,
-    )
+    def measure(model: Path, metrics: Mapping[str, float]) -> FinalScores:
+        classifier = Classifier.from_pretrained(model, config.training.device, config.training.precision)
+        return measure_model(classifier, model, held_out, lambda dataset, name: _score(classifier, dataset, name))
+
+    task = build_task(config, splits)
+    return run_training(config, directory, task, splits, measure, resume=resume, quiet=quiet)
 
 
-def build_task(
-    config: ClassificationConfig,
-    source: ImageSource,
-    train_data: ImageDataset,
-    validation: ImageDataset | None,
-) -> ClassificationTask:
-    """The task of a run, with a model initialised from the run's seed."""
-    assert source.class_names is not None
-    preprocessing = preprocessing_for(train_data, config.image_size)
-    record = training_record(config, division_digest(source))
-    with seeded(config.training.seed, "weights"):
-        model = build_model(config.model, config.image_size, len(source.class_names))
+def open_splits(config: ClassificationConfig) -> ClassSplits:
+    """Open the data of a run. Raises DataError when it has no labels or nothing to train on."""
+    run = split_for_training(config)
+    datasets = {name: image_dataset(images, config.image_size) for name, images in run.splits.items()}
+    return ClassSplits(datasets=datasets, source_digest=run.digest, class_names=run.source.class_names or ())
+
+
+def build_task(config: ClassificationConfig, splits: ClassSplits) -> ClassificationTask:
+    """The task of a run, with a model initialized from the run's seed."""
+    preprocessing = preprocessing_for(splits.train, config.image_size)
+    record = training_record(config, splits.source_digest)
+    with seeded(config.seed, "weights"):
+        model = build_model(config.model, config.image_size, len(splits.class_names))
     return ClassificationTask(
-        model, config.model, config.augment, source.class_names, preprocessing, validation, record
+        model, config.model, config.augment, splits.class_names, preprocessing, splits.val, record
     )
 
 
-def _add_test_metrics(model_directory: Path, test_data: ImageDataset, training: TrainingConfig) -> dict[str, float]:
-    """Measure the exported model on the test split and write the result into its directory."""
-    classifier = Classifier.from_pretrained(model_directory, training.device, training.precision)
-    measured = classification_metrics(*evaluate_dataset(classifier, test_data))
-    added = {
-        "test_accuracy": measured.accuracy,
-        "test_top5_accuracy": measured.top5_accuracy,
-        "test_loss": measured.loss,
-    }
-    classifier.metrics |= added
-    classifier.save_pretrained(model_directory)
-    return added
+def _score(classifier: Classifier, dataset: ImageDataset, name: str) -> FinalScores:
+    measured = classification_metrics(*evaluate_dataset(classifier, dataset))
+    scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
+    baseline = compare_accuracy(measured.accuracy, measured.labels, measured.num_classes, ADVICE)
+    return FinalScores({f"{name}_{metric}": value for metric, value in scores.items()}, (baseline,))

@@ -193,9 +193,9 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     from opsin.training.loggers import tensorboard_command
 
     next_command = system.next_command
-    if not getattr(report, "takes_images", True):
+    if not report.splits.takes_images:
         next_command = "opsin evaluate {run}"
-    elif not getattr(report, "labelled", True):
+    elif not report.splits.is_labelled:
         next_command = system.next_unlabelled
     if options.json:
         print_json(

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import arg
 
+from opsin.config import check_numbers
+from opsin.data.splits import Rows, rows_of_run, rows_of_style
 from opsin.errors import ConfigError
-from opsin.sources.exclusion import Patterns
-from opsin.training.config import TrainingConfig
+from opsin.sources.image_source import ImageSource
+from opsin.training.config import CaptionedConfig, TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +73,11 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig:
+class ClipConfig(CaptionedConfig):
     """A whole run: data, model, augmentation, training."""
 
-    data: str = "emoji"
-    """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
-    exclude: Patterns = ()
-    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     image_size: int = 64
     """Side of the square images that the model sees, in pixels."""
-    captions: Literal["all", "first"] = "all"
-    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
-    val_fraction: float = 0.1
-    """Share of the training images held out to validate on, when the source has no validation split of its own."""
     test_fraction: float = 0.0
     """Share of the training images held out for the final test, when the source has no test split of its own."""
     train_on: Literal["train", "all"] = "train"
@@ -91,8 +86,6 @@ class ClipConfig:
     held_out_style: str | None = None
     """Drawings of this style are not trained on; those of training images are tested apart, as split other-style. Only
     for sources with drawing styles."""
-    max_train: int | None = None
-    """Train on so many images at most, drawn at random."""
     max_val: int | None = None
     """Validate on so many images at most, drawn at random."""
     embed_dim: int = 256
@@ -103,6 +96,7 @@ class ClipConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=10, batch_size=256)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image_size % self.image.patch_size != 0:
             raise ConfigError(
                 f"image_size ({self.image_size}) must be divisible by patch_size ({self.image.patch_size})"
@@ -112,16 +106,29 @@ class ClipConfig:
                 raise ConfigError(
                     f"{name}: embed_dim ({tower.embed_dim}) must be divisible by num_heads ({tower.num_heads})"
                 )
-        if self.val_fraction < 0 or self.test_fraction < 0 or self.val_fraction + self.test_fraction >= 1:
+        check_numbers(self, "test_fraction", below=1)
+        if self.val_fraction + self.test_fraction >= 1:
             raise ConfigError(
-                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be at least 0 and "
-                "together below 1"
+                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be together below 1"
             )
         if self.training.accumulate != 1:
             raise ConfigError("accumulate must be 1: parts of a batch would not be compared with each other")
         if self.training.batch_size < 2:
             raise ConfigError("batch_size must be at least 2: an image is compared with the other texts of its batch")
-        for name in ("embed_dim", "max_train", "max_val"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, not {value}")
+        check_numbers(self, "embed_dim", "max_val", least=1)
+
+    def rows(self, source: ImageSource) -> Rows:
+        """`other-style` are the training images that are drawn in the style held out."""
+
+        def held_out(rows: np.ndarray) -> np.ndarray:
+            return rows_of_style(source, rows, str(self.held_out_style))
+
+        return rows_of_run(
+            source,
+            self,
+            test_fraction=self.test_fraction,
+            train_on_all=self.train_on == "all",
+            max_val=self.max_val,
+            hold_out=None if self.held_out_style is None else held_out,
+            stream="some",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from opsin.clip.config import ClipConfig
-from opsin.clip.data import CaptionedImages, caption_groups, open_captioned, rows_of_run
+from opsin.clip.data import CaptionedImages, caption_groups
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
 from opsin.counts import number_of
 from opsin.data.datasets import batches_of
-from opsin.data.parts import judged_part
-from opsin.data.repeats import Overlap, find_overlap
+from opsin.data.repeats import Overlap, overlap_with_training
+from opsin.data.splits import choose_evaluation_images
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
-from opsin.errors import DataError, OpsinError
 from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder
 from opsin.runtime import autocast
 from opsin.sources.image_source import ImageSource
-from opsin.sources.opening import exclude_images, is_same_source
+from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison, compare_share
-from opsin.training.record import config_of, has_changed
+from opsin.training.record import run_of
 
 BATCH_SIZE = 256
 ALL_STYLES = "all"
@@ -87,57 +86,28 @@ def evaluate_retrieval(
     `near_duplicates`, images are also compared with the training images by what they look like.
 
     Without `data` it is the source that the model was trained on. Which of its images these are, see
-    `opsin.data.parts.judged_part`; of a source of which all was trained on, the training images. Their vectors come
-    from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no captions or
-    no image that can be read.
+    `opsin.data.splits.evaluation_split`; of a source of which all was trained on, the training images. Their vectors
+    come from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no
+    captions or no image that can be read.
     """
-    own = config_of(ClipConfig, training) if training else None
-    if data is None and own is None:
-        raise DataError("say which captioned images to judge the model on")
-    ref = data if data is not None else own.data if own is not None else ""
-    source, split, trained_on = _choose(ref, split, own, training, exclude)
-    source, image_features = source_vectors(source, encoder, quiet=True)
+    own, digest = run_of(ClipConfig, training)
+    if own is not None:
+        own = replace(own, captions="all")  # which rows a run has does not depend on it
+        if split is None and own.train_on == "all" and is_same_source(data or own.data, own.data):
+            split = "train"
+    images = choose_evaluation_images(ClipConfig(data=data or "", exclude=tuple(exclude)), split, own, digest)
+    source, image_features = source_vectors(images.source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     effect = "what is not read makes the scores worse, whatever the images show"
     warn_of_unread(unread_texts(encoder, texts), encoder.name, "caption", effect)
-    styles = _by_style(image_features, encoder.encode_text(texts), groups, source)
-    is_own = own is not None and is_same_source(ref, own.data)
-    overlap = None
-    if trained_on is not None and not (is_own and split in ("train", "all")):
-        overlap = find_overlap(source, trained_on, split, near=near_duplicates)
     return Evaluation(
-        data=ref,
-        split=split,
-        styles=styles,
+        data=images.ref,
+        split=images.split,
+        styles=_by_style(image_features, encoder.encode_text(texts), groups, source),
         all_captions=_over_all_captions(image_features, encoder, source),
         skipped=tuple(source.skipped),
-        overlap=overlap,
+        overlap=overlap_with_training(images, near=near_duplicates),
     )
-
-
-def _choose(
-    ref: str, split: str | None, own: ClipConfig | None, training: Mapping[str, Any], exclude: Sequence[str]
-) -> tuple[ImageSource, str, ImageSource | None]:
-    """The images to evaluate on, their split, and the training images; None where these are gone, or cannot be told
-    from others."""
-    if own is None or not is_same_source(ref, own.data):
-        part, split = judged_part(open_captioned(ref, exclude=exclude), split, None)
-        return part, split, None if own is None else _training_images(None, own, training)
-    source = open_captioned(own.data, exclude=own.exclude)  # as the run read it: its rows are those of that reading
-    if split is None and own.train_on == "all":
-        split = "train"
-    part, split = judged_part(source, split, rows_of_run(source, own), changed=has_changed(source, training))
-    return exclude_images(part, exclude, own.exclude), split, _training_images(source, own, training)
-
-
-def _training_images(source: ImageSource | None, own: ClipConfig, training: Mapping[str, Any]) -> ImageSource | None:
-    """Those of the run's source, which is opened unless it is given."""
-    if source is None:
-        try:
-            source = open_captioned(own.data, exclude=own.exclude)
-        except OpsinError:
-            return None
-    return None if has_changed(source, training) else source.select(rows_of_run(source, own)["train"])
 
 
 @torch.no_grad()

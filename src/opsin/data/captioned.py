@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,21 @@ from opsin.counts import none_of
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.sources.image_source import ImageSource
+from opsin.sources.opening import open_source
 
 
-def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> ImageSource:
-    """The images that have a usable caption, and of their captions those; the others go to `skipped`.
+def open_captioned(
+    ref: str, captions: str = "all", exclude: Sequence[str] = (), is_usable: Callable[[str], object] = bool
+) -> ImageSource:
+    """The images of a source that have a caption, with `all` of their captions or the `first`; see `with_captions`."""
+    source = with_captions(open_source(ref, labels=False, exclude=exclude), is_usable)
+    assert source.captions is not None
+    return replace(source, captions=[texts[:1] for texts in source.captions]) if captions == "first" else source
+
+
+def with_captions(source: ImageSource, is_usable: Callable[[str], object] = bool) -> ImageSource:
+    """The images that have a caption, which is a text that is not blank and that `is_usable`, and of their captions
+    those, without white space around them. The other images go to `skipped`.
 
     Raises DataError when no image has one.
     """
@@ -25,7 +36,8 @@ def with_captions(source: ImageSource, is_usable: Callable[[str], object]) -> Im
             "in captions.csv, in a parquet column `captions`, or as COCO captions with coco:DIR"
             + (f". {seen}" if seen else "")
         )
-    usable = [tuple(text for text in texts if is_usable(text)) for texts in source.captions]
+    stripped = [[text.strip() for text in texts] for texts in source.captions]
+    usable = [tuple(text for text in texts if text and is_usable(text)) for texts in stripped]
     has_caption = np.array([bool(texts) for texts in usable], dtype=bool)
     if not has_caption.any():
         first = next(iter(source.skipped), None)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -104,6 +105,81 @@ class FileDataset:
             self._broken.add(index)
             self.skipped.append(Skipped(self.source.ids[index], reason))
             logger.warning("left out: %s", reason)
+
+
+class Subset:
+    """Some rows of another dataset."""
+
+    def __init__(self, dataset: ImageDataset, rows: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        self.skipped = dataset.skipped
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self.dataset.__getitems__([int(self.rows[index]) for index in indices])
+
+
+def numbered(source: ImageSource) -> ImageSource:
+    """The source with each image's row as its label, which stays with it where images that cannot be read are left
+    out."""
+    return replace(source, labels=np.arange(len(source)), class_names=None)
+
+
+def numbered_dataset(source: ImageSource, size: int) -> ImageDataset:
+    """`image_dataset` with each image's row in `source` as its "label"."""
+    return image_dataset(numbered(source), size)
+
+
+DatasetT = TypeVar("DatasetT", bound=ImageDataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits(Generic[DatasetT]):
+    """The datasets of a run by the names of their splits. `train` is always there."""
+
+    datasets: Mapping[str, DatasetT]
+    source_digest: str | None = None
+    """See `opsin.data.splits.split_digest`; None where the source holds no images."""
+    needs: str | None = None
+    """Reference of another model, without whose weights one that is trained on these data cannot be used."""
+
+    @property
+    def train(self) -> DatasetT:
+        """The training set."""
+        return self.datasets["train"]
+
+    @property
+    def val(self) -> DatasetT | None:
+        """The validation set, where there is one."""
+        return self.datasets.get("val")
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images of any split that were left out, each once."""
+        return tuple(dict.fromkeys(row for dataset in self.datasets.values() for row in dataset.skipped))
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether a model that is trained on these data takes images."""
+        return True
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether a model that is trained on these data can be evaluated by their labels, if it takes any."""
+        return True
+
+
+def pick_one(items: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
+    """One of the first `counts` (N,) of the items (N, C, ...) of each row, (N, ...), all equally likely.
+
+    The choice is the generator's, wherever the items are.
+    """
+    draws = torch.rand(len(items), generator=generator, device=generator.device).to(items.device)
+    chosen = (draws * counts).long().clamp(max=counts - 1)
+    return items[torch.arange(len(items), device=items.device), chosen]
 
 
 def batches_of(dataset: ImageDataset, batch_size: int) -> Iterator[dict[str, Tensor]]:

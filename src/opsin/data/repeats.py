@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from opsin.data.splits import DataConfig, EvaluationImages, SplitSource
 from opsin.errors import DataError
 from opsin.images.threads import map_rows
 from opsin.names import printable
@@ -74,15 +75,29 @@ def find_overlap(images: ImageSource, training: ImageSource, split: str, *, near
     return Overlap(split, len(images), find_repeats(images, training), near_duplicates)
 
 
-def warn_of_repeats(source: ImageSource, rows: Mapping[str, np.ndarray]) -> None:
-    """Log a warning, once a run, of validation and test images that are training images as well; `rows` are those of
-    each split."""
+def overlap_with_training(images: EvaluationImages, *, near: bool = False) -> Overlap | None:
+    """What images to evaluate on have in common with those that the model was trained on; None where these are not
+    known, or are what is evaluated."""
+    if images.training is None or images.are_trained_on:
+        return None
+    return find_overlap(images.source, images.training, images.split, near=near)
+
+
+def split_for_training(config: DataConfig) -> SplitSource:
+    """`config.split`, with a warning of images that are in more than one split."""
+    run = config.split()
+    warn_of_repeats(run)
+    return run
+
+
+def warn_of_repeats(run: SplitSource) -> None:
+    """Log a warning, once a run, of validation and test images that are training images as well."""
     if not is_first_process():
         return
-    training = source.select(rows["train"])
-    for split in ("val", "test"):
-        for warning in find_overlap(source.select(rows[split]), training, split).warnings:
-            logger.warning("%s", warning)
+    for split, images in run.splits.items():
+        if split in ("val", "test"):
+            for warning in find_overlap(images, run.training, split).warnings:
+                logger.warning("%s", warning)
 
 
 def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ...]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsin.config import check_numbers
+from opsin.data.splits import Rows, rows_of_run
 from opsin.diffusion.gaussian_diffusion import Objective
 from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.errors import ConfigError
-from opsin.sources.exclusion import Patterns
-from opsin.training.config import TrainingConfig
+from opsin.sources.image_source import ImageSource
+from opsin.training.config import CaptionedConfig, TrainingConfig
 
 LARGEST_GUIDANCE = 1e6
 MAX_TIMESTEPS = 100_000
@@ -61,27 +62,15 @@ class ProcessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
+class DiffusionConfig(CaptionedConfig):
     """A whole run: data, text encoder, network, process, training."""
 
-    data: str = "emoji"
-    """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
-    exclude: Patterns = ()
-    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     text_encoder: str = "emoji-clip"
     """What turns prompts into vectors: a model with a text encoder (open_clip:ARCHITECTURE/TAG, a zoo name, a run or
     model directory), or a table of embeddings that were computed before (FILE.pt, as the course's)."""
-    image_size: int = 32
-    """Side of the square images, in pixels."""
-    captions: Literal["all", "first"] = "all"
-    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
-    val_fraction: float = 0.1
-    """Share of the training images held out to validate on, when the source has no validation split of its own."""
     train_on: Literal["train", "all"] = "train"
     """With all, the images held out for validation and test are trained on too: nothing tells how well the model does
     on others."""
-    max_train: int | None = None
-    """Train on the first so many images of a fixed random order only."""
     flip: bool = False
     """Mirror half of the images. Texts that say left or right become wrong by it."""
     sample_guidance: float = 2.0
@@ -91,12 +80,12 @@ class DiffusionConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=30)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_senseless_size(self.image_size, self.model)
         refuse_senseless_guidance("sample_guidance", self.sample_guidance)
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
-        if self.max_train is not None and self.max_train < 1:
-            raise ConfigError(f"max_train must be above zero, not {self.max_train}")
+
+    def rows(self, source: ImageSource) -> Rows:
+        return rows_of_run(source, self, train_on_all=self.train_on == "all")
 
 
 def refuse_senseless_size(image_size: int, model: UnetConfig) -> None:

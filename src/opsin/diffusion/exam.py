@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from opsin.data.datasets import numbered
 from opsin.data.pixels import load_pixels
+from opsin.data.splits import SplitSource
 from opsin.data.unread import warn_of_unread
 from opsin.diffusion.config import DiffusionConfig
-from opsin.diffusion.data import open_prompted, rows_of_run
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
 from opsin.progress import counted
 from opsin.runtime import derive_seed
-from opsin.sources.image_source import ImageSource
+from opsin.sources.image_source import SPLITS, ImageSource
 from opsin.sources.opening import exclude_images, is_same_source
-from opsin.training.record import config_of, has_changed
+from opsin.training.record import run_of
 
 TRAIN, HELD_OUT, OTHER = "train", "held_out", "other"
 SPOKEN = {TRAIN: "training", HELD_OUT: "held-out", OTHER: "other"}
@@ -115,17 +116,19 @@ def open_exam(
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    source, ref, own = _open(record, data, exclude)
-    rows, training_rows = choose_parts(source, ref, split, own)
+    run, ref, own = _open(record, data, exclude)
+    source = run.source
+    rows, training_rows = choose_parts(run, ref, split)
     if own is not None and exclude:
         kept = set(exclude_images(source, exclude, own.exclude).ids)
         rows = {name: np.array([row for row in of_part if source.ids[row] in kept]) for name, of_part in rows.items()}
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
-    readable, pixels = load_pixels(_numbered(source).select(used), image_size)
+    readable, pixels = load_pixels(numbered(source).select(used), image_size)
     features = encode(encoder, as_images(pixels), "encoding real images", quiet)
     pictures = Pictures(pixels, features, _numbers_of_names(readable, names))
-    places = readable.metadata["place"]
+    places = readable.labels
+    assert places is not None
     parts = {
         name: _choose_prompts(pictures.select(np.isin(places, own_rows)), num_prompts, derive_seed(seed, name))
         for name, own_rows in rows.items()
@@ -150,21 +153,19 @@ def open_exam(
     )
 
 
-def choose_parts(
-    source: ImageSource, ref: str, split: str | None, own: DiffusionConfig | None
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def choose_parts(run: SplitSource, ref: str, split: str | None) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Rows of each part of the prompts, none of them empty, and those that the model was trained on, if any.
 
-    `own` are the settings of the run, or None for a source that it was not trained on. Held out are the images for
-    validation and test, unless their prompt is a caption of a training image.
+    `run` has rows of the splits of the model's run, or none for a source that it was not trained on. Held out are the
+    images for validation and test, unless their prompt is a caption of a training image.
     """
-    if own is None:
+    source, rows_of = run.source, run.rows
+    if not rows_of:
         rows = np.arange(len(source)) if split in (None, "all") else _rows_of_split(source, str(split))
         return {OTHER: rows}, np.zeros(0, dtype=np.int64)
     assert source.captions is not None
-    rows_of = rows_of_run(source, own)
-    if split not in (None, "all", *rows_of):
-        raise DataError(f"{source.name!r} has no split {split!r}; it has {', '.join(rows_of)}, all")
+    if split not in (None, "all", *SPLITS):
+        raise DataError(f"{source.name!r} has no split {split!r}; it has {', '.join(SPLITS)}, all")
     seen = {text for row in rows_of["train"] for text in source.captions[row]}
     wanted = [name for name in rows_of if name != "train" and split in (None, "all", name)]
     held_out = [row for name in wanted for row in rows_of[name] if source.captions[row][0] not in seen]
@@ -194,29 +195,25 @@ def _rows_of_split(source: ImageSource, split: str) -> np.ndarray:
     return np.flatnonzero(source.splits == split)
 
 
-def _numbered(source: ImageSource) -> ImageSource:
-    """The source with each image's row in `metadata`, which stays beside it when broken images are left out."""
-    return replace(source, metadata={"place": np.arange(len(source))})
-
-
 def _open(
     record: Mapping[str, Any], data: str | None, exclude: Sequence[str]
-) -> tuple[ImageSource, str, DiffusionConfig | None]:
-    """The source to judge on, its name, and the settings of the model's run when that is what it was trained on."""
-    own = config_of(DiffusionConfig, record) if record else None
-    if own is None or (data is not None and not is_same_source(data, own.data)):
-        if data is None:
-            raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
-        return open_prompted(data, "all" if own is None else own.captions, exclude), data, None
-    # As the run read it: its rows are those of that reading.
-    source = open_prompted(own.data, own.captions, own.exclude)
-    ref = data or own.data
-    if has_changed(source, record):
+) -> tuple[SplitSource, str, DiffusionConfig | None]:
+    """The source to evaluate on, its name, and the settings of the model's run when that is what it was trained on;
+    another source is not split."""
+    own, digest = run_of(DiffusionConfig, record)
+    ref = data or ("" if own is None else own.data)
+    if not ref:
+        raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
+    if own is None or not is_same_source(ref, own.data):
+        other = DiffusionConfig(data=ref, exclude=tuple(exclude)).open(to_train=False)
+        return SplitSource(other, {}), ref, None
+    run = own.split(to_train=False)
+    if run.has_changed(digest):
         raise DataError(
             f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
             "these were; judge it on another source with --data"
         )
-    return source, ref, own
+    return run, ref, own
 
 
 def _first_captions(source: ImageSource) -> list[str]:

@@ -9,9 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from opsin.data.datasets import batches_of
+from opsin.data.datasets import Subset, batches_of, pick_one
 from opsin.diffusion.config import DiffusionConfig
-from opsin.diffusion.data import DiffusionSplits, PromptDataset, pick_texts
+from opsin.diffusion.data import DiffusionSplits
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import TextDiffusion
@@ -50,7 +50,7 @@ class DiffusionTask(Task):
         images = batch["image"].float() / 255
         if self.config.flip:
             images = random_flip(images, generator)
-        rows = pick_texts(batch["texts"], batch["num_texts"], generator)
+        rows = pick_one(batch["texts"], batch["num_texts"], generator)
         loss = self._network.diffusion.p_losses(_channels_last(images), self._conditions(rows))
         return StepOutput(loss, {})
 
@@ -65,7 +65,7 @@ class DiffusionTask(Task):
         steps = [round(level * (diffusion.num_timesteps - 1)) for level in LEVELS]
         losses: dict[int, list[Tensor]] = {step: [] for step in steps}
         generator = make_generator(self.config.training.seed, "validation")
-        for batch in batches_of(_Some(judged, MOST_VALIDATED), BATCH_SIZE):
+        for batch in batches_of(Subset(judged, _spread(range(len(judged)), MOST_VALIDATED)), BATCH_SIZE):
             device = self.text_features.device
             x_start = diffusion.normalize(batch["image"].to(device).float() / 255)
             conditions = self._conditions(batch["texts"][:, 0].to(device))
@@ -118,21 +118,6 @@ class DiffusionTask(Task):
     def _network(self) -> TextDiffusion:
         assert isinstance(self.model, TextDiffusion)
         return self.model
-
-
-class _Some:
-    """At most so many images of a dataset, evenly spread over all."""
-
-    def __init__(self, dataset: PromptDataset, count: int) -> None:
-        self.dataset = dataset
-        self.rows = _spread(range(len(dataset)), count)
-        self.skipped = dataset.skipped
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self.dataset.__getitems__([self.rows[index] for index in indices])
 
 
 def _channels_last(images: Tensor) -> Tensor:

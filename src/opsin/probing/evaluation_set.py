@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opsin.data.splits import division_digest, split_rows
+from opsin.data.splits import split_digest, split_rows
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
@@ -87,7 +87,7 @@ def open_evaluation_set(
     own_exclude = tuple(training.get("exclude", ()))
     source = _open(encoder.name, data, own, own_exclude, exclude, min_classes=1 if train_data else 2)
     digest = training.get(SOURCE_DIGEST)
-    is_unchanged = digest is not None and digest == division_digest(source)
+    is_unchanged = digest is not None and digest == split_digest(source)
     is_own = is_unchanged or is_same_source(ref, own)
     rows, held_out_by_run = _rows(source, training if is_own else {})
     if train_data is not None:

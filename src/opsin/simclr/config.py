@@ -10,8 +10,7 @@ from tyro.conf import arg
 
 from opsin.errors import ConfigError
 from opsin.nn.stems import least_trained_side
-from opsin.sources.exclusion import Patterns
-from opsin.training.config import TrainingConfig
+from opsin.training.config import RunConfig, TrainingConfig
 
 MOST_HUE = 0.5
 
@@ -76,19 +75,9 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimclrConfig:
+class SimclrConfig(RunConfig):
     """A whole run: data, encoder, projection, augmentation, training."""
 
-    data: str = "emoji"
-    """A data source: emoji, cifar10, cifar10:DIR, coco:DIR, a directory, or FILE.parquet. Labels are not trained on."""
-    exclude: Patterns = ()
-    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
-    image_size: int = 32
-    """Side of the square images, in pixels."""
-    val_fraction: float = 0.1
-    """Share of the training images held out to validate on, when the source has no validation split of its own."""
-    max_train: int | None = None
-    """Train on the first so many images of a fixed random order only."""
     temperature: float = 0.5
     """What cosines are divided by in the loss."""
     projection_dim: int = 128
@@ -102,14 +91,13 @@ class SimclrConfig:
     training: TrainingConfig = TrainingConfig(max_minutes=10, batch_size=256, weight_decay=1e-4)
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "projection_dim", "projection_hidden", "max_train"):
+        super().__post_init__()
+        for name in ("image_size", "projection_dim", "projection_hidden"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be above zero, not {value}")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be above zero, not {self.temperature}")
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"val_fraction must be at least 0 and below 1, not {self.val_fraction}")
         if self.encoder.name == "vit":
             self._check_vit()
         else:

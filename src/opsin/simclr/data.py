@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from opsin.data.datasets import ImageDataset, image_dataset
-from opsin.data.repeats import warn_of_repeats
-from opsin.data.splits import division_digest, split_rows
+from opsin.data.datasets import ImageDataset, Splits, Subset, image_dataset
+from opsin.data.repeats import split_for_training
+from opsin.data.splits import first_of_random_order
 from opsin.errors import DataError
-from opsin.images.opening import Skipped
-from opsin.runtime import derive_seed
 from opsin.simclr.config import SimclrConfig
 from opsin.sources.image_source import UNLABELLED, ImageSource
 
@@ -22,48 +19,27 @@ MOST_NEIGHBOURS = 5_000
 them would take longer than what is trained in between."""
 
 
-@dataclass(frozen=True)
-class SimclrData:
-    """Training images; and where there are any, held-out ones, and those training images among which a validation
-    looks for their neighbours, whose labels are known."""
+@dataclass(frozen=True, kw_only=True)
+class SimclrSplits(Splits[ImageDataset]):
+    """Training images, and where there are any, held-out ones. `bank` are those training images, whose labels are
+    known, among which a validation looks for their neighbours; None where there are no classes to tell apart."""
 
-    train: ImageDataset
-    val: ImageDataset | None
     bank: ImageDataset | None
     num_classes: int
-    digest: str | None = None
-    """Of the whole source; see `division_digest`."""
 
     @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        """Images that were left out, each once."""
-        return tuple(dict.fromkeys([*self.train.skipped, *(self.val.skipped if self.val else [])]))
+    def is_labelled(self) -> bool:
+        return self.bank is not None
 
 
-class SomeImages:
-    """Some rows of another dataset."""
+def open_splits(config: SimclrConfig) -> SimclrSplits:
+    """The images that a run uses. Neighbours need labels of at least two classes.
 
-    def __init__(self, images: ImageDataset, rows: np.ndarray) -> None:
-        self.images = images
-        self.rows = rows
-        self.skipped = images.skipped
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self.images.__getitems__(self.rows[indices].tolist())
-
-
-def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
-    """The images of a source that a run uses. Neighbours need labels of at least two classes.
-
-    Raises DataError for a single training image.
+    Raises DataError when the source cannot be used, and for a single training image.
     """
-    rows = rows_of_run(source, config)
-    warn_of_repeats(source, rows)
-    seed = config.training.seed
-    train = image_dataset(source.select(rows["train"]), config.image_size)
+    run = split_for_training(config)
+    source, rows = run.source, run.rows
+    train = image_dataset(run.training, config.image_size)
     if len(train) == 1:
         own_val = source.splits is not None and "val" in source.splits
         beside = ""
@@ -73,12 +49,16 @@ def open_data(source: ImageSource, config: SimclrConfig) -> SimclrData:
             f"there is one image only to train on, of {source.name!r}{beside}; learning to tell images apart takes at "
             "least two"
         )
-    validated = _some(rows["val"], MOST_VALIDATED, derive_seed(seed, "validated"))
-    val = image_dataset(source.select(validated), config.image_size) if len(validated) else None
+    datasets = {"train": train}
+    validated = first_of_random_order(rows["val"], MOST_VALIDATED, config.seed, "validated")
+    if len(validated):
+        datasets["val"] = image_dataset(source.select(validated), config.image_size)
     bank = None
     if _has_classes(source, rows["train"], validated):
-        bank = SomeImages(train, _some(np.arange(len(train)), MOST_NEIGHBOURS, derive_seed(seed, "neighbours")))
-    return SimclrData(train, val, bank, len(source.class_names or ()), division_digest(source))
+        places = first_of_random_order(np.arange(len(train)), MOST_NEIGHBOURS, config.seed, "neighbours")
+        bank = Subset(train, places.tolist())
+    num_classes = len(source.class_names or ())
+    return SimclrSplits(datasets=datasets, source_digest=run.digest, bank=bank, num_classes=num_classes)
 
 
 def _has_classes(source: ImageSource, train: np.ndarray, val: np.ndarray) -> bool:
@@ -88,17 +68,3 @@ def _has_classes(source: ImageSource, train: np.ndarray, val: np.ndarray) -> boo
     known = [source.labels[rows] != UNLABELLED for rows in (train, val) if len(rows)]
     classes = set(source.labels[train].tolist()) - {UNLABELLED}
     return len(classes) > 1 and all(part.mean() >= 0.5 for part in known)
-
-
-def rows_of_run(source: ImageSource, config: SimclrConfig) -> dict[str, np.ndarray]:
-    """Row numbers that a run of these settings uses for `train`, `val` and `test`; see `split_rows`."""
-    rows = split_rows(source, config.val_fraction, 0.0, config.training.seed)
-    if config.max_train is not None:
-        rows["train"] = _some(rows["train"], config.max_train, derive_seed(config.training.seed, "max_train"))
-    return rows
-
-
-def _some(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The first `count` of the rows in an order that the seed decides, sorted."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return rows[np.sort(order[:count])]

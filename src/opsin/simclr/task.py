@@ -14,7 +14,7 @@ from opsin.images.preprocessing import Preprocessing
 from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.data import SimclrData
+from opsin.simclr.data import SimclrSplits
 from opsin.simclr.inference import write_model
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel
@@ -38,7 +38,7 @@ class SimclrTask(Task):
     smallest_batch = 2
 
     def __init__(
-        self, model: SimclrModel, config: SimclrConfig, preprocessing: Preprocessing, data: SimclrData
+        self, model: SimclrModel, config: SimclrConfig, preprocessing: Preprocessing, data: SimclrSplits
     ) -> None:
         """Weights are chosen by the accuracy of nearest neighbours where the data has labels, else by the loss."""
         super().__init__(model)
@@ -86,10 +86,10 @@ class SimclrTask(Task):
         return float((scores.argmax(dim=1) == labels).float().mean())
 
     def foundations(self) -> dict[str, str]:
-        return source_foundation(self.data.digest)
+        return source_foundation(self.data.source_digest)
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.digest)
+        write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.source_digest)
 
     def _projections(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Projections (N, E) of a view each of uint8 images (N, 3, S, S), and of another one."""

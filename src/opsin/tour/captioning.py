@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -14,9 +15,10 @@ from opsin.captioning.inference import Captioner
 from opsin.captioning.metrics import is_exact_match
 from opsin.captioning.pictures import attention_by_word, captions_figure
 from opsin.captioning.recipes import emoji
-from opsin.captioning.train import CaptionerReport, train_captioner
+from opsin.captioning.train import train_captioner
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
 from opsin.training.curves import learning_curves
+from opsin.training.run import TrainReport
 
 SHIPPED = "emoji-captioner"
 """The model of the package, which the same recipe trained for longer than a tour can."""
@@ -60,7 +62,10 @@ def captioning_section(directory: Path, minutes: float, quiet: bool) -> Section:
 
 
 def _rows(
-    captioner: Captioner, report: CaptionerReport, beginner: Sequence[Evaluation], shipped: Sequence[Evaluation]
+    captioner: Captioner,
+    report: TrainReport[Any],
+    beginner: Sequence[Evaluation],
+    shipped: Sequence[Evaluation],
 ) -> list[tuple[str, str, str]]:
     parameters = sum(parameter.numel() for parameter in captioner.model.parameters())
     rows = []
@@ -75,7 +80,7 @@ def _rows(
         (
             "training",
             f"{report.seconds / 60:.1f} minutes",
-            f"{report.steps} steps, {report.num_train} drawings, {report.num_words} words",
+            f"{report.steps} steps, {report.num_train} drawings, {len(report.splits.vocabulary)} words",
         ),
         (
             "network",

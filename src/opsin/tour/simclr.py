@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from opsin.simclr.views import two_views
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
 from opsin.training.curves import learning_curves
-from opsin.training.report import TrainReport
+from opsin.training.run import TrainReport
 
 SHOWN = 8
 
@@ -74,7 +75,7 @@ def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
     )
 
 
-def _rows(report: TrainReport, encoder: SimclrEncoder, evaluation: Evaluation) -> list[tuple[str, str, str]]:
+def _rows(report: TrainReport[Any], encoder: SimclrEncoder, evaluation: Evaluation) -> list[tuple[str, str, str]]:
     metrics, untrained = evaluation.trained.metrics, evaluation.untrained
     assert untrained is not None
     largest = metrics.confusion.sum(axis=1).max() / metrics.count

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from opsin.data.captioned import open_captioned
+from opsin.data.splits import DataConfig
 from opsin.errors import ConfigError
+from opsin.sources.image_source import ImageSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +73,27 @@ class TrainingConfig:
                 raise ConfigError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.batch_size % self.accumulate != 0:
             raise ConfigError(f"batch_size ({self.batch_size}) must be divisible by accumulate ({self.accumulate})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(DataConfig):
+    """What the configs of all systems have in common: data and training."""
+
+    training: TrainingConfig = TrainingConfig(max_minutes=10)
+
+    @property
+    def seed(self) -> int:
+        return self.training.seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedConfig(RunConfig):
+    """What the configs of systems that learn from captions have in common."""
+
+    data: str = "emoji"
+    """A data source with captions: emoji, coco:DIR, a directory, or FILE.parquet."""
+    captions: Literal["all", "first"] = "all"
+    """Learn from all captions of an image, one drawn at each step, or from its first one only."""
+
+    def open(self, *, to_train: bool = True) -> ImageSource:
+        return open_captioned(self.data, self.captions, self.exclude)

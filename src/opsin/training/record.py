@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from opsin.config import from_dict, to_dict
-from opsin.data.splits import division_digest
-from opsin.sources.image_source import ImageSource
 
 SOURCE_DIGEST = "source_digest"
 
@@ -15,7 +13,7 @@ ConfigT = TypeVar("ConfigT")
 
 
 def training_record(config: Any, source_digest: str | None) -> dict[str, Any]:
-    """The `training` of a model, as JSON types: the config of its run, and `opsin.data.splits.division_digest` of its
+    """The `training` of a model, as JSON types: the config of its run, and `opsin.data.splits.split_digest` of its
     source, or None where that holds no images."""
     return {**to_dict(config), SOURCE_DIGEST: source_digest}
 
@@ -26,11 +24,11 @@ def config_of(config_class: type[ConfigT], training: Mapping[str, Any]) -> Confi
     return from_dict(config_class, settings, where="the model's training config")
 
 
-def has_changed(source: ImageSource, training: Mapping[str, Any]) -> bool:
-    """Whether a source has other images than when the model of this record was trained on it; False where the record
-    does not say."""
-    known = training.get(SOURCE_DIGEST)
-    return known is not None and known != division_digest(source)
+def run_of(config_class: type[ConfigT], training: Mapping[str, Any]) -> tuple[ConfigT | None, str | None]:
+    """The config of the run that made a model and the digest of its source, each None where it is not known."""
+    if "data" not in training:
+        return None, None
+    return config_of(config_class, training), training.get(SOURCE_DIGEST)
 
 
 def source_foundation(source_digest: str | None) -> dict[str, str]:

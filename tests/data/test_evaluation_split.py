@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.data.parts import first_of_random_order, judged_part
+from opsin.data.splits import evaluation_split, first_of_random_order
 from opsin.errors import DataError
 from opsin.sources.image_source import ImageSource
 
@@ -36,15 +36,15 @@ def test_first_of_a_random_order() -> None:
 
 def test_another_source_is_judged_on_its_test_split_or_whole() -> None:
     divided = make_source("train", "test", "val", "test")
-    part, split = judged_part(divided, None, None)
+    part, split = evaluation_split(divided, None, None)
     assert (part.ids, split) == (["id1", "id3"], "test")
-    assert judged_part(divided, "val", None)[0].ids == ["id2"]
-    assert judged_part(divided, "all", None)[0].ids == divided.ids
+    assert evaluation_split(divided, "val", None)[0].ids == ["id2"]
+    assert evaluation_split(divided, "all", None)[0].ids == divided.ids
     for source in (make_source(), make_source("train", "val")):
-        part, split = judged_part(source, None, None)
+        part, split = evaluation_split(source, None, None)
         assert (part.ids, split) == (source.ids, "all")
     with pytest.raises(DataError, match="no split 'test'"):
-        judged_part(make_source("train", "val"), "test", None)
+        evaluation_split(make_source("train", "val"), "test", None)
 
 
 def test_own_source_is_judged_on_what_the_run_held_out() -> None:
@@ -57,24 +57,24 @@ def test_own_source_is_judged_on_what_the_run_held_out() -> None:
         ("train", ["id0", "id2"], "train"),
         ("all", source.ids, "all"),
     ):
-        part, name = judged_part(source, asked, rows)
+        part, name = evaluation_split(source, asked, rows)
         assert (part.ids, name) == (ids, split)
-    part, split = judged_part(source, None, {**rows, "test": nothing})
+    part, split = evaluation_split(source, None, {**rows, "test": nothing})
     assert (part.ids, split) == (["id1"], "val")
     with pytest.raises(DataError, match=r"no split 'dev'; it has train, val, test, all \(--split all is everything"):
-        judged_part(source, "dev", rows)
+        evaluation_split(source, "dev", rows)
     everything = {"train": np.arange(4), "val": nothing, "test": nothing}
     with pytest.raises(DataError, match="nothing of 'some' was held out from training; judge all .* --split all"):
-        judged_part(source, None, everything)
+        evaluation_split(source, None, everything)
     with pytest.raises(DataError, match="no split 'val'; it has train, all"):
-        judged_part(source, "val", everything)
+        evaluation_split(source, "val", everything)
 
 
 def test_what_a_run_held_out_of_a_source_that_has_changed_cannot_be_told() -> None:
     rows = {"train": np.array([0, 2]), "val": np.array([1]), "test": np.array([3])}
     for split in (None, "val", "train"):
         with pytest.raises(DataError, match="'some' has other images now .* --split all, or other images with --data"):
-            judged_part(make_source(), split, rows, changed=True)
-    assert len(judged_part(make_source(), "all", rows, changed=True)[0]) == 4
+            evaluation_split(make_source(), split, rows, has_changed=True)
+    assert len(evaluation_split(make_source(), "all", rows, has_changed=True)[0]) == 4
     own = make_source("train", "val", "train", "test")  # the source says itself which images are for judging
-    assert judged_part(own, None, rows, changed=True)[1] == "test"
+    assert evaluation_split(own, None, rows, has_changed=True)[1] == "test"

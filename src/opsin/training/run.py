@@ -1,0 +1,115 @@
+"""A training run from its data and its task to a model directory with measured scores: the same for every system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from opsin.config import to_dict
+from opsin.data.datasets import DatasetT, Splits
+from opsin.images.opening import Skipped
+from opsin.pretrained import PretrainedModel
+from opsin.training.baselines import BaselineComparison
+from opsin.training.config import RunConfig
+from opsin.training.task import Task
+from opsin.training.trainer import Trainer
+
+SplitsT = TypeVar("SplitsT", bound=Splits[Any])
+
+
+@dataclass(frozen=True)
+class FinalScores:
+    """What is measured once, after training, and the score of held-out images beside what is reached without having
+    learned; no `baselines` where nothing was held out, or the score has none."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    baselines: tuple[BaselineComparison, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport(Generic[SplitsT]):
+    """What a run left: where the model is, its metrics, how it was made, and the data that it was made of."""
+
+    model: Path
+    metrics: dict[str, float]
+    choice: str
+    """Which weights the model has, and how sure it is that they are the best."""
+    steps: int
+    seconds: float
+    splits: SplitsT
+    baselines: tuple[BaselineComparison, ...]
+    """See `FinalScores`."""
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.splits.train)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images that could not be used."""
+        return self.splits.skipped
+
+    @property
+    def needs(self) -> str | None:
+        """Reference of another model, without whose weights this one cannot be used."""
+        return self.splits.needs
+
+
+def run_training(
+    config: RunConfig,
+    directory: str | Path,
+    task: Task,
+    splits: SplitsT,
+    measure: Callable[[Path, Mapping[str, float]], FinalScores] | None = None,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> TrainReport[SplitsT]:
+    """Train `task` on `splits.train` as `config` says into the run directory, or go on with the run that is there.
+
+    `measure` gets the model directory with its metrics, in the first process of the run only. Raises what
+    `Trainer.fit` raises.
+    """
+    trainer = Trainer(config.training, directory, quiet=quiet)
+    result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
+    final = FinalScores()
+    if measure is not None and trainer.fabric.is_global_zero:
+        final = measure(trainer.run.model, result.metrics)
+    return TrainReport(
+        model=trainer.run.model,
+        metrics={**result.metrics, **final.metrics},
+        choice=result.choice,
+        steps=result.steps,
+        seconds=result.seconds,
+        splits=splits,
+        baselines=final.baselines,
+    )
+
+
+def measure_model(
+    model: PretrainedModel,
+    directory: Path,
+    datasets: Mapping[str, DatasetT],
+    score: Callable[[DatasetT, str], FinalScores],
+) -> FinalScores:
+    """Score the model that a run has exported on datasets by the names of their splits, and write the metrics into its
+    directory.
+
+    `score` gets a dataset and its name in metrics. The baselines are those of the test split, or else of the
+    validation split, whose metrics are left out: those of the last validation stand.
+    """
+    metrics: dict[str, float] = {}
+    baselines: tuple[BaselineComparison, ...] = ()
+    for name, dataset in datasets.items():
+        scores = score(dataset, name.replace("-", "_"))
+        if name == ("test" if "test" in datasets else "val"):
+            baselines = scores.baselines
+        if name != "val":
+            metrics |= scores.metrics
+    if metrics:
+        model.metrics |= metrics
+        model.save_pretrained(directory)
+    return FinalScores(metrics, baselines)
