@@ -108,7 +108,7 @@ def test_same_images_as_without_a_frozen_encoder(captioned_folder: Path, encoder
     own, frozen = open_splits(config), open_splits(dataclasses.replace(config, frozen_encoder=str(encoder)), quiet=True)
     assert own.vocabulary == frozen.vocabulary
     for split in ("train", "val", "test"):
-        first, second = getattr(own, split), getattr(frozen, split)
+        first, second = own.datasets[split], frozen.datasets[split]
         assert len(first) == len(second)
         assert [texts for texts in first.table.texts if texts != ("a broken picture",)] == second.table.texts
 

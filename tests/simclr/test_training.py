@@ -108,7 +108,7 @@ def test_images_beside_class_folders_are_learned_from_without_a_label(pattern_fo
     for number in range(3):
         shutil.copy(data / "coarse" / "00.png", data / f"stray-{number}.png")
     report = train_simclr(tiny_config(data, max_steps=1), tmp_path / "run", quiet=True)
-    assert report.num_train == 36 + 2 and report.labelled  # one is held out
+    assert report.num_train == 36 + 2 and report.splits.is_labelled  # one is held out
     assert 0 <= report.metrics["val_knn_accuracy"] <= 1
 
 
