@@ -23,6 +23,8 @@ from opsin.cli import train
         ("search INDEX --backend exat", "--backend takes exact or lancedb, not 'exat'; did you mean 'exact'?"),
         ("search INDEX -k", "--k needs a value"),
         ("profile MODEL extra", "unexpected argument 'extra'"),
+        ("index PHOTOS photos.index", "unexpected argument 'photos.index'; --out must be given"),
+        ("index PHOTOS --uot photos.index", "unknown option --uot; did you mean --out?"),
         ("doctor --zzz", "unknown option --zzz"),
     ],
 )

@@ -60,7 +60,7 @@ def test_class_folder_without_an_image_is_listed_and_no_class(make_image: MakeIm
     (tmp_path / "dog" / "notes.txt").write_text("none yet")
     source = opened(tmp_path)
     assert source.class_names == ("cat",)
-    assert reasons(source) == {"dog": "a class folder without an image"}
+    assert reasons(source) == {"dog": "is a class folder without an image"}
 
 
 def test_images_beside_class_folders_are_listed(make_image: MakeImage, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_images_in_formats_that_are_not_read_are_counted(make_image: MakeImage, 
     source = opened(tmp_path)
     assert source.ids == ["cat/4.jfif"]
     assert {name: reason[:8] for name, reason in reasons(source).items()} == {
-        "dog": "a class ",
+        "dog": "is a cla",
         "*.heic": "2 images",
         "*.jp2": "1 image ",
     }
@@ -163,7 +163,7 @@ def test_what_lies_beside_splits_is_listed(make_image: MakeImage, tmp_path: Path
     assert source.ids == ["train/cat/1.png", "val/cat/1.png"]
     assert reasons(source) == {
         "train/stray.png": "lies outside the class folders",
-        "val/dog": "a class folder without an image",
+        "val/dog": "is a class folder without an image",
         "extra": "lies outside train, val",
         "top.png": "lies outside train, val",
     }

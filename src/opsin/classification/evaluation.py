@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +26,13 @@ from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.record import run_of
 
-ADVICE = (
-    "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
-    "`opsin evaluate imagenet --protocol linear --data SRC`"
-)
+
+def advice(data: str) -> str:
+    """What to do about a classifier that is no better than guessing on this data source."""
+    return (
+        "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
+        f"`opsin evaluate imagenet --protocol linear --labels-fraction 1 --data {shlex.quote(data)}`"
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Evaluation:
     def baselines(self) -> tuple[BaselineComparison, ...]:
         """The accuracy beside its baseline."""
         metrics = self.metrics
-        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE),)
+        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, advice(self.data)),)
 
     def mistakes(self, most: int) -> list[Mistake]:
         """At most so many of the wrongly classified images, the one that the model is surest of first."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsin.classification.config import ClassificationConfig
-from opsin.classification.evaluation import ADVICE
+from opsin.classification.evaluation import advice
 from opsin.classification.inference import Classifier, build_model
 from opsin.classification.task import ClassificationTask, evaluate_dataset
 from opsin.data.datasets import ImageDataset, Splits, image_dataset, preprocessing_for
@@ -41,7 +41,8 @@ def train_classifier(
 
     def measure(model: Path, metrics: Mapping[str, float]) -> FinalScores:
         classifier = Classifier.from_pretrained(model, config.training.device, config.training.precision)
-        return measure_model(classifier, model, held_out, lambda dataset, name: _score(classifier, dataset, name))
+        hint = advice(config.data)
+        return measure_model(classifier, model, held_out, lambda dataset, name: _score(classifier, dataset, name, hint))
 
     task = build_task(config, splits)
     return run_training(config, directory, task, splits, measure, resume=resume, quiet=quiet)
@@ -65,8 +66,8 @@ def build_task(config: ClassificationConfig, splits: ClassSplits) -> Classificat
     )
 
 
-def _score(classifier: Classifier, dataset: ImageDataset, name: str) -> FinalScores:
+def _score(classifier: Classifier, dataset: ImageDataset, name: str, hint: str) -> FinalScores:
     measured = classification_metrics(*evaluate_dataset(classifier, dataset))
     scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
-    baseline = compare_accuracy(measured.accuracy, measured.labels, measured.num_classes, ADVICE)
+    baseline = compare_accuracy(measured.accuracy, measured.labels, measured.num_classes, hint)
     return FinalScores({f"{name}_{metric}": value for metric, value in scores.items()}, (baseline,))

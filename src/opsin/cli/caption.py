@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line
+from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line, print_skipped
 from opsin.counts import none_of
 from opsin.sources.exclusion import Patterns
 
@@ -97,8 +97,7 @@ def main(argv: list[str]) -> int:
     elif options.json:
         _print_document(options.model, reader, captions)
     else:
-        for row in reader.skipped:
-            print(f"left out  {row.reason}")
+        print_skipped(reader.skipped)
     described = options.model
     watched: object = captioner
     if captioner.frozen_encoder is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from opsin.cli.classify_options import ClassifyOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import RowPrinter, note, note_unlike, print_json, write_csv
+from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_skipped, write_csv
 from opsin.counts import none_of
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     if options.json:
         _print_json(model, reader, results)
     else:
-        for row in reader.skipped:
-            print(f"left out  {row.reason}")
+        print_skipped(reader.skipped)
     note_unlike(classifier, model, "opsin classify without --model", options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
         write_classes(options.csv, reader.read, results)

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, print_json, print_skipped, print_table
 from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
 from opsin.counts import number_of
@@ -136,8 +136,7 @@ def _check(argv: list[str]) -> int:
         ("groups of identical images", len(report.duplicates)),
     ]
     print_table((report.name, ""), [(name, str(value)) for name, value in rows])
-    for row in report.broken:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(report.broken)
     for ids in report.duplicates[:20]:
         print(f"identical {' = '.join(ids)}")
     if len(report.duplicates) > 20:

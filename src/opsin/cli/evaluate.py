@@ -12,7 +12,7 @@ from opsin.cli.baselines import baseline_rows, note_next, warn
 from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.evaluate_options import EvaluateOptions
 from opsin.cli.options import UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
 from opsin.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def _print_tables(evaluation: Evaluation) -> None:
     ]
     print_table(("metric", "value"), rows, title=evaluation.protocol)
     print_classes(metrics, evaluation.class_names)
-    for row in evaluation.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(evaluation.skipped)
 
 
 def _draw(evaluation: Evaluation, options: EvaluateOptions) -> None:
@@ -237,8 +236,7 @@ def _print_caption_tables(evaluation: CaptionEvaluation, worst: int) -> None:
         for place in result.worst(worst)
     ]
     print_table(("image", "caption", "a person's", "CIDEr-D"), rows, title="worst captions")
-    for row in evaluation.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(evaluation.skipped)
 
 
 def _draw_worst_captions(evaluations: tuple[CaptionEvaluation, ...], count: int, path: Path) -> None:

@@ -9,9 +9,12 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opsin.names import printable
+
+if TYPE_CHECKING:
+    from opsin.images.opening import Skipped
 
 JSON_DIGITS = 6
 """Significant digits of numbers in JSON documents: as many as float32 has for certain."""
@@ -102,6 +105,14 @@ def note_unlike(model: object, name: str, photographs: str | None, quiet: bool) 
     hint = f"; for photographs: {photographs}" if photographs and is_of_emoji else ""
     images = "the image looks" if watch.seen == 1 else f"{watch.unlike} of {watch.seen} images look"
     note(f"{images} unlike the training images of {name}{hint}", quiet)
+
+
+def print_skipped(skipped: Iterable[Skipped]) -> None:
+    """A line for each image or folder that was left out: its name once, and the reason."""
+    for row in skipped:
+        before, name, _ = row.reason.partition(f"{row.id} ")
+        is_named = bool(name) and (not before or before.endswith("/"))
+        print(f"left out  {row.reason if is_named else f'{row.id}: {row.reason}'}")
 
 
 def human_bytes(count: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.baselines import baseline_rows, note_next, warn
 from opsin.cli.class_scores import accuracy_rows, classes_document
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
@@ -114,5 +114,4 @@ def _print_tables(evaluation: Evaluation) -> None:
     header = ("metric", "this encoder", "the same untrained")[: 1 + len(encoders)]
     rows += [(name, [value] * len(encoders)) for name, value in baseline_rows(evaluation.baselines[:1])]
     print_table(header, [(name, *values) for name, values in rows], title=evaluation.protocol)
-    for row in evaluation.trained.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(evaluation.trained.skipped)

@@ -31,10 +31,14 @@ def refuse(event: failures.ParseErrorEvent, *, options: Sequence[Option], argv: 
 
 def _reason(event: failures.ParseErrorEvent, options: Sequence[Option], argv: Sequence[str]) -> str:
     match event:
-        case failures.UnrecognizedArgs(tokens=tokens) | failures.MissingArgs(unrecognized_tokens=[_, *_] as tokens):
+        case failures.UnrecognizedArgs(tokens=tokens):
             return _unknown(tokens, options)
-        case failures.MissingArgs():
-            return f"{' and '.join(_name(missing.arg) for missing in event.missing_arguments)} must be given"
+        case failures.MissingArgs(unrecognized_tokens=tokens):
+            missing = f"{' and '.join(_name(missing.arg) for missing in event.missing_arguments)} must be given"
+            if not tokens:
+                return missing
+            is_word = not any(token.startswith("-") for token in tokens)  # an option may be the missing one, mistyped
+            return _unknown(tokens, options) + (f"; {missing}" if is_word else "")
         case failures.InvalidChoice():
             near = nearest_name(event.value, event.choices)
             hint = f"; did you mean {near!r}?" if near else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsin.cli.baselines import note_next, warn
 from opsin.cli.options import UsageError
-from opsin.cli.output import note_unlike, print_json, print_table
+from opsin.cli.output import note_unlike, print_json, print_skipped, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
@@ -78,8 +78,7 @@ def _print_retrieval(evaluation: Evaluation) -> None:
     _print_pairs(evaluation.styles, evaluation.protocol)
     if evaluation.all_captions:
         _print_pairs(evaluation.all_captions, "the same images with all of their captions, each a text of its own")
-    for row in evaluation.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(evaluation.skipped)
 
 
 def _print_pairs(styles: Mapping[str, RetrievalPair], title: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, print_json, print_skipped, print_table
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
@@ -163,8 +163,7 @@ def _print_tables(evaluation: Evaluation, exam: Exam, is_own_encoder: bool) -> N
     )
     if is_own_encoder:
         print(f"The judge, {evaluation.judge}, is also what gives the model its prompts: another one may be stricter.")
-    for row in exam.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(exam.skipped)
 
 
 def _lines(evaluation: Evaluation) -> list[tuple[tuple[Any, ...], str, Any]]:

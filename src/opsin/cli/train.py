@@ -15,7 +15,7 @@ import tyro
 
 from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, print_json, print_skipped, print_table
 from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.runtime import is_first_process
@@ -217,8 +217,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     print(f"weights: {report.choice}")
     if report.needs is not None:
         print(f"needs: {report.needs}, whose weights are not in the model's directory")
-    for row in report.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(report.skipped)
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
     note(f"curves: opsin report {names['run']}", quiet=options.quiet)
     note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
 from opsin.counts import none_of
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ def _print_labels(reader: ImageReader, results: list[ZeroShotClassification]) ->
         best = zip(result.labels, result.probabilities, strict=True)
         rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
     print_table(("image", "labels"), rows)
-    for row in reader.skipped:
-        print(f"left out  {row.reason}")
+    print_skipped(reader.skipped)
 
 
 def evaluate_labels(options: EvaluateOptions) -> int:
@@ -168,7 +167,7 @@ def evaluate_labels(options: EvaluateOptions) -> int:
         print_json(_evaluation_document(evaluation))
     else:
         _print_evaluation(evaluation)
-    note_unlike(encoder, options.run, PHOTOGRAPHS, options.quiet)
+    note_unlike(encoder, options.run, "opsin evaluate open_clip:ViT-B-32/openai --zero-shot", options.quiet)
     if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
         from opsin.pictures import confusion_figure, save_figure
 
@@ -218,5 +217,4 @@ def _print_evaluation(evaluation: ZeroShotEvaluation) -> None:
     ]
     print_table(("metric", "value"), rows, title=evaluation.protocol)
     print_classes(metrics, names)
-    for row in evaluation.skipped:
-        print(f"left out  {row.id}: {row.reason}")
+    print_skipped(evaluation.skipped)

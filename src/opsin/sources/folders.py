@@ -204,7 +204,7 @@ def _rows_below(contents: _Contents, folder: Parts, labels: bool) -> _Rows:
         # Also here no image of a folder called `test` is trained on.
         splits = [(len(image) > 1 and _split_of(image[0])) or "train" for image in images]
         return _Rows(images, splits=splits if set(splits) != {"train"} else [])
-    empty = [Skipped(printable(path), "a class folder without an image") for path in contents.empty_folders(folder)]
+    empty = [Skipped(printable(path), "is a class folder without an image") for path in contents.empty_folders(folder)]
     if not labels:
         classes = [image[depth] if len(image) > depth + 1 else None for image in images]
         return _Rows(images, classes, skipped=empty)
