@@ -21,14 +21,13 @@ from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.imagenet import (
     PREPROCESSING,
     ImagenetEncoder,
-    class_names,
     load_network,
     read_weights,
     weights_file,
 )
+from opsin.encoders.imagenet_classes import class_names
 from opsin.encoders.loading import absolute_reference
 from opsin.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from opsin.names import name_key
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +69,6 @@ def test_it_is_an_encoder_like_any_other(encoder: ImagenetEncoder) -> None:
     assert encoder.name == "imagenet"
     assert not any(parameter.requires_grad for parameter in encoder.network.parameters())
     assert fingerprint(encoder) == "2d800b8666415845fd6cc0a7bb8412651c776fe0ae8298fd2af680602e53ffa1"
-
-
-def test_class_names_are_told_apart() -> None:
-    names = class_names()
-    assert len({name_key(name) for name in names}) == len(names) == 1000
-    assert [names[index] for index in (0, 207, 517, 985)] == ["tench", "golden retriever", "crane (machine)", "daisy"]
 
 
 # ------------------------------------------------------------------------------------------------ feature maps

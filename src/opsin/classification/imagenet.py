@@ -13,7 +13,8 @@ from torch import Tensor
 from opsin.checkpoint import IMAGENET
 from opsin.classification.inference import Classifier
 from opsin.data.pixels import each_image
-from opsin.encoders.imagenet import RESIZED, ImagenetEncoder, class_names
+from opsin.encoders.imagenet import RESIZED, ImagenetEncoder
+from opsin.encoders.imagenet_classes import class_names
 from opsin.errors import ConfigError
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing

@@ -39,9 +39,6 @@ PREPROCESSING = Preprocessing(image_size=CROP, mean=(0.5, 0.5, 0.5), std=(0.5, 0
 STRIDES = (2, 4, 8, 16, 32)
 """Pixels between neighbouring places of the feature map that each stage of the network ends with."""
 
-RENAMED = {134: "crane (bird)", 264: "Cardigan Welsh corgi", 517: "crane (machine)", 639: "tank suit"}
-"""Classes whose first name is that of another class, but for letter case."""
-
 
 class ImagenetEncoder(DenseNetworkEncoder):
     """EfficientNet-Lite0: vectors of width 1,280, feature maps of every stage, and scores of 1,000 classes."""
@@ -182,14 +179,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     tensors: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return tensors
-
-
-def class_names() -> tuple[str, ...]:
-    """Short English names of the 1,000 classes in the order of the scores; no two are equal but for letter case."""
-    from timm.data import ImageNetInfo
-
-    names = [description.split(",")[0] for description in ImageNetInfo().label_descriptions()]
-    return tuple(RENAMED.get(index, name) for index, name in enumerate(names))
 
 
 def _signature(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
