@@ -112,7 +112,7 @@ def print_skipped(skipped: Iterable[Skipped]) -> None:
     for row in skipped:
         before, name, _ = row.reason.partition(f"{row.id} ")
         is_named = bool(name) and (not before or before.endswith("/"))
-        print(f"left out  {row.reason if is_named else f'{row.id}: {row.reason}'}")
+        print(f"left out  {row.reason[len(before) :] if is_named else f'{row.id}: {row.reason}'}")
 
 
 def human_bytes(count: int) -> str:
