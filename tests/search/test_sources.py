@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 from pathlib import Path
 
@@ -120,6 +121,22 @@ def test_a_new_time_of_a_table_is_noted_once(photos: Path, tmp_path: Path) -> No
     before = (index.path / DATABASE).read_bytes()
     assert index.update().unchanged == 1
     assert (index.path / DATABASE).read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["table", "coco"])
+def test_changed_files_of_a_table_are_noticed(kind: str, photos: Path, tmp_path: Path) -> None:
+    names = ["000.png", "001.png", "002.png"]
+    (photos / "some.csv").write_text("file,label\n" + "".join(f"{name},x\n" for name in names))
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    (photos / "captions_train.json").write_text(json.dumps({"images": images, "annotations": []}))
+    source = str(photos / "some.csv") if kind == "table" else f"coco:{photos}"
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    assert len(index.update(source).added) == 3
+    assert index.update().unchanged == 3
+    paint(photos / "001.png", (1, 2, 3))
+    report = index.update()
+    assert (report.changed, report.unchanged) == (("001.png",), 2)
+    assert index.search(image=photos / "001.png", k=1)[0].cosine == pytest.approx(1, abs=1e-5)
 
 
 def test_a_share_of_broken_images_is_no_failure(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ class FolderCollection:
 
 @dataclass
 class SourceCollection:
-    """The images of a data source that is no plain folder: `emoji`, `cifar10`, parquet files."""
+    """The images of a data source that is no plain folder: `emoji`, `cifar10`, tables, parquet files."""
 
     ref: str
     entries: Sequence[Entry]
@@ -189,7 +189,15 @@ def open_collection(ref: str | Path, exclude: Sequence[str] = ()) -> Collection:
     text = str(folder.absolute()) if folder.exists() else str(ref)
     source, _ = _opened(text, _parquet_state(text))
     source = exclude_images(source, exclude)
-    return SourceCollection(text, [Entry(id) for id in source.ids], list(source.skipped), exclude)
+    entries = [_entry(id, source.file(row)) for row, id in enumerate(source.ids)]
+    return SourceCollection(text, entries, list(source.skipped), exclude)
+
+
+def _entry(id: str, file: Path | None) -> Entry:
+    try:
+        return Entry(id) if file is None else Entry.of_file(id, file.stat())
+    except OSError:  # it has gone since the source was opened
+        return Entry(id)
 
 
 @contextmanager

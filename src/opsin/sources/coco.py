@@ -21,7 +21,7 @@ from opsin.errors import DataError, DataNotFoundError
 from opsin.images.opening import Skipped
 from opsin.names import printable
 from opsin.sources.image_names import ImagesByName
-from opsin.sources.image_source import ImageSource, split_of_file, without_split
+from opsin.sources.image_source import Files, ImageSource, split_of_file, without_split
 from opsin.sources.listing import find_images
 from opsin.sources.tables import clean_texts, read_text
 
@@ -82,7 +82,7 @@ def coco_source(directory: Path, name: str) -> ImageSource:
     return ImageSource(
         name=name,
         ids=ids,
-        loader=paths.__getitem__,
+        loader=Files(paths),
         rows=np.arange(len(paths)),
         captions=captions,
         splits=np.array([split or "train" for split in splits]) if any(splits) else None,

@@ -17,7 +17,7 @@ from opsin.errors import DataError
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped
 from opsin.names import name_key, one_spelling, printable
 from opsin.sources.exclusion import Exclusion
-from opsin.sources.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, ImageSource
+from opsin.sources.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, Files, ImageSource
 from opsin.sources.image_tables import with_tables
 from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line, unread_formats
 from opsin.sources.sidecars import unread_text_files
@@ -66,7 +66,7 @@ def folder_source(directory: Path, name: str, *, labels: bool = True, exclude: S
     source = ImageSource(
         name=name,
         ids=["/".join(image) for image in rows.images],
-        loader=paths.__getitem__,
+        loader=Files(paths),
         rows=np.arange(len(paths)),
         **_labels(directory, rows.classes),
         seen_instead_of_captions=partial(unread_text_files, directory),

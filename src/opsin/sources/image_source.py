@@ -30,6 +30,16 @@ SPLIT_NAMES = {
 ResultT = TypeVar("ResultT")
 
 
+class Files:
+    """The `loader` of a source whose images are files of their own."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __call__(self, row: int) -> Path:
+        return self.paths[row]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
     """Images with what is known about them. All per-row fields have the same length and order.
@@ -71,6 +81,10 @@ class ImageSource:
         cannot be read."""
         content = self.loader(int(self.rows[index]))
         return open_image(content, self._name_of(index, content), size=size)
+
+    def file(self, index: int) -> Path | None:
+        """The file of the image of row `index`; None where it is no file of its own."""
+        return self.loader(int(self.rows[index])) if isinstance(self.loader, Files) else None
 
     def examine(self, index: int) -> ImageFacts:
         """What the image of row `index` is; raises as `load` does."""

@@ -14,7 +14,7 @@ from opsin.errors import DataError
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped
 from opsin.names import name_key, printable
 from opsin.sources.image_names import ImagesByName
-from opsin.sources.image_source import SPLITS, ImageSource
+from opsin.sources.image_source import SPLITS, Files, ImageSource
 from opsin.sources.labels import label_fields, number_labels
 from opsin.sources.listing import find_images, in_one_line
 from opsin.sources.sidecars import read_sidecars
@@ -98,7 +98,7 @@ def with_tables(
         source = ImageSource(
             name=source.name,
             ids=[_id(image, directory) for image in images],
-            loader=images.__getitem__,
+            loader=Files(images),
             rows=np.arange(len(images)),
             **described.label_fields(range(len(images))),
             seen_instead_of_captions=source.seen_instead_of_captions,
@@ -159,7 +159,7 @@ def table_source(path: Path, name: str) -> ImageSource:
     return ImageSource(
         name=name,
         ids=[_id(image, path.parent) for image in paths],
-        loader=paths.__getitem__,
+        loader=Files(paths),
         rows=np.arange(len(paths)),
         **described.label_fields(used),
         captions=captions,
