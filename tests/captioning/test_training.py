@@ -21,8 +21,8 @@ from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.recipes import RECIPES
 from opsin.captioning.splits import open_splits
-from opsin.captioning.task import CaptioningTask
-from opsin.captioning.train import build_task, train_captioner
+from opsin.captioning.task import CaptioningTask, build_task
+from opsin.captioning.train import train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict

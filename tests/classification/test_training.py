@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from opsin.classification.config import ClassificationConfig
+from opsin.classification.data import open_splits
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier, attention_rollout
 from opsin.classification.pictures import (
@@ -21,7 +22,8 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.train import build_task, open_splits, train_classifier
+from opsin.classification.task import build_task
+from opsin.classification.train import train_classifier
 from opsin.cli.class_scores import classes_document, print_classes
 from opsin.cli.main import main
 from opsin.config import from_dict, to_dict

@@ -16,8 +16,8 @@ from opsin.clip.config import ClipConfig, ImageTowerConfig
 from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.recipes import RECIPES
-from opsin.clip.task import ClipTask
-from opsin.clip.train import build_task, train_clip
+from opsin.clip.task import ClipTask, build_task
+from opsin.clip.train import train_clip
 from opsin.config import from_dict, to_dict
 from opsin.data.splits import OTHER_STYLE
 from opsin.encoders import load

@@ -13,8 +13,9 @@ from opsin.config import load_json
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.directory import KIND
 from opsin.diffusion.inference import TextToImage
+from opsin.diffusion.task import build_task
 from opsin.diffusion.text import EncoderIdentity, TextTable
-from opsin.diffusion.train import build_task, train_diffusion
+from opsin.diffusion.train import train_diffusion
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError
 from opsin.training.run import TrainReport

@@ -16,9 +16,9 @@ from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
-from opsin.diffusion.task import DiffusionTask
+from opsin.diffusion.task import DiffusionTask, build_task
 from opsin.diffusion.text import TextTable, load_text_encoder
-from opsin.diffusion.train import build_task, train_diffusion
+from opsin.diffusion.train import train_diffusion
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from opsin.captioning.data import (
 )
 from opsin.captioning.inference import Caption, Captioner
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
-from opsin.captioning.splits import COURSE, open_splits
+from opsin.captioning.splits import COURSE, CaptionSplits, open_splits
 from opsin.counts import number_of
 from opsin.data.datasets import batches_of
 from opsin.data.repeats import Overlap, overlap_with_training
@@ -33,6 +35,9 @@ from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison
 from opsin.training.record import run_of
+from opsin.training.run import FinalScores, measure_model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,26 @@ def _choose_features(
     if not isinstance(dataset, FeatureCaptionDataset):
         raise DataError(f"{ref!r} has no split {split!r}; it has train, val, and features are judged on one at a time")
     return dataset, split, splits.train.table.all_references()
+
+
+def measure_run(
+    config: CaptioningConfig, splits: CaptionSplits, model: Path, metrics: Mapping[str, float]
+) -> FinalScores:
+    """Scores of the model that a run has exported on all that was held out, for `run_training`, with a warning of
+    captions that have collapsed."""
+    held_out = {name: dataset for name, dataset in splits.datasets.items() if name != "train"}
+    if not held_out:
+        return FinalScores()
+    captioner = Captioner.from_pretrained(model, config.training.device, config.training.precision)
+    training_captions = splits.train.table.all_references()
+
+    def score(dataset: CaptionDataset, name: str) -> FinalScores:
+        result = evaluate_dataset(captioner, dataset, beams=1 if name == "val" else config.beams)
+        if collapse := result.collapse(name):
+            logger.warning("%s", collapse)
+        return FinalScores(result.summary(name), result.baselines(training_captions))
+
+    return measure_model(captioner, model, held_out, score)
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ from opsin.captioning.vocabulary import Vocabulary, tokenise
 from opsin.counts import number_of
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.datasets import Splits
-from opsin.data.repeats import split_for_training
 from opsin.data.splits import first_of_random_order, no_styles
 from opsin.data.unread import examples
 from opsin.encoders import load
@@ -57,7 +56,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     """
     if config.data.startswith(COURSE):
         return _open_course(config)
-    run = split_for_training(config)
+    run = config.split()
     captions = run.training.captions or ()
     vocabulary = Vocabulary.from_texts((text for texts in captions for text in texts), config.min_count)
     encoder = weights = None
@@ -76,7 +75,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
     _warn_of_lost_words(train.table, config)
     return CaptionSplits(
         datasets=datasets,
-        source_digest=run.digest,
+        source=run,
         needs=config.frozen_encoder,
         vocabulary=vocabulary,
         feature_dim=train.features.shape[-1] if isinstance(train, FeatureCaptionDataset) else None,

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from opsin.captioning.config import CaptioningConfig
-from opsin.captioning.data import CaptionDataset
+from opsin.captioning.data import CaptionDataset, ImageCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_loss
-from opsin.captioning.image_captioner import ImageCaptioner
+from opsin.captioning.image_captioner import ImageCaptioner, build_model
 from opsin.captioning.inference import Captioner
+from opsin.captioning.splits import CaptionSplits
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import json_digest
-from opsin.data.datasets import pick_one
+from opsin.data.datasets import pick_one, preprocessing_for
 from opsin.images.augment import vary
 from opsin.images.preprocessing import Preprocessing
+from opsin.runtime import seeded
 from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_mean
 from opsin.training.task import Batch, StepOutput, Task
@@ -130,3 +132,23 @@ class CaptioningTask(Task):
     def _network(self) -> ImageCaptioner:
         assert isinstance(self.model, ImageCaptioner)
         return self.model
+
+
+def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTask:
+    """The task of a run, with a model initialised from the run's seed."""
+    images = splits.train.images if isinstance(splits.train, ImageCaptionDataset) else None
+    preprocessing = preprocessing_for(images, config.image_size)
+    with seeded(config.training.seed, "weights"):
+        model = build_model(config.encoder, config.decoder, config.image_size, splits.vocabulary, splits.feature_dim)
+    mean_length = splits.train.table.mean_length
+    return CaptioningTask(
+        model,
+        config,
+        splits.vocabulary,
+        preprocessing,
+        splits.val,
+        mean_length,
+        splits.feature_dim,
+        splits.encoder_fingerprint,
+        splits.source_digest,
+    )

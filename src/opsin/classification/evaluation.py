@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from opsin.classification.config import ClassificationConfig
+from opsin.classification.data import ClassSplits
 from opsin.classification.inference import Classifier
 from opsin.classification.task import evaluate_dataset
 from opsin.counts import number_of
-from opsin.data.datasets import numbered_dataset
+from opsin.data.datasets import ImageDataset, numbered_dataset
 from opsin.data.repeats import Overlap, overlap_with_training
 from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
@@ -25,6 +27,7 @@ from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.record import run_of
+from opsin.training.run import FinalScores, measure_model
 
 
 def advice(data: str) -> str:
@@ -129,6 +132,24 @@ def evaluate_classifier(
         rows=places.numpy(),
         overlap=overlap_with_training(images, near=near_duplicates),
     )
+
+
+def measure_run(
+    config: ClassificationConfig, splits: ClassSplits, model: Path, metrics: Mapping[str, float]
+) -> FinalScores:
+    """Scores of the model that a run has exported on the test set, where there is one, for `run_training`."""
+    held_out = {name: dataset for name, dataset in splits.datasets.items() if name != "train"}
+    if "test" in held_out:
+        held_out.pop("val", None)  # nothing is added to what the last validation says of it
+    classifier = Classifier.from_pretrained(model, config.training.device, config.training.precision)
+
+    def score(dataset: ImageDataset, name: str) -> FinalScores:
+        measured = classification_metrics(*evaluate_dataset(classifier, dataset))
+        scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
+        baseline = compare_accuracy(measured.accuracy, measured.labels, measured.num_classes, advice(config.data))
+        return FinalScores({f"{name}_{metric}": value for metric, value in scores.items()}, (baseline,))
+
+    return measure_model(classifier, model, held_out, score)
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from opsin.classification.config import AugmentConfig, ViTConfig
-from opsin.classification.inference import Classifier
+from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
+from opsin.classification.data import ClassSplits
+from opsin.classification.inference import Classifier, build_model
 from opsin.config import json_digest
-from opsin.data.datasets import ImageDataset, batches_of
+from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
 from opsin.images.augment import mix, vary
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.runtime import seeded
 from opsin.training.metrics import classification_metrics
-from opsin.training.record import SOURCE_DIGEST, source_foundation
+from opsin.training.record import SOURCE_DIGEST, source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
@@ -91,6 +93,17 @@ class ClassificationTask(Task):
             training=self.training_config,
             precision=self.training_config.get("training", {}).get("precision", "auto"),
         )
+
+
+def build_task(config: ClassificationConfig, splits: ClassSplits) -> ClassificationTask:
+    """The task of a run, with a model initialized from the run's seed."""
+    preprocessing = preprocessing_for(splits.train, config.image_size)
+    record = training_record(config, splits.source_digest)
+    with seeded(config.seed, "weights"):
+        model = build_model(config.model, config.image_size, len(splits.class_names))
+    return ClassificationTask(
+        model, config.model, config.augment, splits.class_names, preprocessing, splits.val, record
+    )
 
 
 def evaluate_dataset(classifier: Classifier, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:

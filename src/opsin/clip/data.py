@@ -10,7 +10,6 @@ from torch import Tensor
 
 from opsin.clip.config import ClipConfig
 from opsin.data.datasets import ImageDataset, Splits, numbered_dataset
-from opsin.data.repeats import split_for_training
 from opsin.sources.image_source import ImageSource
 
 
@@ -37,9 +36,9 @@ class CaptionedImages:
 
 def open_splits(config: ClipConfig) -> Splits[CaptionedImages]:
     """Open the data of a run. Raises DataError when it has no captions or nothing to train on."""
-    run = split_for_training(config)
+    run = config.split()
     datasets = {name: captioned_images(images, config.image_size) for name, images in run.splits.items()}
-    return Splits(datasets=datasets, source_digest=run.digest)
+    return Splits(datasets=datasets, source=run)
 
 
 def captioned_images(source: ImageSource, image_size: int) -> CaptionedImages:

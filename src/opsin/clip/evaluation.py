@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
 from opsin.counts import number_of
-from opsin.data.datasets import batches_of
+from opsin.data.datasets import Splits, batches_of
 from opsin.data.repeats import Overlap, overlap_with_training
 from opsin.data.splits import choose_evaluation_images
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
+from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder
@@ -30,9 +32,12 @@ from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison, compare_share
 from opsin.training.record import run_of
+from opsin.training.run import FinalScores, measure_model
 
 BATCH_SIZE = 256
 ALL_STYLES = "all"
+MOST_TRAINING_IMAGES = 10_000
+"""Larger training sets are not searched at the end of a run: their scores would say little, and take long."""
 ADVICE = (
     "train longer (--max-minutes) or on more captioned images, or take a pretrained encoder "
     "(open_clip:ARCHITECTURE/TAG)"
@@ -108,6 +113,26 @@ def evaluate_retrieval(
         skipped=tuple(source.skipped),
         overlap=overlap_with_training(images, near=near_duplicates),
     )
+
+
+def measure_run(
+    config: ClipConfig, splits: Splits[CaptionedImages], model: Path, metrics: Mapping[str, float]
+) -> FinalScores:
+    """Scores of the model that a run has exported on its training images and on all that was held out, for
+    `run_training`; on the validation set only where there is no test set."""
+    datasets = dict(splits.datasets)
+    if len(splits.train) > MOST_TRAINING_IMAGES:
+        del datasets["train"]
+    if "test" in datasets:
+        datasets.pop("val", None)
+    encoder = LocalClipEncoder.from_pretrained(model, config.training.device)
+
+    def score(dataset: CaptionedImages, name: str) -> FinalScores:
+        precision = config.training.precision
+        scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.preprocessing, dataset, precision)
+        return FinalScores(summary(scores, name), compare_with_chance(scores))
+
+    return measure_model(encoder, model, datasets, score)
 
 
 @torch.no_grad()

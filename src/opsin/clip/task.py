@@ -18,11 +18,15 @@ from opsin.clip.loss import clip_loss
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
 from opsin.config import json_digest, to_dict
+from opsin.data.datasets import Splits, preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
+from opsin.data.unread import check_captions
 from opsin.encoders.clip_card import model_card
 from opsin.encoders.local_clip import KIND, ClipContent
+from opsin.errors import DataError
 from opsin.images.preprocessing import Preprocessing
-from opsin.nn.dual_encoder import DualEncoder
+from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
+from opsin.runtime import seeded
 from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
@@ -90,6 +94,26 @@ class ClipTask(Task):
     def _network(self) -> DualEncoder:
         assert isinstance(self.model, DualEncoder)
         return self.model
+
+
+def build_task(config: ClipConfig, splits: Splits[CaptionedImages]) -> ClipTask:
+    """The task of a run, with a tokenizer made for its captions and a model initialized from its seed."""
+    train = splits.train
+    if len(train) > 0 and len(set(train.groups.tolist())) < 2:
+        raise DataError(
+            f"all captions of {train.source.name!r} that are trained on are the same, {train.captions[0][0]!r}; there "
+            "is nothing to tell apart"
+        )
+    tokenizer = BpeTokenizer.train(
+        (text for texts in train.captions for text in texts), config.text.vocab_size, config.text.max_length
+    )
+    unread = tokenizer.unread([text for texts in train.captions for text in texts])
+    check_captions(unread, "of this run", "give captions in words, or a larger --vocab-size for rare characters")
+    preprocessing = preprocessing_for(train.images, config.image_size)
+    with seeded(config.seed, "weights"):
+        text = text_tower_options(config, tokenizer)
+        model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
+    return ClipTask(model, config, tokenizer, preprocessing, train, splits.val, splits.source_digest)
 
 
 def write_model(

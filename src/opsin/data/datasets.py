@@ -14,6 +14,7 @@ from torch import Tensor
 
 from opsin.counts import none_of
 from opsin.data.pixels import fit_image, load_pixels
+from opsin.data.splits import SplitSource
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing, channel_statistics
@@ -141,8 +142,8 @@ class Splits(Generic[DatasetT]):
     """The datasets of a run by the names of their splits. `train` is always there."""
 
     datasets: Mapping[str, DatasetT]
-    source_digest: str | None = None
-    """See `opsin.data.splits.split_digest`; None where the source holds no images."""
+    source: SplitSource | None = None
+    """What they were made of; None for features instead of images."""
     needs: str | None = None
     """Reference of another model, without whose weights one that is trained on these data cannot be used."""
 
@@ -155,6 +156,11 @@ class Splits(Generic[DatasetT]):
     def val(self) -> DatasetT | None:
         """The validation set, where there is one."""
         return self.datasets.get("val")
+
+    @property
+    def source_digest(self) -> str | None:
+        """See `opsin.data.splits.split_digest`."""
+        return None if self.source is None else self.source.digest
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:

@@ -57,7 +57,8 @@ def load_pixels(source: ImageSource, size: int) -> tuple[ImageSource, np.ndarray
     pixels = np.empty((len(source), 3, size, size), dtype=np.uint8)
 
     def fill(row: int) -> int:
-        pixels[row] = fit_image(source.load(row, size), size)
+        image = source.load(row, size)
+        pixels[row] = fit_image(image, size)
         return row
 
     usable, rows = map_readable(source, fill)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opsin.data.splits import DataConfig, EvaluationImages, SplitSource
+from opsin.data.splits import EvaluationImages, SplitSource
 from opsin.errors import DataError
 from opsin.images.threads import map_rows
 from opsin.names import printable
@@ -83,20 +83,13 @@ def overlap_with_training(images: EvaluationImages, *, near: bool = False) -> Ov
     return find_overlap(images.source, images.training, images.split, near=near)
 
 
-def split_for_training(config: DataConfig) -> SplitSource:
-    """`config.split`, with a warning of images that are in more than one split."""
-    run = config.split()
-    warn_of_repeats(run)
-    return run
-
-
 def warn_of_repeats(run: SplitSource) -> None:
     """Log a warning, once a run, of validation and test images that are training images as well."""
     if not is_first_process():
         return
     for split, images in run.splits.items():
         if split in ("val", "test"):
-            for warning in find_overlap(images, run.training, split).warnings:
+            for warning in Overlap(split, len(images), find_repeats(images, run.training)).warnings:
                 logger.warning("%s", warning)
 
 
@@ -107,11 +100,8 @@ def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ..
     What cannot be read equals nothing.
     """
     sizes, training_sizes = _sizes(images), _sizes(training)
-    if sizes is None or training_sizes is None:
-        own, theirs = _pixel_keys(images), _pixel_keys(training)
-    else:
-        common = set(sizes) & set(training_sizes) - {None}
-        own, theirs = _content_keys(images, sizes, common), _content_keys(training, training_sizes, common)
+    common = None if sizes is None or training_sizes is None else set(sizes) & set(training_sizes) - {None}
+    own, theirs = _keys(images, sizes, common), _keys(training, training_sizes, common)
     first: dict[bytes | None, int] = {}
     for row, key in enumerate(theirs):
         first.setdefault(key, row)
@@ -151,25 +141,19 @@ def _sizes(source: ImageSource) -> list[int | None] | None:
     return sizes
 
 
-def _content_keys(source: ImageSource, sizes: Sequence[int | None], common: set[int | None]) -> list[bytes | None]:
-    """The digest of each image whose size occurs in both sources."""
+def _keys(
+    source: ImageSource, sizes: Sequence[int | None] | None, common: set[int | None] | None
+) -> list[bytes | None]:
+    """A digest of the content of each image whose size is a `common` one, or of the pixels where there are no sizes to
+    compare."""
 
     def key(row: int) -> bytes | None:
-        if sizes[row] not in common:
-            return None
         with contextlib.suppress(OSError, DataError):
-            content = source.loader(int(source.rows[row]))
+            if sizes is None or common is None:
+                return source.examine(row).digest
+            content = source.loader(int(source.rows[row])) if sizes[row] in common else None
             if isinstance(content, Path | bytes):
                 return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).digest()
-        return None
-
-    return list(map_rows(key, len(source)))
-
-
-def _pixel_keys(source: ImageSource) -> list[bytes | None]:
-    def key(row: int) -> bytes | None:
-        with contextlib.suppress(DataError):
-            return source.examine(row).digest
         return None
 
     return list(map_rows(key, len(source)))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, Splits, numbered_dataset
-from opsin.data.repeats import split_for_training
 from opsin.data.unread import check_captions
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.text import EncoderIdentity, text_features
@@ -61,7 +60,7 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
 
     Raises DataError when the source cannot be used, and what the text encoder raises.
     """
-    run = split_for_training(config)
+    run = config.split()
     texts: dict[str, int] = {}
     datasets = {}
     for name, images in run.splits.items():
@@ -71,7 +70,7 @@ def open_splits(config: DiffusionConfig, encoder: TextEncoder) -> DiffusionSplit
     _check_captions(encoder, run.training)
     return DiffusionSplits(
         datasets=datasets,
-        source_digest=run.digest,
+        source=run,
         needs=encoder.name,
         texts=tuple(texts),
         features=text_features(encoder, list(texts)),

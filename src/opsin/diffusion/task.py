@@ -14,11 +14,11 @@ from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.model import TextDiffusion
+from opsin.diffusion.model import TextDiffusion, build_model
 from opsin.diffusion.pictures import generations_figure
 from opsin.images.augment import random_flip
 from opsin.pictures import save_figure
-from opsin.runtime import autocast, make_generator
+from opsin.runtime import autocast, make_generator, seeded
 from opsin.training.record import source_foundation, training_record
 from opsin.training.task import Batch, StepOutput, Task
 
@@ -118,6 +118,14 @@ class DiffusionTask(Task):
     def _network(self) -> TextDiffusion:
         assert isinstance(self.model, TextDiffusion)
         return self.model
+
+
+def build_task(config: DiffusionConfig, splits: DiffusionSplits) -> DiffusionTask:
+    """The task of a run, with a model initialized from the run's seed."""
+    with seeded(config.seed, "weights"):
+        model = build_model(config.model, config.process, config.image_size, splits.features.shape[1])
+    model.fit_texts(splits.train_features)
+    return DiffusionTask(model, config, splits)
 
 
 def _channels_last(images: Tensor) -> Tensor:

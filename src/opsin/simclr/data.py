@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from opsin.data.datasets import ImageDataset, Splits, Subset, image_dataset
-from opsin.data.repeats import split_for_training
 from opsin.data.splits import first_of_random_order
 from opsin.errors import DataError
 from opsin.simclr.config import SimclrConfig
@@ -37,7 +36,7 @@ def open_splits(config: SimclrConfig) -> SimclrSplits:
 
     Raises DataError when the source cannot be used, and for a single training image.
     """
-    run = split_for_training(config)
+    run = config.split()
     source, rows = run.source, run.rows
     train = image_dataset(run.training, config.image_size)
     if len(train) == 1:
@@ -58,7 +57,7 @@ def open_splits(config: SimclrConfig) -> SimclrSplits:
         places = first_of_random_order(np.arange(len(train)), MOST_NEIGHBOURS, config.seed, "neighbours")
         bank = Subset(train, places.tolist())
     num_classes = len(source.class_names or ())
-    return SimclrSplits(datasets=datasets, source_digest=run.digest, bank=bank, num_classes=num_classes)
+    return SimclrSplits(datasets=datasets, source=run, bank=bank, num_classes=num_classes)
 
 
 def _has_classes(source: ImageSource, train: np.ndarray, val: np.ndarray) -> bool:

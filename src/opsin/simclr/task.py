@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opsin.data.datasets import ImageDataset, batches_of
+from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
 from opsin.images.preprocessing import Preprocessing
 from opsin.probing.knn import default_neighbours, knn_predict
-from opsin.runtime import autocast, make_generator
+from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits
 from opsin.simclr.inference import write_model
 from opsin.simclr.loss import nt_xent_loss
-from opsin.simclr.model import SimclrModel
+from opsin.simclr.model import SimclrModel, build_model
 from opsin.simclr.views import two_views
 from opsin.sources.image_source import UNLABELLED
 from opsin.training.record import source_foundation
@@ -134,3 +134,11 @@ class SimclrTask(Task):
     @property
     def _model_device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+
+def build_task(config: SimclrConfig, splits: SimclrSplits) -> SimclrTask:
+    """The task of a run, with a model initialized from the run's seed."""
+    preprocessing = preprocessing_for(splits.train, config.image_size)
+    with seeded(config.seed, "weights"):
+        model = build_model(config)
+    return SimclrTask(model, config, preprocessing, splits)

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from opsin.config import to_dict
 from opsin.data.datasets import DatasetT, Splits
+from opsin.data.repeats import warn_of_repeats
 from opsin.images.opening import Skipped
 from opsin.pretrained import PretrainedModel
 from opsin.training.baselines import BaselineComparison
@@ -16,6 +17,7 @@ from opsin.training.config import RunConfig
 from opsin.training.task import Task
 from opsin.training.trainer import Trainer
 
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SplitsT = TypeVar("SplitsT", bound=Splits[Any])
 
 
@@ -59,25 +61,27 @@ class TrainReport(Generic[SplitsT]):
 
 
 def run_training(
-    config: RunConfig,
+    config: ConfigT,
     directory: str | Path,
     task: Task,
     splits: SplitsT,
-    measure: Callable[[Path, Mapping[str, float]], FinalScores] | None = None,
+    measure: Callable[[ConfigT, SplitsT, Path, Mapping[str, float]], FinalScores] | None = None,
     *,
     resume: bool,
     quiet: bool,
 ) -> TrainReport[SplitsT]:
     """Train `task` on `splits.train` as `config` says into the run directory, or go on with the run that is there.
 
-    `measure` gets the model directory with its metrics, in the first process of the run only. Raises what
-    `Trainer.fit` raises.
+    Images that are in more than one split are a warning. `measure` gets config and splits, and the model directory with
+    its metrics, in the first process of the run only. Raises what `Trainer.fit` raises.
     """
+    if splits.source is not None:
+        warn_of_repeats(splits.source)
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     final = FinalScores()
     if measure is not None and trainer.fabric.is_global_zero:
-        final = measure(trainer.run.model, result.metrics)
+        final = measure(config, splits, trainer.run.model, result.metrics)
     return TrainReport(
         model=trainer.run.model,
         metrics={**result.metrics, **final.metrics},
