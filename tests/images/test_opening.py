@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,48 @@ def test_greys_of_cameras_in_sixteen_bits(tmp_path: Path, suffix: str, dtype: ty
     Image.fromarray(values).save(tmp_path / f"ramp.{suffix}")
     expected = np.rint(values / (2**bits - 1) * 255)
     assert (pixels(tmp_path / f"ramp.{suffix}")[:, :, 0] == expected).all()
-    assert examine_image(tmp_path / f"ramp.{suffix}").grey_bits == (None if bits == 16 else bits)
+    assert examine_image(tmp_path / f"ramp.{suffix}").used_bits == (None if bits == 16 else bits)
+
+
+def colors_in_sixteen_bits(values: np.ndarray, format: str) -> bytes:
+    """A file of uint16 (H, W, 3 or 4), which Pillow does not write: PNG, or TIFF in one of the two orders of bytes."""
+    height, width, channels = values.shape
+    if format == "png":
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        header = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
+        parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+        sums = [struct.pack(">I", zlib.crc32(kind + part)) for kind, part in parts]
+        chunks = [
+            struct.pack(">I", len(part)) + kind + part + sum for (kind, part), sum in zip(parts, sums, strict=True)
+        ]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    order = "<" if format == "II" else ">"
+    data = values.astype(f"{order}u2").tobytes()
+    tags = {256: width, 257: height, 258: 122, 259: 1, 262: 2, 273: 128, 277: 3, 278: height, 279: len(data)}
+    fields = [
+        struct.pack(f"{order}HHII", tag, 3, 3, value) if tag == 258 else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in tags.items()
+    ]
+    head = format.encode() + struct.pack(f"{order}HIH", 42, 8, len(tags))
+    return head + b"".join(fields) + bytes(4) + struct.pack(f"{order}HHH", 16, 16, 16) + data
+
+
+@pytest.mark.parametrize("format", ["png", "II", "MM"])
+@pytest.mark.parametrize(
+    ("bits", "brightest"), [(10, 1023), (12, 4095), (12, 2500), (14, 16383), (16, 16384), (16, 255)]
+)
+def test_colors_of_cameras_in_sixteen_bits(format: str, bits: int, brightest: int) -> None:
+    values = np.random.default_rng(0).integers(0, brightest + 1, (40, 50, 3))
+    values[0, 0] = brightest
+    content = colors_in_sixteen_bits(values, format)
+    assert np.abs(pixels(content) - values / (2**bits - 1) * 255).max() < 1
+    assert examine_image(content).used_bits == (None if bits == 16 else bits)
+
+
+def test_opacity_keeps_its_own_range() -> None:
+    values = np.full((2, 2, 4), 2000)
+    values[:, :, 3] = [0, 65535]
+    assert pixels(colors_in_sixteen_bits(values, "png"))[0].tolist() == [[255] * 3, [125] * 3]
 
 
 def test_dark_sixteen_bit_image_stays_dark(tmp_path: Path) -> None:

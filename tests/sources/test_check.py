@@ -49,7 +49,7 @@ def test_report_of_a_flat_folder_with_captions(make_image: MakeImage, tmp_path: 
 def test_report_of_greys_of_cameras(tmp_path: Path) -> None:
     for name, brightest in (("a", 4095), ("b", 4000), ("c", 1000), ("d", 65535), ("e", 100)):
         Image.fromarray(np.array([[0, brightest]], dtype=np.uint16)).save(tmp_path / f"{name}.png")
-    assert check_source(open_source(tmp_path), quiet=True).grey_bits == {10: 1, 12: 2}
+    assert check_source(open_source(tmp_path), quiet=True).used_bits == {10: 1, 12: 2}
 
 
 def test_class_whose_images_are_all_broken_counts_zero(make_image: MakeImage, tmp_path: Path) -> None:

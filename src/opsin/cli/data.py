@@ -130,7 +130,7 @@ def _check(argv: list[str]) -> int:
         [("captions", report.captions), ("images without caption", report.without_caption)] if report.captions else []
     )
     rows += [("smallest", "{} x {}".format(*report.smallest)), ("largest", "{} x {}".format(*report.largest))]
-    rows += [(f"greys of {bits} bits in 16 bits", count) for bits, count in report.grey_bits.items()]
+    rows += [(f"of {bits} bits in 16 bits", count) for bits, count in report.used_bits.items()]
     rows += [
         ("broken or left out", len(report.broken)),
         ("groups of identical images", len(report.duplicates)),

@@ -38,7 +38,7 @@ from opsin.progress import CountedProgress
 from opsin.runtime import cache_dir, resolve_precision
 from opsin.sources.image_source import ImageSource, map_readable
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Features of another version are not used: older ones may be of images that were turned twice."""
 
 logger = logging.getLogger(__name__)

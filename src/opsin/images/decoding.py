@@ -13,6 +13,7 @@ from typing import BinaryIO
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from opsin.errors import DataError
+from opsin.images.greys import raw_mode, use_few_bits
 from opsin.images.rendering import reduction
 from opsin.images.threads import MemoryBudget
 
@@ -34,8 +35,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """Formats of files that are read, as Pillow calls them. It knows more, and runs another program for one (EPS)."""
 WORKING_BYTES = {"WEBP": 12, "AVIF": 10}
 """Bytes a pixel that the decoders of these formats need besides Pillow's image."""
+BYTES_PER_PIXEL = 4
 BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
-"""Bytes a pixel of Pillow's images; of all other modes it is four."""
+"""Bytes a pixel of Pillow's images, where it is not `BYTES_PER_PIXEL`."""
 ROWS_PER_STRIP, TILE_WIDTH, TILE_LENGTH, BITS_PER_SAMPLE = 278, 322, 323, 258  # tags of TIFF
 
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -62,9 +64,12 @@ def decoding(file: BinaryIO, name: str, size: int | None, *, whole: bool) -> Ite
     working_bytes = _working_bytes(image)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         _refuse_many_scans(file, name)
+    deep_mode = raw_mode(image)
     full_size = image.size
     scale = _reduce_in_decoder(image, size)
     needed = working_bytes + opening_bytes(image, size, whole=whole)
+    if deep_mode is not None:
+        needed += 3 * BYTES_PER_PIXEL * image.width * image.height
     if needed > MAX_BYTES:
         raise DataError(
             f"{name} was refused: to open its {full_size[0]} x {full_size[1]} pixels takes {needed / 2**30:.1f} GiB of "
@@ -72,6 +77,8 @@ def decoding(file: BinaryIO, name: str, size: int | None, *, whole: bool) -> Ite
         )
     with MEMORY.reserve(needed):
         try:
+            if deep_mode is not None:
+                use_few_bits(image, file, deep_mode)
             yield _exactly_scaled(image, full_size, scale)
         finally:
             image.close()  # frees the pixels, before another thread gets their room
@@ -101,7 +108,7 @@ def opening_bytes(image: Image.Image, size: int | None, *, whole: bool) -> int:
     """What an image takes once it is decoded, together with what is made of it."""
     pixels = image.width * image.height
     result = 4 * pixels // reduction(image.width, image.height, size) ** 2 if whole else 0
-    return pixels * BYTES_OF_MODE.get(image.mode, 4) + result
+    return pixels * BYTES_OF_MODE.get(image.mode, BYTES_PER_PIXEL) + result
 
 
 @cache

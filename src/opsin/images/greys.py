@@ -1,11 +1,18 @@
-"""Greys of more than 8 bits, whole or floating, as 8 bits: which values are black and white, and what lies between."""
+"""Values of more than 8 bits as 8 bits: which of them are black and white, and what lies between.
+
+Greys may be whole or floating. Of colors in 16 bits Pillow gives the higher byte alone, which is enough where they use
+all 16 bits; see `use_few_bits`.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
+from PIL import Image, ImageChops, ImageFile
 
 EIGHT_BITS = 8
 BITS = (10, 12, 14, 16)
@@ -15,6 +22,43 @@ BITS = (10, 12, 14, 16)
 def is_deep(mode: str) -> bool:
     """Whether images of this mode of Pillow have one channel of more than 8 bits."""
     return mode.startswith("I;16") or mode in ("I", "F")
+
+
+_OTHER_END = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+SWAPPED = {f"{mode};16{end}": f"{mode};16{_OTHER_END[end]}" for mode in ("RGB", "RGBA") for end in _OTHER_END}
+"""What Pillow calls colors in 16 bits in files, of which it takes the higher byte, and what makes it take the lower."""
+USED_BITS = "opsin_used_bits"
+"""The key of an image's `info` that says how many of 16 bits its colors use, where it is a part."""
+
+
+def raw_mode(image: ImageFile.ImageFile) -> str | None:
+    """How an image that is not decoded yet has colors in 16 bits in its file; None for all others."""
+    modes = {tile.args[0] if isinstance(tile.args, tuple) and tile.args else tile.args for tile in image.tile}
+    mode = modes.pop() if len(modes) == 1 else None
+    return mode if isinstance(mode, str) and mode in SWAPPED else None
+
+
+def use_few_bits(image: ImageFile.ImageFile, file: BinaryIO, mode: str) -> None:
+    """Scale the colors of an image in place, where they use 10, 12 or 14 bits of 16 only. It is decoded twice then."""
+    image.load()
+    bands = image.getextrema()
+    highest = max(int(high) for _, high in bands[:3])  # type: ignore[misc]
+    bits = next((bits for bits in BITS if highest < 2 ** (bits - EIGHT_BITS)), 16)
+    if bits == 16 or highest == 0:  # no value above 255 means that the image is dark
+        return
+    lower = Image.open(file, formats=[str(image.format)])
+    lower.tile = [
+        tile._replace(args=(SWAPPED[mode], *tile.args[1:]) if isinstance(tile.args, tuple) else SWAPPED[mode])
+        for tile in lower.tile
+    ]
+    scaled = ImageChops.add(
+        image.convert("RGB").point(lambda value: value << (16 - bits)),
+        lower.convert("RGB").point(lambda value: value >> (bits - EIGHT_BITS)),
+    )
+    if image.mode == "RGBA":
+        scaled.putalpha(image.getchannel("A"))
+    image.paste(scaled)
+    image.info[USED_BITS] = bits
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ class ImageFacts:
     """Width and height of the upright image."""
     digest: bytes
     """SHA-256 of size and pixels, as RGB."""
-    grey_bits: int | None
-    """Of greys that use only a part of 16 bits: how many, 10, 12 or 14."""
+    used_bits: int | None
+    """Of greys and colors that use only a part of 16 bits: how many, 10, 12 or 14."""
 
 
 def open_image(
@@ -97,8 +97,7 @@ def examine_image(image: ImageLike, name: str | None = None) -> ImageFacts:
         digest = hashlib.sha256(repr(rendering.size).encode())
         for band in rendering.bands():
             digest.update(band.tobytes())
-        bits = None if rendering.greys is None else rendering.greys.bits
-        return ImageFacts(rendering.size, digest.digest(), bits)
+        return ImageFacts(rendering.size, digest.digest(), rendering.used_bits)
 
 
 def pixel_digest(image: Image.Image) -> bytes:

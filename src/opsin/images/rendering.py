@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from opsin.images.color_profiles import Conversion, to_srgb
-from opsin.images.greys import GreyRange, grey_range, is_deep
+from opsin.images.greys import USED_BITS, GreyRange, grey_range, is_deep
 
 BAND_PIXELS = 2**20
 FEWEST_ROWS = 8
@@ -72,6 +72,11 @@ class Rendering:
         convert = to_srgb(_profile(image), mode)
         factor = reduction(image.width, image.height, size)
         return cls(image, background, factor, _orientation(image), mode, greys, convert)
+
+    @property
+    def used_bits(self) -> int | None:
+        """Of greys and colors that use only a part of 16 bits: how many."""
+        return self.image.info.get(USED_BITS) if self.greys is None else self.greys.bits
 
     @property
     def upright_size(self) -> tuple[int, int]:

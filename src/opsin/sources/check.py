@@ -32,8 +32,8 @@ class SourceReport:
     broken: tuple[Skipped, ...]
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of images with identical pixels, by id."""
-    grey_bits: dict[int, int]
-    """How many 16-bit greys use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
+    used_bits: dict[int, int]
+    """How many 16-bit images use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
 
 
 def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
@@ -41,7 +41,7 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
 
     good, facts = map_readable(source, source.examine, quiet=quiet)
     sizes = sorted((image.size for image in facts), key=lambda size: (size[0] * size[1], size))
-    bits = Counter(image.grey_bits for image in facts if image.grey_bits is not None)
+    bits = Counter(image.used_bits for image in facts if image.used_bits is not None)
     return SourceReport(
         name=source.name,
         count=len(good),
@@ -54,7 +54,7 @@ def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
         largest=sizes[-1],
         broken=tuple(good.skipped),
         duplicates=_duplicates(good.ids, [image.digest for image in facts]),
-        grey_bits=dict(sorted(bits.items())),
+        used_bits=dict(sorted(bits.items())),
     )
 
 
