@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from opsin.nn.evaluating import evaluating
+
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -97,14 +99,10 @@ def _counted_element_wise(model: nn.Module) -> Iterator[Counter[str]]:
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients, and plain kernels: the counter does not see into some fused ones."""
-    modes = [(module, module.training) for module in model.modules()]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        model.eval()
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, training in modes:
-            module.training = training

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opsin.captioning.model import CaptioningTransformer, evaluation_mode
+from opsin.captioning.model import CaptioningTransformer
 
 from .conftest import make_model, word_table
 
@@ -181,14 +181,6 @@ def test_sample_evaluates_and_restores_the_mode() -> None:
     assert model.training
     assert model.transformer.layers[0].training
     assert not model.embedding.training
-
-
-def test_mode_is_restored_after_an_error() -> None:
-    model = make_model().train()
-    with pytest.raises(KeyError), evaluation_mode(model):
-        assert not model.transformer.training
-        raise KeyError
-    assert model.transformer.training
 
 
 def test_what_the_vocabulary_needs() -> None:

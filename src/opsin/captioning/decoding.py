@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opsin.captioning.model import CaptioningTransformer, evaluation_mode
+from opsin.captioning.model import CaptioningTransformer
 from opsin.errors import ConfigError
+from opsin.nn.evaluating import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ def beam_search(
     if not -10 <= length_penalty <= 10:
         raise ConfigError(f"length_penalty must be in -10 to 10, not {length_penalty}")
     start, end, banned = _special_words(model, limits)
-    with evaluation_mode(model):
+    with evaluating(model):
         cache = model.start(features)
         search = _Beams(len(features), beams, limits.max_length, end, model.null_index, length_penalty, features.device)
         words = torch.full((len(features) * beams,), start, device=features.device)
@@ -211,7 +212,7 @@ def _write(
     tokens = torch.empty((N, 0), dtype=torch.int64, device=device)
     log_probs = torch.zeros(N, device=device)
     ended = torch.zeros(N, dtype=torch.bool, device=device)
-    with evaluation_mode(model):
+    with evaluating(model):
         cache = model.start(features)
         while tokens.shape[1] < limits.max_length and not bool(ended.all()):
             scores = model.step(words, cache).float()

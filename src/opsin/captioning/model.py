@@ -11,8 +11,7 @@ width, D width of the decoder, L layers, H heads, V words in the vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opsin.nn.embeddings import PositionalEncoding
+from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import (
     DecoderCache,
     TransformerDecoder,
@@ -122,7 +122,7 @@ class CaptioningTransformer(nn.Module):
             return np.zeros((len(tensor), max_length), dtype=np.int64)
         words = torch.full((len(tensor),), self.start_index, device=tensor.device)
         written = []
-        with evaluation_mode(self):
+        with evaluating(self):
             cache = self.start(tensor)
             for _ in range(max_length):
                 words = self.step(words, cache).argmax(dim=1)
@@ -153,18 +153,6 @@ class CaptioningTransformer(nn.Module):
 def feature_tensor(features: Tensor | np.ndarray) -> Tensor:
     """Features as float32. An array is copied: tensors cannot be made of the memory of one that is read-only."""
     return features.float() if isinstance(features, Tensor) else torch.from_numpy(np.array(features, dtype=np.float32))
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every part of the model is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _causal_mask(captions: Tensor) -> Tensor:

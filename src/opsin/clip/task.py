@@ -26,6 +26,7 @@ from opsin.encoders.local_clip import KIND, ClipContent
 from opsin.errors import DataError
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
+from opsin.nn.evaluating import evaluating
 from opsin.runtime import seeded
 from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share
@@ -75,13 +76,9 @@ class ClipTask(Task):
 
     def scores_of(self, dataset: CaptionedImages) -> dict[str, RetrievalPair]:
         """Retrieval scores of the model in its present state; its mode is left as it was."""
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluating(self.model):
             precision = self.config.training.precision
             return evaluate_dataset(self._network, self.tokenizer, self.preprocessing, dataset, precision)
-        finally:
-            self.model.train(training)
 
     def foundations(self) -> dict[str, str]:
         return {"tokenizer": json_digest(self.tokenizer.to_json()), **source_foundation(self.source_digest)}

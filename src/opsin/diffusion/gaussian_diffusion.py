@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from opsin.diffusion.schedules import make_betas
 from opsin.errors import ConfigError
+from opsin.nn.evaluating import evaluating
 
 Objective = Literal["pred_noise", "pred_x_start", "pred_v"]
 
@@ -168,9 +169,7 @@ class GaussianDiffusion(nn.Module):
         With `return_all_timesteps` (N, T + 1, C, H, W), the noise first. The network is in evaluation mode meanwhile,
         so that no condition is left out and nothing dropped; afterwards each part of it is in its own mode again.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluating(self):
             shape = (batch_size, self.channels, self.image_size, self.image_size)
             x = torch.randn(shape, device=self.betas.device)
             trajectory = [x]
@@ -178,9 +177,6 @@ class GaussianDiffusion(nn.Module):
                 x = self.p_sample(x, t, model_kwargs)
                 if return_all_timesteps:
                     trajectory.append(x)
-        finally:
-            for module, training in modes.items():
-                module.training = training
         return self.unnormalize(torch.stack(trajectory, dim=1) if return_all_timesteps else x)
 
     def _downward(self) -> Iterable[int]:

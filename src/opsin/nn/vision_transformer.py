@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from opsin.nn.embeddings import ConvStem, LearnedPositions, PatchEmbedding, PositionalEncoding
+from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
 
 Norm = Literal["post", "pre"]
@@ -86,9 +87,7 @@ class VisionTransformer(nn.Module):
 
         They are those of eval mode, whatever mode the model is in: looking does not move the statistics of a stem.
         """
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluating(self):
             tokens = self._embed(images)
             weights = []
             for layer in self.transformer.layers:
@@ -96,9 +95,6 @@ class VisionTransformer(nn.Module):
                 weights.append(layer.attention_weights(tokens))
                 tokens = layer(tokens)
             return torch.stack(weights, dim=1)
-        finally:
-            for module, training in modes.items():
-                module.training = training
 
     def _embed(self, images: Tensor) -> Tensor:
         tokens = self.patch_embed(images)

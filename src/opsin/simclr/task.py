@@ -11,6 +11,7 @@ from torch import Tensor
 
 from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
 from opsin.images.preprocessing import Preprocessing
+from opsin.nn.evaluating import evaluating
 from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import SimclrConfig
@@ -58,21 +59,16 @@ class SimclrTask(Task):
     def evaluate(self) -> dict[str, float]:
         if self.data.val is None:
             return {}
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                metrics = {}
-                loss = self._validation_loss(self.data.val)
-                if loss is not None:
-                    metrics["val_loss"] = loss
-                if self.data.bank is not None:
-                    accuracy = self.knn_accuracy()
-                    metrics[KNN_ACCURACY] = accuracy
-                    metrics[KNN_ACCURACY + ERROR] = error_of_share(accuracy, len(self.data.val))
-                return metrics
-        finally:
-            self.model.train(training)
+        metrics = {}
+        with evaluating(self.model), torch.no_grad():
+            loss = self._validation_loss(self.data.val)
+            if loss is not None:
+                metrics["val_loss"] = loss
+            if self.data.bank is not None:
+                accuracy = self.knn_accuracy()
+                metrics[KNN_ACCURACY] = accuracy
+                metrics[KNN_ACCURACY + ERROR] = error_of_share(accuracy, len(self.data.val))
+        return metrics
 
     @torch.no_grad()
     def knn_accuracy(self) -> float:
