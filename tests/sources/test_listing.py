@@ -180,6 +180,8 @@ def test_texts_and_tables_that_are_no_regular_files_are_not_read(
     assert (source.ids, source.captions, source.labels) == (["1.png"], None, None)
     with pytest.raises(DataError, match="no COCO captions"):
         open_source(f"coco:{tmp_path}")
+    with pytest.raises(DataError, match=f"{name} is no regular file"):
+        open_source(tmp_path / name)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -18,6 +18,7 @@ import numpy as np
 from opsin.config import nearest_name
 from opsin.counts import agree, number_of
 from opsin.errors import DataError, DataNotFoundError, OpsinError
+from opsin.files import NOT_REGULAR
 from opsin.images.opening import Skipped
 from opsin.names import printable
 from opsin.sources.archives import is_archive, unpack
@@ -144,8 +145,10 @@ def _open_directory(path: Path, name: str, labels: bool, exclude: Sequence[str])
 
 
 def _open_file(text: str, path: Path) -> ImageSource:
-    if not path.is_file():
+    if not path.exists():
         raise DataNotFoundError(_no_such_source(text, path))
+    if not path.is_file():
+        raise DataError(f"{printable(str(path))} {NOT_REGULAR}")
     if path.suffix.lower() == ".parquet":
         from opsin.sources.parquet import parquet_source
 
