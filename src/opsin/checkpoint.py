@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsin import config as config_files
 from opsin.errors import CheckpointError, CheckpointNotFoundError, ConfigError, OfflineError
-from opsin.files import atomic_write, sync_directory, temporary_directory, write_json
+from opsin.files import atomic_write, chain_of, sync_directory, temporary_directory, write_json
 from opsin.hub import hub_files
 from opsin.runtime import is_offline
 from opsin.state_dicts import (
@@ -109,8 +109,9 @@ def save_pretrained(
             if domain is not None:
                 write_json(staging / DOMAIN_FILE, domain)
             _swap_directory(staging, target)
-    except OSError as error:
-        raise CheckpointError(f"{directory} could not be written ({error.strerror or error})") from error
+    except (OSError, CheckpointError) as error:  # the latter names a file in the temporary directory
+        reason = next((link.strerror for link in chain_of(error) if isinstance(link, OSError)), None)
+        raise CheckpointError(f"{directory} could not be written ({reason or error})") from error
     return directory
 
 
