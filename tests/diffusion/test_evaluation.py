@@ -421,20 +421,20 @@ def test_document_and_pictures(exam: Exam, judge: DrawingJudge) -> None:
     assert fit_image(evaluation.drawings[0].by_pixels, SIZE).shape == (3, SIZE, SIZE)
 
 
-def test_the_best_drawings_stand_beside_chance(exam: Exam) -> None:
+def test_the_first_way_of_sampling_stands_beside_chance(exam: Exam) -> None:
     judge = DrawingJudge(exam, PatchJudge())
     names = {name: scores for name, scores in judge.real.items() if scores.top5 is not None}
     cells = tuple(
         Cell(guidance_scale=scale, steps=20, sampler="ddim", scores=scores)
         for scale, scores in (
-            (1.0, {name: dataclasses.replace(scores, top5=0.1, images=40) for name, scores in names.items()}),
-            (2.0, {name: dataclasses.replace(scores, top5=0.9, images=40) for name, scores in names.items()}),
+            (1.0, {name: dataclasses.replace(scores, top5=0.9, prompts=30) for name, scores in names.items()}),
+            (2.0, {name: dataclasses.replace(scores, top5=0.1, prompts=30) for name, scores in names.items()}),
         )
     )
     evaluation = Evaluation("", "patch-judge", THINGS, judge.real, cells)
     assert len(evaluation.baselines) == len(names) > 0
     for comparison in evaluation.baselines:
         assert (comparison.score, comparison.value) == (0.9, pytest.approx(5 / THINGS))
-        assert comparison.is_better
-    guessing = dataclasses.replace(evaluation, cells=cells[:1]).baselines
+        assert comparison.is_better and "over 30 prompts" in comparison.sentence
+    guessing = dataclasses.replace(evaluation, cells=cells[::-1]).baselines
     assert guessing and not any(comparison.is_better for comparison in guessing)

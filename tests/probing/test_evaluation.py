@@ -19,7 +19,7 @@ from opsin.config import to_dict
 from opsin.errors import ConfigError, DataError
 from opsin.probing import features as features_module
 from opsin.probing.evaluation import Knn, Linear, evaluate_encoder
-from opsin.probing.evaluation_set import EvaluationSet
+from opsin.probing.evaluation_set import EvaluationSet, enough_labels
 from opsin.probing.features import encode
 from opsin.runtime import cache_dir
 from opsin.simclr.inference import SimclrEncoder
@@ -119,7 +119,8 @@ def test_a_block_without_a_readable_image_ends_nothing(
 
 def test_shares_of_the_labels_by_default() -> None:
     assert Knn().fraction == 1.0
-    assert {protocol.fraction for protocol in (Linear(), LinearCourse(), Finetune())} == {0.1}
+    assert {protocol.fraction for protocol in (LinearCourse(), Finetune())} == {0.1}
+    assert Linear().fraction is None  # it follows their number
 
 
 def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern_folder: Path) -> None:
@@ -178,9 +179,15 @@ def test_what_cannot_be_evaluated_says_why(
 
 
 def test_a_protocol_that_cannot_work_is_not_proposed(tmp_path: Path) -> None:
-    for per_class, expected in ((2, None), (5, Linear(labels_fraction=1.0)), (25, Linear())):
+    for per_class, expected in ((2, None), (5, Linear())):
         folder = make_pattern_folder(tmp_path / str(per_class), per_class)
         (folder / "fine" / "broken.png").unlink()
         assert evaluate_encoder(MeanColour(), Knn(), str(folder)).other == expected
         if expected is not None:
             assert evaluate_encoder(MeanColour(), expected, str(folder)).other == Knn()
+
+
+def test_the_linear_probe_uses_a_tenth_of_many_labels_and_all_of_few() -> None:
+    assert enough_labels(np.repeat(np.arange(10), 5000)) == 0.1
+    assert enough_labels(np.repeat([0, 1, 2], [100, 100, 1])) == 0.1  # a single rare class does not count
+    assert enough_labels(np.repeat(np.arange(27), 10)) == enough_labels(np.repeat([0, 1], 99)) == 1.0

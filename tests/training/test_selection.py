@@ -70,6 +70,18 @@ def test_captions_that_are_all_the_same_do_not_win_by_a_few_words() -> None:
     assert chosen(CAPTIONS, [captions(0.11, 0.03, 4.93, 0.5), captions(0.10, 0.03, 4.34, 0.4)]) == 0
 
 
+def test_another_metric_decides_by_more_than_its_own_error_only() -> None:
+    """Recall at 10 of few candidates is the same for all: the recall at 1 tells them apart, where it can."""
+    criterion = Criterion("r10", True, {"r1": True})
+
+    def recalls(r1: float, count: int) -> Metrics:
+        return {"r10": 1.0, "r10_se": error_of_share(1.0, count), "r1": r1, "r1_se": error_of_share(r1, count)}
+
+    assert chosen(criterion, [recalls(0.9, 50), recalls(0.5, 50)]) == 0
+    assert chosen(criterion, [recalls(0.52, 50), recalls(0.5, 50)]) == 1  # as good: the later one
+    assert chosen(criterion, [recalls(0.52, 50_000), recalls(0.5, 50_000)]) == 0
+
+
 def test_where_nothing_tells_the_later_weights_are_taken() -> None:
     rows = [{"val_recall": 0.5, "val_recall_se": 0.1}, {"val_recall": 0.45, "val_recall_se": 0.1}]
     assert chosen(RECALL, rows) == 1

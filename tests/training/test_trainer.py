@@ -156,7 +156,7 @@ def test_weights_of_a_run_that_was_stopped(tmp_path: Path) -> None:
         write_weights(run, "last", tmp_path / "none")
     with pytest.raises(TrainingInterrupted):
         train_toy(run, task=UnluckyTask(Accident(step=2, kind="SIGTERM")), max_steps=9)
-    with pytest.raises(CheckpointError, match="no validation has found best weights"):
+    with pytest.raises(CheckpointError, match="no best weights: it was not validated yet"):
         write_weights(run, "best", tmp_path / "none")
     with pytest.raises(TrainingInterrupted):
         task = UnluckyTask(Accident(step=3, kind="SIGTERM"), validation_losses=[3.0])

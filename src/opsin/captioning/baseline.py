@@ -1,4 +1,4 @@
-"""What a captioner has to beat: one caption for all images, that of the training captions which fits them best."""
+"""What a captioner has to beat: one caption for all images, the most typical of the training captions."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ ADVICE = (
 def compare_captions(
     scores: Sequence[float], references: Sequence[Sequence[str]], training_captions: Iterable[str]
 ) -> BaselineComparison | None:
-    """CIDEr-D of each image's caption beside that of the most fitting training caption, given to every image.
+    """CIDEr-D of each image's caption beside that of the most typical training caption, given to every image.
 
-    Most fitting is the one with the highest mean cosine of CIDEr to all `references` of the images, among at most
-    `MOST_CANDIDATES` different ones, which are spread over all. None for fewer than two images, of which CIDEr-D says
-    nothing, and without training captions.
+    Most typical is the one with the highest mean cosine of CIDEr to all training captions, among at most
+    `MOST_CANDIDATES` different ones, which are spread over all: the references of the evaluated images have no say.
+    None for fewer than two images, of which CIDEr-D says nothing, and without training captions.
     """
     candidates = [words for words in map(tokenise, dict.fromkeys(training_captions)) if words]
     if len(scores) < 2 or not candidates:
         return None
     candidates = candidates[:: -(-len(candidates) // MOST_CANDIDATES)]
     people = [[tokenise(text) for text in texts] for texts in references]
-    best = candidates[int(np.argmax(_fits(candidates, people)))]
+    best = candidates[int(np.argmax(_fits(candidates, [[words] for words in candidates])))]
     values = cider_d([best] * len(people), people)
-    name = f"the most fitting training caption for every image ({' '.join(best)!r})"
+    name = f"the most typical training caption for every image ({' '.join(best)!r})"
     return compare_paired("CIDEr-D", np.asarray(scores, dtype=np.float64), name, values, ADVICE)
 
 

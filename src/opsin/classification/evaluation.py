@@ -34,7 +34,7 @@ def advice(data: str) -> str:
     """What to do about a classifier that is no better than guessing on this data source."""
     return (
         "train longer (--max-minutes) or on more images, or see what a pretrained encoder makes of these images by "
-        f"`opsin evaluate imagenet --protocol linear --labels-fraction 1 --data {shlex.quote(data)}`"
+        f"`opsin evaluate imagenet --protocol linear --data {shlex.quote(data)}`"
     )
 
 
@@ -76,7 +76,7 @@ class Evaluation:
     def baselines(self) -> tuple[BaselineComparison, ...]:
         """The accuracy beside its baseline."""
         metrics = self.metrics
-        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, advice(self.data)),)
+        return compare_accuracy(metrics.accuracy, metrics.labels, advice(self.data))
 
     def mistakes(self, most: int) -> list[Mistake]:
         """At most so many of the wrongly classified images, the one that the model is surest of first."""
@@ -146,8 +146,8 @@ def measure_run(
     def score(dataset: ImageDataset, name: str) -> FinalScores:
         measured = classification_metrics(*evaluate_dataset(classifier, dataset))
         scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
-        baseline = compare_accuracy(measured.accuracy, measured.labels, measured.num_classes, advice(config.data))
-        return FinalScores({f"{name}_{metric}": value for metric, value in scores.items()}, (baseline,))
+        named = {f"{name}_{metric}": value for metric, value in scores.items() if value is not None}
+        return FinalScores(named, compare_accuracy(measured.accuracy, measured.labels, advice(config.data)))
 
     return measure_model(classifier, model, held_out, score)
 

@@ -19,15 +19,13 @@ MOST_PRINTED = 12
 
 def accuracy_rows(metrics: ClassificationMetrics) -> list[tuple[str, float]]:
     """Rows of a table of metrics that every kind of scores has."""
-    rows = [
+    top5 = [] if metrics.top5_accuracy is None else [("top-5 accuracy", metrics.top5_accuracy)]
+    return [
         ("accuracy", metrics.accuracy),
-        ("top-5 accuracy", metrics.top5_accuracy),
+        *top5,
         ("balanced accuracy", metrics.balanced_accuracy),
         ("macro F1", metrics.macro_f1),
     ]
-    if metrics.num_classes <= 5:  # any order of so few classes has the right one among its first five
-        del rows[1]
-    return rows
 
 
 def print_classes(metrics: ClassificationMetrics, names: Sequence[str]) -> None:

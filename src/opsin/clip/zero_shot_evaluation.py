@@ -55,7 +55,7 @@ class ZeroShotEvaluation:
     def baselines(self) -> tuple[BaselineComparison, ...]:
         """The accuracy beside its baseline."""
         metrics = self.metrics
-        return (compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE),)
+        return compare_accuracy(metrics.accuracy, metrics.labels, ADVICE)
 
 
 def evaluate_zero_shot(

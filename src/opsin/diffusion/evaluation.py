@@ -121,14 +121,16 @@ class Evaluation:
 
     @property
     def baselines(self) -> tuple[BaselineComparison, ...]:
-        """The highest top-5 of each part beside chance; none of parts whose names are too few for one."""
+        """The top-5 of each part beside chance, by the first way of sampling: the best of several would be above chance
+        by luck. None of parts whose names are too few for one. Prompts count, for samples of one prompt are alike."""
         comparisons = []
         for name in dict.fromkeys(name for cell in self.cells for name in cell.scores):
-            measured = [cell.scores[name] for cell in self.cells if name in cell.scores]
-            best = max(measured, key=lambda scores: scores.top5 or 0.0)
-            if best.top5 is not None:
+            first = next(cell.scores[name] for cell in self.cells if name in cell.scores)
+            if first.top5 is not None:
                 metric, chance = f"top-5 of {SPOKEN[name]} prompts", 5 / self.num_names
-                comparisons.append(compare_share(metric, best.top5, "chance", chance, best.images, ADVICE))
+                comparisons.append(
+                    compare_share(metric, first.top5, "chance", chance, first.prompts, ADVICE, "prompts")
+                )
         return tuple(comparisons)
 
     def to_document(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Dimensions: N images, D width of the features, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,7 +29,7 @@ from opsin.probing.features import Encoded, encode
 from opsin.probing.knn import TEMPERATURE, default_neighbours, knn_predict, nearest_neighbours
 from opsin.probing.linear_probe import choose_logistic_regression, standardisation
 from opsin.probing.pictures import embedding_figure, neighbours_figure
-from opsin.training.baselines import BaselineComparison, compare_accuracy, compare_measured
+from opsin.training.baselines import UNTRAINED, BaselineComparison, compare_accuracy, compare_paired
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 ADVICE = "train the encoder longer (--max-minutes) or on more images, or take a pretrained one (imagenet, timm:NAME)"
@@ -71,9 +71,9 @@ class ProbeProtocol:
     """How to evaluate an encoder. A kind of protocol says how it scores one, in words as well, and what it draws."""
 
     name: ClassVar[str]
-    default_fraction: ClassVar[float] = 0.1
+    default_fraction: ClassVar[float | None] = None
     labels_fraction: float | None = None
-    """The fraction of the labels that is used; `default_fraction` without it."""
+    """The fraction of the labels that is used; `default_fraction` without it, or what `enough_labels` gives."""
     seed: int = 0
     exclude: tuple[str, ...] = ()
     """Patterns of images to leave out; see `opsin.sources.exclusion`."""
@@ -81,8 +81,8 @@ class ProbeProtocol:
     """A source of its own that labels come from; see `open_evaluation_set`."""
 
     @property
-    def fraction(self) -> float:
-        """The fraction of the labels that is used."""
+    def fraction(self) -> float | None:
+        """The fraction of the labels that is used; None where it follows their number."""
         return self.default_fraction if self.labels_fraction is None else self.labels_fraction
 
     def open(self, encoder: ImageEncoder, data: str | None, split: str | None) -> EvaluationSet:
@@ -147,7 +147,7 @@ class Linear(ProbeProtocol):
 
     def open(self, encoder: ImageEncoder, data: str | None, split: str | None) -> EvaluationSet:
         images = super().open(encoder, data, split)
-        refuse_too_few(images, self.fraction, self.seed)
+        refuse_too_few(images, self.seed)
         return images
 
     def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
@@ -194,12 +194,11 @@ class Evaluation:
     def baselines(self) -> tuple[BaselineComparison, ...]:
         """The accuracy beside always guessing the largest class, and beside that of the untrained network."""
         metrics = self.trained.metrics
-        largest = compare_accuracy(metrics.accuracy, metrics.labels, metrics.num_classes, ADVICE)
+        largest = compare_accuracy(metrics.accuracy, metrics.labels, ADVICE)
         if self.untrained is None:
-            return (largest,)
-        twin = self.untrained.metrics.accuracy
-        name = "the same network untrained"
-        return largest, compare_measured("accuracy", metrics.accuracy, name, twin, metrics.count, ADVICE)
+            return largest
+        right, by_twin = (scores.predicted == scores.labels for scores in (metrics, self.untrained.metrics))
+        return *largest, compare_paired("accuracy", right, UNTRAINED, by_twin, ADVICE)
 
 
 def evaluate_encoder(
@@ -243,12 +242,10 @@ def evaluate_encoder(
 
 
 def _linear(images: EvaluationSet) -> Linear | None:
-    """The linear probe on its usual share of the labels, or where that is too few, on all; None where these are."""
-    few = Linear(train_data=images.train_data)
-    for protocol in (few, replace(few, labels_fraction=1.0)):
-        if len(rows_to_choose_on(some_labelled(images.pool, protocol.fraction, protocol.seed), protocol.seed)):
-            return protocol
-    return None
+    """The linear probe, where the labels are enough for one."""
+    protocol = Linear(train_data=images.train_data)
+    labelled = some_labelled(images.pool, protocol.fraction, protocol.seed)
+    return protocol if len(rows_to_choose_on(labelled, protocol.seed)) else None
 
 
 def _result(scores: Tensor, labelled: Encoded, test: Encoded, **details: Any) -> ProbeResult:

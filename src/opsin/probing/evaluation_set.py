@@ -22,6 +22,8 @@ from opsin.training.record import SOURCE_DIGEST
 HELD_OUT = 0.2
 """Fraction of a source without splits that is held out to evaluate on, and fraction of the labelled images that a
 linear probe chooses its regularization on."""
+FEWEST_LABELLED = 10
+"""Images of a class that a tenth of the labels must leave, or all are used."""
 DIVIDED_ALIKE = ("simclr", "vit-classifier")
 """Kinds of models whose runs divide all images of their source by `split_rows`, as it is done here. Others leave some
 out before, or train on all."""
@@ -55,7 +57,7 @@ def open_evaluation_set(
     encoder: ImageEncoder,
     data: str | None,
     split: str | None,
-    fraction: float,
+    fraction: float | None,
     seed: int,
     exclude: Sequence[str] = (),
     train_data: str | None = None,
@@ -64,11 +66,11 @@ def open_evaluation_set(
 
     Evaluated on is `split`, `test` or `val`; by default the source's test split where it has one, else its validation
     split, else images held out evenly from every class: those of the encoder's run when it is its own source and held
-    some out, else a fifth. Labels come from `fraction` of the remaining images, evenly from every class, as the seed
-    decides; with `val` the test split is not among them. Of its own source an encoder has perhaps seen what it is
-    evaluated on, unless it is of a kind whose runs certainly held that out, and unless the source has changed since, of
-    which the digest tells. `exclude` are patterns of images to leave out, besides those that the run has left out of
-    its source.
+    some out, else a fifth. Labels come from `fraction` of the remaining images, by default as `enough_labels` says,
+    evenly from every class, as the seed decides; with `val` the test split is not among them. Of its own source an
+    encoder has perhaps seen what it is evaluated on, unless it is of a kind whose runs certainly held that out, and
+    unless the source has changed since, of which the digest tells. `exclude` are patterns of images to leave out,
+    besides those that the run has left out of its source.
 
     Labels come from another source where `train_data` names one, from all of it but its test split; evaluated on are
     then all images of the first one where nothing of it is held out, or where `split` is `all`. Classes are matched by
@@ -150,9 +152,19 @@ def _of_classes(test: ImageSource, pool: ImageSource) -> ImageSource:
     return replace(known, skipped=skipped)
 
 
-def some_labelled(pool: ImageSource, fraction: float, seed: int) -> ImageSource:
-    """`fraction` of the images of a labelled source, evenly from every class; see `labelled_rows`."""
+def enough_labels(labels: np.ndarray) -> float:
+    """The fraction of the labels int64 (N,) that a probe uses by default: a tenth, as in SimCLR's evaluation with few
+    labels, where that leaves half of the classes `FEWEST_LABELLED` images or more, else all."""
+    median = np.median(np.unique(labels, return_counts=True)[1])
+    return 0.1 if 0.1 * median >= FEWEST_LABELLED else 1.0
+
+
+def some_labelled(pool: ImageSource, fraction: float | None, seed: int) -> ImageSource:
+    """`fraction` of the images of a labelled source, or as many as `enough_labels` says, evenly from every class; see
+    `labelled_rows`."""
     assert pool.labels is not None
+    if fraction is None:
+        fraction = enough_labels(pool.labels)
     # All labels are the same for every seed, and so is then their order, by which the cache knows blocks of them.
     return pool.select(labelled_rows(pool.labels, fraction, derive_seed(seed if fraction < 1 else 0, "labelled")))
 
@@ -163,11 +175,15 @@ def rows_to_choose_on(labelled: ImageSource, seed: int) -> np.ndarray:
     return split_rows(replace(labelled, splits=None), HELD_OUT, 0.0, seed)["val"]
 
 
-def refuse_too_few(parts: EvaluationSet, fraction: float, seed: int) -> None:
+def refuse_too_few(parts: EvaluationSet, seed: int) -> None:
     """Raise DataError where a linear probe would have nothing to choose its regularisation on."""
     if len(rows_to_choose_on(parts.labelled, seed)):
         return
-    more = "take more of them by --labels-fraction" if fraction < 1 else "evaluate by --protocol knn instead"
+    more = (
+        "take more of them by --labels-fraction"
+        if len(parts.labelled) < len(parts.pool)
+        else "evaluate by --protocol knn instead"
+    )
     raise DataError(
         f"{len(parts.labelled)} of {len(parts.pool)} labelled images are too few to choose the regularisation of a "
         f"linear probe on some of them, which takes two of some class; {more}"

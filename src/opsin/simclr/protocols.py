@@ -39,6 +39,8 @@ COURSE_WEIGHT_DECAY = 1e-6
 class _OfSimclr(ProbeProtocol):
     """Goes through the network of the encoder, and thus takes a SimclrEncoder only."""
 
+    default_fraction = 0.1  # the course's
+
     def open(self, encoder: ImageEncoder, data: str | None, split: str | None) -> EvaluationSet:
         if not isinstance(encoder, SimclrEncoder):
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -65,21 +66,21 @@ class SimclrTask(Task):
             if loss is not None:
                 metrics["val_loss"] = loss
             if self.data.bank is not None:
-                accuracy = self.knn_accuracy()
-                metrics[KNN_ACCURACY] = accuracy
-                metrics[KNN_ACCURACY + ERROR] = error_of_share(accuracy, len(self.data.val))
+                right = self.knn_right()
+                metrics[KNN_ACCURACY] = float(right.mean())
+                metrics[KNN_ACCURACY + ERROR] = error_of_share(metrics[KNN_ACCURACY], len(right))
         return metrics
 
     @torch.no_grad()
-    def knn_accuracy(self) -> float:
-        """The accuracy of nearest neighbours on the validation images, with the model as it is; both these and the
-        images to look among must be there."""
+    def knn_right(self) -> np.ndarray:
+        """Whether the nearest neighbors of each labelled validation image name its class, bool (N,), with the model as
+        it is; both these and the images to look among must be there."""
         assert self.data.val is not None and self.data.bank is not None
         features, labels = self._features(self.data.val)
         bank_features, bank_labels = self._features(self.data.bank)
         k = default_neighbours(bank_labels)
         scores = knn_predict(features, bank_features, bank_labels, self.data.num_classes, k=k)
-        return float((scores.argmax(dim=1) == labels).float().mean())
+        return (scores.argmax(dim=1) == labels).cpu().numpy()
 
     def foundations(self) -> dict[str, str]:
         return source_foundation(self.data.source_digest)

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
+from opsin.checkpoint import load_pretrained
 from opsin.data.datasets import batches_of
 from opsin.probing.evaluation import ADVICE
 from opsin.runtime import resolve_device
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits, open_splits
+from opsin.simclr.inference import KIND
 from opsin.simclr.task import KNN_ACCURACY, build_task
-from opsin.sources.image_source import UNLABELLED
-from opsin.training.baselines import compare_accuracy, compare_measured
+from opsin.state_dicts import load_state_dict
+from opsin.training.baselines import UNTRAINED, compare_accuracy, compare_paired
 from opsin.training.run import FinalScores, TrainReport, run_training
 
 
@@ -36,11 +38,10 @@ def measure_run(config: SimclrConfig, splits: SimclrSplits, model: Path, metrics
     began with, for `run_training`."""
     if KNN_ACCURACY not in metrics or splits.val is None:
         return FinalScores()
-    accuracy = metrics[KNN_ACCURACY]
     labels = np.concatenate([batch["label"].numpy() for batch in batches_of(splits.val, 256)])
-    labels = labels[labels != UNLABELLED]
-    device = resolve_device(config.training.device)
-    untrained = build_task(config, splits).to(device).eval().knn_accuracy()
-    name = "the same network untrained"
-    guessing = compare_accuracy(accuracy, labels, splits.num_classes, ADVICE)
-    return FinalScores({}, (guessing, compare_measured("accuracy", accuracy, name, untrained, len(labels), ADVICE)))
+    task = build_task(config, splits).to(resolve_device(config.training.device)).eval()
+    untrained = task.knn_right()
+    load_state_dict(task.model, load_pretrained(model, kind=KIND)[1], str(model))
+    right = task.knn_right()
+    guessing = compare_accuracy(float(right.mean()), labels, ADVICE)
+    return FinalScores({}, (*guessing, compare_paired("accuracy", right, UNTRAINED, untrained, ADVICE)))

@@ -26,7 +26,8 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """`accuracy` and `top5_accuracy` in [0, 1], `loss` the mean cross-entropy in nats, over `count` images.
+    """`accuracy` and `top5_accuracy` in [0, 1], the latter None for five classes or fewer; `loss` is the mean
+    cross-entropy in nats, over `count` images.
 
     `labels` and `predicted` int64 (N,) are the true and the predicted class of each image, of `num_classes`;
     `confidences` (N,) are the probabilities of the predicted ones, and `calibration_error` is the expected calibration
@@ -36,7 +37,7 @@ class ClassificationMetrics:
 
     count: int
     accuracy: float
-    top5_accuracy: float
+    top5_accuracy: float | None
     loss: float
     calibration_error: float
     num_classes: int
@@ -93,7 +94,7 @@ class ClassificationMetrics:
 
 @torch.no_grad()
 def classification_metrics(scores: Tensor, labels: Tensor) -> ClassificationMetrics:
-    """Metrics of scores (N, K) against int64 labels (N,); with fewer than five classes, top-5 accuracy is 1."""
+    """Metrics of scores (N, K) against int64 labels (N,)."""
     scores = scores.float()
     num_classes = scores.shape[1]
     top = scores.topk(min(5, num_classes), dim=1).indices
@@ -102,7 +103,7 @@ def classification_metrics(scores: Tensor, labels: Tensor) -> ClassificationMetr
     return ClassificationMetrics(
         count=len(labels),
         accuracy=float((predicted == labels).float().mean()),
-        top5_accuracy=float((top == labels[:, None]).any(dim=1).float().mean()),
+        top5_accuracy=float((top == labels[:, None]).any(dim=1).float().mean()) if num_classes > 5 else None,
         loss=float(F.cross_entropy(scores, labels)),
         calibration_error=expected_calibration_error(probabilities, labels),
         num_classes=num_classes,

@@ -41,8 +41,7 @@ class Criterion:
 
     def error_of_difference(self, one: Metrics, other: Metrics) -> float:
         """Standard error of the difference between two scores; 0 where none was measured."""
-        name = self.monitor + ERROR
-        return math.hypot(one.get(name, 0.0), other.get(name, 0.0))
+        return _error_of_difference(self.monitor, one, other)
 
     def supersedes(self, new: Metrics, best: Metrics, top: Metrics) -> bool:
         """Whether the weights of the validation `new` take the place of the `best` so far.
@@ -61,12 +60,19 @@ class Criterion:
         return for_new > for_best or (for_new == for_best and self.gain(new, best) >= 0)
 
     def _votes(self, earlier: Metrics, later: Metrics) -> tuple[int, int]:
-        """In how many of the other metrics each of the two is ahead. Without any, being later counts as one."""
+        """In how many of the other metrics each of the two is ahead, by more than the error where that was measured.
+        Without any other metric, being later counts as one."""
         common = [name for name in self.others if name in earlier and name in later and name != self.monitor]
         if not common:
             return 0, 1
-        signs = [(later[name] - earlier[name]) * (1 if self.others[name] else -1) for name in common]
-        return sum(sign < 0 for sign in signs), sum(sign > 0 for sign in signs)
+        gains = [(later[name] - earlier[name]) * (1 if self.others[name] else -1) for name in common]
+        errors = [_error_of_difference(name, earlier, later) for name in common]
+        ahead = [gain for gain, error in zip(gains, errors, strict=True) if abs(gain) > error]
+        return sum(gain < 0 for gain in ahead), sum(gain > 0 for gain in ahead)
+
+
+def _error_of_difference(name: str, one: Metrics, other: Metrics) -> float:
+    return math.hypot(one.get(name + ERROR, 0.0), other.get(name + ERROR, 0.0))
 
 
 def error_of_share(share: float, count: int) -> float:

@@ -162,7 +162,7 @@ class TrainingState:
             self.exported_metrics = without_errors(metrics)
             self.task.save_model(self.paths.model, self.exported_metrics)
         if which == "last":
-            self.choice = f"the last weights, of step {step}, as --export last asks for"
+            self.choice = f"the last weights, of step {step}, as the setting export={which!r} says"
         else:
             rows = read_metrics(self.paths.metrics)
             self.choice = describe_choice(rows, counters.best_step if use_best else None, self.criterion)

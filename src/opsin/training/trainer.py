@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from opsin.checkpoint import read_domain, write_domain
 from opsin.errors import DataError, TrainingError, TrainingInterrupted
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
@@ -86,7 +87,7 @@ class Trainer:
             run = _Run(self, processes, task, dataset, resume)
             with explained(run.state, self.config.workers):
                 processes.on_first(lambda: self.run.record(run_config))
-                processes.on_first(run.state.describe_model)
+                processes.on_first(run.describe)
                 return run.train()
 
 
@@ -143,9 +144,16 @@ class _Run:
         self.unchecked: list[tuple[int, Tensor, Tensor]] = []
         self.last_save = time.monotonic()
 
+    def describe(self) -> None:
+        """Keep what a model directory holds besides the weights, so that these can be exported at any time."""
+        self.state.describe_model()
+        record_domain(self.paths.description, self.dataset)
+
     def _export(self) -> None:
         self.state.export(self.config.export)
-        record_domain(self.paths.model, self.dataset)
+        domain = read_domain(self.paths.description)
+        if domain is not None:
+            write_domain(self.paths.model, domain)
 
     # ------------------------------------------------------------------------------------------- the loop
 

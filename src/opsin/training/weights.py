@@ -30,7 +30,9 @@ def write_weights(run: Path | str, which: Which, directory: Path) -> Path:
     if not paths.config.exists() or not (paths.path / "checkpoints").is_dir():
         raise CheckpointError(f"{run} is not a run directory: it has no {which} weights to choose; leave --weights out")
     if not file.exists():
-        reason = "no validation has found best weights" if which == "best" else "it has saved no state yet"
+        reason = (
+            "it was not validated yet by a score that tells them" if which == "best" else "it has saved no state yet"
+        )
         raise CheckpointError(f"the run {run} has no {which} weights: {reason}")
     tensors, metrics = _read(checkpoint.load_training_state(file), which, file)
     if _are_exported(paths, tensors):
@@ -38,7 +40,7 @@ def write_weights(run: Path | str, which: Which, directory: Path) -> Path:
     content = checkpoint.read_model_config(paths.description if paths.description.exists() else paths.model)
     kind = content.pop("kind")
     config = {**content, "metrics": metrics}
-    domain = checkpoint.read_domain(paths.model)
+    domain = checkpoint.read_domain(paths.description) or checkpoint.read_domain(paths.model)
     return checkpoint.save_pretrained(directory, kind=kind, config=config, tensors=tensors, card="", domain=domain)
 
 
