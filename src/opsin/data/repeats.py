@@ -101,7 +101,7 @@ def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ..
     """
     sizes, training_sizes = _sizes(images), _sizes(training)
     common = None if sizes is None or training_sizes is None else set(sizes) & set(training_sizes) - {None}
-    own, theirs = _keys(images, sizes, common), _keys(training, training_sizes, common)
+    own, theirs = (_keys(*side, common) for side in ((images, sizes), (training, training_sizes)))
     first: dict[bytes | None, int] = {}
     for row, key in enumerate(theirs):
         first.setdefault(key, row)

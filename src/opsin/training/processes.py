@@ -33,8 +33,10 @@ class AutocastPrecision(MixedPrecision):
 class Processes:
     """This process among those of the run. Every method has to be called by all of them, in the same order."""
 
-    def __init__(self, fabric: Fabric) -> None:
-        """`fabric` is launched."""
+    def __init__(self, config: TrainingConfig) -> None:
+        """Connects the processes. Raises ConfigError for a device or precision that this machine lacks."""
+        self.fabric = fabric = make_fabric(config)
+        _launch(fabric)
         self.device = fabric.device
         self.rank = fabric.global_rank
         self.count = fabric.world_size
@@ -86,7 +88,7 @@ def is_lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or any(words in str(error) for words in LOST)
 
 
-def launch(fabric: Fabric) -> None:
+def _launch(fabric: Fabric) -> None:
     """Connect the processes, without the greeting that Fabric logs."""
     log = logging.getLogger("lightning_fabric")
     level = log.level
@@ -100,6 +102,10 @@ def launch(fabric: Fabric) -> None:
 def make_fabric(config: TrainingConfig) -> Fabric:
     """Fabric for this process: one device, or the ones that torchrun has dealt out through its environment."""
     device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    plugin = Precision()
+    if precision != "32":
+        plugin = AutocastPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", device.type)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
     devices: int | list[int] = local if world_size > 1 or device.index is None else [device.index]
@@ -110,11 +116,5 @@ def make_fabric(config: TrainingConfig) -> Fabric:
             devices=devices,
             num_nodes=max(world_size // local, 1),
             strategy="ddp" if world_size > 1 else "auto",
-            plugins=_precision_plugin(resolve_precision(config.precision, device), device.type),
+            plugins=plugin,
         )
-
-
-def _precision_plugin(precision: str, device_type: str) -> Precision:
-    if precision == "32":
-        return Precision()
-    return AutocastPrecision("bf16-mixed" if precision == "bf16" else "16-mixed", device_type)

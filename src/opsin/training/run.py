@@ -12,6 +12,7 @@ from opsin.data.datasets import DatasetT, Splits
 from opsin.data.repeats import warn_of_repeats
 from opsin.images.opening import Skipped
 from opsin.pretrained import PretrainedModel
+from opsin.runtime import is_first_process
 from opsin.training.baselines import BaselineComparison
 from opsin.training.config import RunConfig
 from opsin.training.task import Task
@@ -80,7 +81,7 @@ def run_training(
     trainer = Trainer(config.training, directory, quiet=quiet)
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     final = FinalScores()
-    if measure is not None and trainer.fabric.is_global_zero:
+    if measure is not None and is_first_process():
         final = measure(config, splits, trainer.run.model, result.metrics)
     return TrainReport(
         model=trainer.run.model,

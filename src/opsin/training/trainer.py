@@ -30,7 +30,7 @@ from opsin.training.image_domain import record_domain
 from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
-from opsin.training.processes import Processes, launch, make_fabric
+from opsin.training.processes import Processes
 from opsin.training.progress import TrainingProgress
 from opsin.training.run_directory import RunDirectory
 from opsin.training.sampler import StepSampler
@@ -62,7 +62,6 @@ class Trainer:
         self.config = config
         self.run = RunDirectory(directory)
         self.quiet = quiet
-        self.fabric = make_fabric(config)
 
     def fit(
         self, task: Task, dataset: BatchDataset, run_config: Mapping[str, Any], *, resume: bool = False
@@ -78,9 +77,8 @@ class Trainer:
         """
         if len(dataset) == 0:
             raise DataError("there is no training data: the source has no usable image in its training split")
-        launch(self.fabric)
-        processes = Processes(self.fabric)
-        gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
+        processes = Processes(self.config)
+        gpus = [processes.device] if processes.device.type == "cuda" else []
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(gpus))  # the caller's random numbers are not ours to disturb
             processes.on_first(lambda: stack.enter_context(self.run.locked(resume=resume)))
@@ -106,7 +104,7 @@ class _Run:
 
     def __init__(self, trainer: Trainer, processes: Processes, task: Task, dataset: BatchDataset, resume: bool) -> None:
         self.config = trainer.config
-        self.fabric = trainer.fabric
+        self.fabric = processes.fabric
         self.processes = processes
         self.paths = trainer.run
         self.quiet = trainer.quiet
