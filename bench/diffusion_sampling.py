@@ -21,6 +21,7 @@ from harness.timing import parse_arguments, print_machine, print_timings, time_i
 from torch import Tensor
 
 from opsin.diffusion.inference import Sampling, TextToImage
+from opsin.diffusion.model import DiffusionContent
 from opsin.diffusion.unet import Unet
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
@@ -84,7 +85,10 @@ def main() -> None:
     precision = resolve_precision("auto", device)
     torch.manual_seed(0)
     network = course_model().to(device).to(memory_format=torch.channels_last)
-    model = TextToImage(network, COURSE_UNET, PROCESS, "none", precision=precision)
+    content = DiffusionContent(
+        model=COURSE_UNET, process=PROCESS, image_size=IMAGE_SIZE, text_encoder="none", text_dim=TEXT_DIM
+    )
+    model = TextToImage(network, content, precision=precision)
     vectors = torch.randn(2 if arguments.quick else DRAWN, TEXT_DIM, device=device)
     unet = network.diffusion.model
     assert isinstance(unet, Unet)

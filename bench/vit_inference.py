@@ -15,7 +15,7 @@ from harness.timing import parse_arguments, print_machine, print_timings, time_i
 from harness.vision_transformers import COURSE_VIT, IMAGE_SIZE, NUM_CLASSES, TextbookViT, TorchViT, timm_vit
 from torch import Tensor, nn
 
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 
@@ -44,7 +44,8 @@ def main() -> None:
     images = PREPROCESSING.prepare(pixels)
     names = [str(index) for index in range(NUM_CLASSES)]
     model = build_model(COURSE_VIT, IMAGE_SIZE, NUM_CLASSES).to(device)
-    classifier = Classifier(model, COURSE_VIT, names, PREPROCESSING)
+    content = ClassifierContent(model=COURSE_VIT, class_names=tuple(names), preprocessing=PREPROCESSING)
+    classifier = Classifier(model, content)
     textbook, torch_nn = TextbookViT(COURSE_VIT), TorchViT(COURSE_VIT)
     textbook.copy_weights(model)
     torch_nn.copy_weights(model)

@@ -20,10 +20,11 @@ from harness.timing import parse_arguments, print_machine, print_timings, time_i
 from harness.vision_transformers import COURSE_VIT, IMAGE_SIZE, NUM_CLASSES, TextbookViT, TorchViT, timm_vit
 from torch import Tensor, nn
 
-from opsin.classification.config import AugmentConfig
+from opsin.classification.config import AugmentConfig, ClassificationConfig
 from opsin.classification.inference import build_model
 from opsin.classification.task import ClassificationTask
 from opsin.images.preprocessing import Preprocessing
+from opsin.pretrained import RunRecord
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer
@@ -38,8 +39,9 @@ def opsin_step(pixels: Tensor, labels: Tensor, precision: str) -> Callable[[], f
     names = tuple(str(index) for index in range(NUM_CLASSES))
     model = build_model(COURSE_VIT, IMAGE_SIZE, NUM_CLASSES)
     augment = AugmentConfig(flip=False, shift=0)  # data_loading.py measures the augmentation
-    task = ClassificationTask(model, COURSE_VIT, augment, names, PREPROCESSING, None, {})
     config = TrainingConfig(max_steps=1, device=pixels.device.type, precision=precision)
+    run = RunRecord(config=ClassificationConfig(model=COURSE_VIT, augment=augment, training=config))
+    task = ClassificationTask(model, run, names, PREPROCESSING, None)
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))
     generator = torch.Generator(pixels.device).manual_seed(0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from opsin import Captioner, Classifier
 from opsin.checkpoint import DOMAIN_FILE, ZOO_DIRECTORY, export_pretrained, read_domain
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import build_model
+from opsin.classification.inference import ClassifierContent, build_model
 from opsin.cli.main import main
 from opsin.config import from_dict
 from opsin.data.pixels import fit_image, load_pixels
@@ -197,7 +197,8 @@ def test_at_most_some_images_are_looked_at_and_broken_ones_are_passed_over(tmp_p
 
 def small_classifier() -> Classifier:
     config = ViTConfig(patch_size=8, embed_dim=8, num_layers=1, num_heads=1, dim_feedforward=8)
-    return Classifier(build_model(config, 16, 2), config, ("a", "b"), Preprocessing(image_size=16))
+    content = ClassifierContent(model=config, class_names=("a", "b"), preprocessing=Preprocessing(image_size=16))
+    return Classifier(build_model(config, 16, 2), content)
 
 
 def test_the_domain_goes_along_with_the_model(tmp_path: Path) -> None:

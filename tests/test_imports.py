@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.images.preprocessing import Preprocessing
 from opsin.search.index import ImageIndex
 
@@ -52,7 +52,8 @@ def test_answers_about_images_import_only_what_they_need(tmp_path: Path) -> None
     ImageIndex.create(index, "emoji-clip").update(tmp_path)
     config = ViTConfig(embed_dim=32, num_layers=2, num_heads=2, dim_feedforward=64, patch_size=8)
     model = build_model(config, image_size=16, num_classes=2)
-    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(tmp_path / "model")
+    content = ClassifierContent(model=config, class_names=("cat", "dog"), preprocessing=Preprocessing(image_size=16))
+    Classifier(model, content).save_pretrained(tmp_path / "model")
     commands = [
         ["classify", str(photo), "--model", str(tmp_path / "model")],
         ["classify", str(photo), "--labels", "a red square,a dog"],

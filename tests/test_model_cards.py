@@ -5,15 +5,25 @@ from __future__ import annotations
 import pytest
 from markdown import markdown
 
-from opsin.classification.model_card import model_card
-from opsin.model_cards import escape_markdown, inline_code
+from opsin.classification.config import ClassificationConfig, ViTConfig
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
+from opsin.images.preprocessing import Preprocessing
+from opsin.model_cards import escape_markdown, inline_code, model_card
+from opsin.pretrained import RunRecord
 
 
 @pytest.mark.parametrize(
     "name", ["<img src=x onerror=alert(1)>", "[a](http://b)", "a*b*c", "# x", "`x`", "a|b", "a\nb", "&lt;", "![x](y)"]
 )
 def test_class_names_and_sources_are_text(name: str) -> None:
-    page = markdown(model_card([name, "dog"], {}, {"data": name}))
+    config = ViTConfig(embed_dim=8, num_layers=1, num_heads=1)
+    content = ClassifierContent(
+        model=config,
+        class_names=(name, "dog"),
+        preprocessing=Preprocessing(image_size=8),
+        run=RunRecord(config=ClassificationConfig(data=name)),
+    )
+    page = markdown(model_card(Classifier(build_model(config, 8, 2), content).card_text(), {}))
     assert not any(tag in page for tag in ("<img", "<a ", "<em>", "<script"))
     line = next(line for line in page.splitlines() if "Tells apart" in line)
     assert line.startswith("<p>Tells apart 2 classes: ") and line.endswith(", dog.</p>")

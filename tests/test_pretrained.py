@@ -13,15 +13,13 @@ import torch
 from opsin.captioning.inference import Captioner
 from opsin.checkpoint import MODEL_FILES, read_model_config, resolve_model, zoo_names
 from opsin.classification.inference import Classifier
+from opsin.clip.inference import ClipEncoder
 from opsin.diffusion.inference import TextToImage
-from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, OfflineError
 from opsin.pretrained import PretrainedModel
 from opsin.simclr.inference import SimclrEncoder
 
-KINDS: dict[str, Any] = {
-    kind.kind: kind for kind in (Captioner, Classifier, LocalClipEncoder, SimclrEncoder, TextToImage)
-}
+KINDS: dict[str, Any] = {kind.kind: kind for kind in (Captioner, Classifier, ClipEncoder, SimclrEncoder, TextToImage)}
 
 
 @pytest.fixture(scope="module", params=zoo_names())

@@ -13,7 +13,7 @@ import torch
 from opsin import Classifier
 from opsin.checkpoint import load_training_state, save_training_state
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import build_model
+from opsin.classification.inference import ClassifierContent, build_model
 from opsin.config import load_json
 from opsin.errors import CheckpointError
 from opsin.files import write_json
@@ -48,7 +48,8 @@ assert grown < 400_000, grown  # kB
 def test_a_config_that_asks_for_another_network_costs_nothing(tmp_path: Path) -> None:
     """Memory and time of the process that loads them are limited, so that a failure fails and does not hang."""
     config = ViTConfig(embed_dim=8, num_layers=1, num_heads=1, dim_feedforward=8, positions="learned")
-    classifier = Classifier(build_model(config, 8, 2), config, ("a", "b"), Preprocessing(image_size=8))
+    content = ClassifierContent(model=config, class_names=("a", "b"), preprocessing=Preprocessing(image_size=8))
+    classifier = Classifier(build_model(config, 8, 2), content)
     models = []
     for number, changes in enumerate(IMPOSSIBLE):
         model = classifier.save_pretrained(tmp_path / str(number))

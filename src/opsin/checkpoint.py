@@ -220,6 +220,14 @@ def comes_with_opsin(ref: Path | str) -> bool:
     return str(ref) in (*zoo_names(), IMAGENET) and _model_directory(Path(ref)) is None
 
 
+def absolute_reference(ref: Path | str) -> str:
+    """The same reference from any working directory: a path that exists is made absolute, unless it is a folder that
+    happens to have the name of a model that ships with opsin."""
+    path = Path(ref).expanduser()
+    is_path = bool(str(ref)) and path.exists() and not comes_with_opsin(ref)
+    return str(path.absolute()) if is_path else str(ref)
+
+
 def zoo_names() -> list[str]:
     """Names of the models that ship with the package."""
     return sorted(path.parent.name for path in ZOO_DIRECTORY.glob("*/config.json"))

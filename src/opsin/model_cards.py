@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from opsin.names import printable
 
@@ -11,33 +12,38 @@ SPECIAL = re.compile(r"([\\`*{}\[\]<>#|!~&])")
 """Characters that Markdown or HTML may act on."""
 
 
-def model_card(
-    *, title: str, tags: Sequence[str], description: str, metrics: Mapping[str, float], notes: str, command: str
-) -> str:
-    """Markdown with the front matter that the Hugging Face Hub reads.
+@dataclass(frozen=True, kw_only=True)
+class CardText:
+    """What a kind of model says in its cards."""
 
-    Args:
-        title: What kind of model it is.
-        tags: The Hub's names of its tasks.
-        description: Markdown: what it does, what it was trained on, what it needs.
-        metrics: What was measured, by name.
-        notes: Markdown: how it was measured, and what the model cannot do.
-        command: How to use the model, with THIS_DIRECTORY in place of the directory.
-    """
+    title: str
+    """What kind of model it is."""
+    tags: tuple[str, ...]
+    """The Hub's names of its tasks."""
+    description: str
+    """Markdown: what it does, what it was trained on, what it needs."""
+    notes: str
+    """Markdown: how its scores were measured, and what the model cannot do."""
+    command: str
+    """How to use the model, with THIS_DIRECTORY in place of the directory."""
+
+
+def model_card(text: CardText, metrics: Mapping[str, float]) -> str:
+    """Markdown with the front matter that the Hugging Face Hub reads; `metrics` is what was measured, by name."""
     scores = [f"| {escape_markdown(name)} | {value:.4f} |" for name, value in metrics.items()]
     return "\n".join(
         [
             "---",
             "library_name: opsin",
-            f"tags: [{', '.join(tags)}]",
+            f"tags: [{', '.join(text.tags)}]",
             "---",
-            f"\n# {title}\n",
-            f"{description.strip()}\n",
+            f"\n# {text.title}\n",
+            f"{text.description.strip()}\n",
             "| measured | value |",
             "| --- | --- |",
             *(scores or ["| none measured | |"]),
-            f"\n{notes.strip()}\n",
-            f"    {command}\n",
+            f"\n{text.notes.strip()}\n",
+            f"    {text.command}\n",
         ]
     )
 

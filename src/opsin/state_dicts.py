@@ -114,11 +114,22 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256, in hexadecimal, of names, shapes, types and values of tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        add_to_digest(digest, name, tensors[name])
+        _add_to_digest(digest, name, tensors[name])
     return digest.hexdigest()
 
 
-def add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+def digest_in_order(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """As `weights_digest`, in the order in which tensors are given; those that share memory count once."""
+    digest = hashlib.sha256()
+    seen: set[int] = set()
+    for name, tensor in tensors:
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            seen.add(tensor.data_ptr())
+            _add_to_digest(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def _add_to_digest(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     """Update a digest with all that a tensor is."""
     import torch
 

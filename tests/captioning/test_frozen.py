@@ -18,7 +18,7 @@ from opsin.captioning.inference import Captioner
 from opsin.captioning.splits import open_splits
 from opsin.captioning.train import train_captioner
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing
@@ -37,7 +37,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocessing = Preprocessing(image_size=24, std=(0.3, 0.3, 0.3))
     model = build_model(config, 24, 2)
     torch.nn.init.constant_(model.norm.weight, 10.0)  # type: ignore[arg-type]
-    classifier = Classifier(model, config, ("a", "b"), preprocessing)
+    content = ClassifierContent(model=config, class_names=("a", "b"), preprocessing=preprocessing)
+    classifier = Classifier(model, content)
     return classifier.save_pretrained(tmp_path_factory.mktemp("encoder") / "model")
 
 
@@ -66,13 +67,13 @@ def test_learns_on_frozen_features(frozen_run: tuple[Path, TrainReport]) -> None
     assert {row.id for row in report.skipped} == {"silent.png", "broken.png"}
     captioner = Captioner.from_pretrained(directory, device="cpu")
     assert captioner.model.encoder is None
-    assert captioner.feature_dim == 32
+    assert captioner.content.feature_dim == 32
     assert captioner.takes_images
 
 
 def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, TrainReport], encoder: Path) -> None:
     captioner = Captioner.from_pretrained(frozen_run[0], device="cpu")
-    assert captioner.frozen_encoder == frozen_run[1].needs == str(encoder)
+    assert captioner.content.frozen_encoder == frozen_run[1].needs == str(encoder)
     assert f"through the encoder `{encoder}`" in (frozen_run[0] / "model" / "README.md").read_text()
     images = [Image.new("RGB", (30, 20), colour) for colour in COLOURS.values()]
     captions = captioner.caption(images, attention=True, batch_size=2)

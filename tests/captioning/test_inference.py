@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,7 @@ from PIL import Image
 
 from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.evaluation import evaluate_all, evaluate_captioner
-from opsin.captioning.image_captioner import build_model
-from opsin.captioning.inference import Captioner
+from opsin.captioning.inference import Captioner, CaptionerContent
 from opsin.captioning.splits import open_splits
 from opsin.captioning.task import build_task
 from opsin.captioning.train import train_captioner
@@ -32,12 +33,26 @@ Run = tuple[Path, TrainReport]
 def feature_captioner() -> Captioner:
     """For features of width 5, with random weights and a decoder that never ends by itself."""
     vocabulary = Vocabulary.from_texts(["a b c"])
-    encoder, decoder = EncoderConfig(), DecoderConfig(embed_dim=16, num_layers=1, num_heads=2, max_length=40)
+    content = CaptionerContent(
+        encoder=EncoderConfig(),
+        decoder=DecoderConfig(embed_dim=16, num_layers=1, num_heads=2, max_length=40),
+        words=vocabulary.words,
+        preprocessing=Preprocessing(image_size=16),
+        feature_dim=5,
+    )
     torch.manual_seed(0)
-    model = build_model(encoder, decoder, 16, vocabulary, feature_dim=5)
+    model = Captioner.build(content)
     assert model.decoder.output_bias is not None
     model.decoder.output_bias.data[vocabulary.word_to_idx["<END>"]] = -100.0
-    return Captioner(model, encoder, decoder, vocabulary, Preprocessing(image_size=16), feature_dim=5)
+    return Captioner(model, content)
+
+
+def change_run(captioner: Captioner, **settings: Any) -> None:
+    """Other settings of the run that made it."""
+    run = captioner.run
+    assert run is not None
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, **settings))
+    captioner.content = dataclasses.replace(captioner.content, run=run)
 
 
 def test_a_single_image_needs_no_list(colour_run: Run, captioned_folder: Path) -> None:
@@ -98,7 +113,7 @@ def test_one_validation_image_still_tells_weights_apart(tmp_path: Path) -> None:
 
 def test_nothing_was_held_out(colour_run: Run) -> None:
     captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
-    captioner.training |= {"val_fraction": 0.0, "test_fraction": 0.0}
+    change_run(captioner, val_fraction=0.0, test_fraction=0.0)
     with pytest.raises(DataError, match="was held out from training; judge all of it with --split all"):
         evaluate_captioner(captioner)
     assert len(evaluate_captioner(captioner, split="all", beams=1).ids) == 30
@@ -107,7 +122,7 @@ def test_nothing_was_held_out(colour_run: Run) -> None:
 def test_a_model_that_does_not_say_what_it_was_trained_on(colour_run: Run, captioned_folder: Path) -> None:
     """It is not judged on the emoji as if it came from them, and every source is another one to it."""
     captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
-    captioner.training = {}
+    captioner.content = dataclasses.replace(captioner.content, run=None)
     for evaluate in (evaluate_captioner, evaluate_all):
         with pytest.raises(DataError, match="does not say what it was trained on; name a source with --data"):
             evaluate(captioner)
@@ -140,7 +155,7 @@ def test_worst_features_are_named_as_in_the_files(tmp_path: Path) -> None:
     train_captioner(config, tmp_path / "run", quiet=True)
     captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")
     some = evaluate_captioner(captioner, beams=1)
-    captioner.training = {**captioner.training, "max_val": None}
+    change_run(captioner, max_val=None)
     names = evaluate_captioner(captioner, beams=1).ids
     assert len(some.ids) == 3 and set(some.ids) < set(names) == {f"val image {row}" for row in range(20)}
     assert set(some.ids) != {f"val image {row}" for row in range(3)}

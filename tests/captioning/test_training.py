@@ -29,6 +29,7 @@ from opsin.config import from_dict, to_dict
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.attention import MultiHeadAttention
+from opsin.pretrained import RunRecord
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -135,9 +136,10 @@ def test_save_and_load_give_the_same_captions(colour_run: Run, tmp_path: Path) -
     assert again.caption(images) == captioner.caption(images)
     assert again.vocabulary == captioner.vocabulary
     assert again.metrics == captioner.metrics
-    config = tiny_config(captioner.training["data"], test_fraction=0.2)
+    assert captioner.run is not None
+    config = tiny_config(captioner.run.config.data, test_fraction=0.2)
     digest = config.split().digest
-    assert again.training == captioner.training == {**to_dict(config), "source_digest": digest}
+    assert again.run == captioner.run == RunRecord(config=config, source_digest=digest)
 
 
 class StoppingTask(CaptioningTask):
@@ -320,7 +322,7 @@ def test_course_features(tmp_path: Path) -> None:
     assert report.num_train == 60
     assert report.metrics["val_exact_match"] > 0.9
     captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")
-    assert captioner.feature_dim == 512
+    assert captioner.content.feature_dim == 512
     captions = captioner.caption_features(arrays["val_features"])
     seen = {text for row in arrays["val_captions"] for text in [captioner.vocabulary.decode(row.tolist())]}
     assert len({caption.text for caption in captions} & seen) > 1

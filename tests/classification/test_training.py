@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_the_model_directory_is_complete(colour_run: Run, colour_folder: Path) -
     classifier = Classifier.from_pretrained(directory)
     assert classifier.class_names == ("blue", "green", "red")
     assert classifier.metrics["val_accuracy"] == 1.0
-    assert classifier.training["data"] == str(colour_folder)
+    assert classifier.run is not None and classifier.run.config.data == str(colour_folder)
     results = classifier.classify([colour_folder / "red" / "00.png", colour_folder / "blue" / "03.png"], top_k=2)
     assert [result.labels[0] for result in results] == ["red", "blue"]
     assert len(results[0].labels) == 2
@@ -312,7 +313,7 @@ def test_an_evaluation_has_its_baseline_and_its_mistakes(colour_run: Run, colour
     classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
     (learned,) = evaluate_classifier(classifier, str(colour_folder), "all").baselines
     assert learned.is_better and learned.value == pytest.approx(1 / 3)
-    classifier.class_names = ("green", "red", "blue")  # all wrong
+    classifier.content = replace(classifier.content, class_names=("green", "red", "blue"))  # all wrong
     evaluation = evaluate_classifier(classifier, str(colour_folder), "all")
     (comparison,) = evaluation.baselines
     assert comparison.score == 0.0 and not comparison.is_better and "pretrained encoder" in comparison.sentence
@@ -335,7 +336,8 @@ def test_copies_of_training_images_are_said(colour_run: Run, tmp_path: Path) -> 
     classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
     own = evaluate_classifier(classifier)
     assert own.overlap is not None and own.overlap.warnings == []
-    data = Path(classifier.training["data"])
+    assert classifier.run is not None
+    data = Path(classifier.run.config.data)
     training = {repeat.training_id for repeat in _copied(classifier, data, tmp_path / "copies")}
     assert training and not training & {own.source.ids[row] for row in own.rows}
     assert evaluate_classifier(classifier, split="train").overlap is None

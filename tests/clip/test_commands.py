@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.cli.main import main
 from opsin.images.preprocessing import Preprocessing
 from tests.classification.conftest import make_colour_folder
@@ -94,7 +94,8 @@ def test_wrong_usage(
 
 def test_models_of_another_kind(model: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ViTConfig(patch_size=4, embed_dim=32, num_layers=1, num_heads=2, dim_feedforward=32)
-    classifier = Classifier(build_model(config, 16, 2), config, ("a", "b"), Preprocessing(image_size=16))
+    content = ClassifierContent(model=config, class_names=("a", "b"), preprocessing=Preprocessing(image_size=16))
+    classifier = Classifier(build_model(config, 16, 2), content)
     classifier.save_pretrained(tmp_path / "vit")
     image = str(folder / "red" / "00.png")
     assert main(["classify", image, "--model", str(tmp_path / "vit"), "--labels", "a dog,food"]) == 1

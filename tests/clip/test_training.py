@@ -15,6 +15,7 @@ from opsin.checkpoint import load_pretrained, load_training_state
 from opsin.clip.config import ClipConfig, ImageTowerConfig
 from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
+from opsin.clip.inference import ClipEncoder
 from opsin.clip.recipes import RECIPES
 from opsin.clip.task import ClipTask, build_task
 from opsin.clip.train import train_clip
@@ -22,8 +23,8 @@ from opsin.config import from_dict, to_dict
 from opsin.data.splits import OTHER_STYLE
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder
-from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
+from opsin.pretrained import RunRecord
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -34,9 +35,9 @@ from .conftest import COLOURS, NO_CHANGES, colour_config, tiny_config
 Run = tuple[Path, TrainReport]
 
 
-def load_run(run: Run) -> LocalClipEncoder:
+def load_run(run: Run) -> ClipEncoder:
     encoder = load(str(run[0]), "cpu", "32")
-    assert isinstance(encoder, LocalClipEncoder)
+    assert isinstance(encoder, ClipEncoder)
     return encoder
 
 
@@ -77,7 +78,7 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
     task = build_task(config, open_splits(config))
     assert encoder.tokenizer.to_json() == task.tokenizer.to_json()
     assert encoder.preprocessing == task.preprocessing
-    assert encoder.training == {**to_dict(config), "source_digest": config.split().digest}
+    assert encoder.run == RunRecord(config=config, source_digest=config.split().digest)
     assert encoder.metrics == colour_run[1].metrics
     _, tensors = load_pretrained(colour_run[0], kind="clip")
     task.model.load_state_dict(tensors)
@@ -92,15 +93,15 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
 def test_evaluating_the_files_gives_what_the_run_measured(colour_run: Run, folder: Path) -> None:
     encoder = load_run(colour_run)
     for split in ("train", "val", "test"):
-        evaluation = evaluate_retrieval(encoder, encoder.training, split=split)
+        evaluation = evaluate_retrieval(encoder, encoder.run, split=split)
         assert evaluation.styles.keys() == {"all"}
         assert evaluation.styles["all"].mean_recall(1) == colour_run[1].metrics[f"{split}_recall_at_1"]
         assert f"split {split!r}" in evaluation.protocol
-    everything = evaluate_retrieval(encoder, {}, str(folder))
+    everything = evaluate_retrieval(encoder, None, str(folder))
     assert everything.split == "all" and everything.styles["all"].image_to_text.queries == 8 * len(COLOURS) + 1
     assert {row.id for row in everything.skipped} == {"blank.png", "broken.png"}
     with pytest.raises(DataError, match="has no split 'other-style'; it has train, val, test, all"):
-        evaluate_retrieval(encoder, encoder.training, split="other-style")
+        evaluate_retrieval(encoder, encoder.run, split="other-style")
 
 
 def test_a_batch_of_emoji_is_learned_by_heart(tmp_path: Path) -> None:

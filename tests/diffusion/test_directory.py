@@ -11,7 +11,6 @@ import torch
 from opsin.checkpoint import export_pretrained, load_pretrained
 from opsin.config import load_json
 from opsin.diffusion.data import open_splits
-from opsin.diffusion.directory import KIND
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.task import build_task
 from opsin.diffusion.text import EncoderIdentity, TextTable
@@ -28,7 +27,7 @@ TEXTS = [*COLOURS, *(f"all {name}" for name in COLOURS), "a broken picture"]
 
 def test_half_of_the_size_and_the_same_pictures(colour_run: tuple[Path, TrainReport], tmp_path: Path) -> None:
     half = export_pretrained(colour_run[0], tmp_path / "half", half=True)
-    tensors = load_pretrained(half, kind=KIND)[1]
+    tensors = load_pretrained(half, kind=TextToImage.kind)[1]
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     whole = (colour_run[0] / "model" / "model.safetensors").stat().st_size
     assert (half / "model.safetensors").stat().st_size < 0.6 * whole

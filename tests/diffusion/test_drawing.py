@@ -14,7 +14,7 @@ from PIL import Image
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.drawings import Sampling
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.model import build_model
+from opsin.diffusion.model import DiffusionContent
 from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
 from opsin.diffusion.samplers import SAMPLERS
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -91,7 +91,8 @@ def test_settings_of_drawing_count(model: TextToImage) -> None:
 def test_steps_of_a_model_with_few_time_steps() -> None:
     process = ProcessConfig(timesteps=3)
     config = UnetConfig(dim=4, dim_mults=(1,))
-    few = TextToImage(build_model(config, process, 8, 16), config, process, "words", loaded_encoder=BagOfWords())
+    content = DiffusionContent(model=config, process=process, image_size=8, text_encoder="words", text_dim=16)
+    few = TextToImage(TextToImage.build(content), content, loaded_encoder=BagOfWords())
     (drawn,) = few.generate("red", trajectory=True)
     assert len(drawn.trajectory[0]) == 1 + 3
     assert few.interpolate("red", "blue").images and few.vary(drawn.images[0], "red").images
@@ -233,7 +234,7 @@ def test_save_and_load(model: TextToImage, tmp_path: Path) -> None:
     copy = model.save_pretrained(tmp_path / "copy")
     again = TextToImage.from_pretrained(copy, device="cpu", precision="32", text_encoder=BagOfWords())
     assert again.generate("red", steps=4) == model.generate("red", steps=4)
-    assert (again.metrics, again.training) == (model.metrics, model.training)
+    assert (again.metrics, again.run) == (model.metrics, model.run)
 
 
 def test_embeddings_of_another_width(colour_run: Run) -> None:

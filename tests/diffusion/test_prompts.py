@@ -12,7 +12,7 @@ from PIL import Image
 from opsin.cli.main import main
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.model import build_model
+from opsin.diffusion.model import DiffusionContent
 from opsin.encoders.base import TextEncoder
 from opsin.encoders.loading import load_image_text
 
@@ -25,7 +25,8 @@ def encoder() -> TextEncoder:
 @pytest.fixture(scope="module")
 def model(encoder: TextEncoder) -> TextToImage:
     config, process = UnetConfig(dim=4, dim_mults=(1,)), ProcessConfig(timesteps=3)
-    return TextToImage(build_model(config, process, 8, 256), config, process, "emoji-clip", loaded_encoder=encoder)
+    content = DiffusionContent(model=config, process=process, image_size=8, text_encoder="emoji-clip", text_dim=256)
+    return TextToImage(TextToImage.build(content), content, loaded_encoder=encoder)
 
 
 def test_an_emoji_is_drawn_as_its_name(model: TextToImage) -> None:

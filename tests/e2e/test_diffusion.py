@@ -16,7 +16,7 @@ from PIL import Image
 from opsin.cli.main import main
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.model import build_model
+from opsin.diffusion.model import DiffusionContent
 from tests.diffusion.conftest import COLOURS, BagOfWords, make_prompted_folder
 
 from .conftest import Opsin, assert_one_clear_line
@@ -175,8 +175,8 @@ def test_long_prompts_and_many_drawings(command: Command, run: Path, tmp_path: P
 
 def test_a_model_of_few_time_steps_draws_by_default(command: Command, table: Path, tmp_path: Path) -> None:
     config, process = UnetConfig(dim=4, dim_mults=(1,)), ProcessConfig(timesteps=3)
-    model = TextToImage(build_model(config, process, 8, 16), config, process, str(table))
-    model.save_pretrained(tmp_path / "model")
+    content = DiffusionContent(model=config, process=process, image_size=8, text_encoder=str(table), text_dim=16)
+    TextToImage(TextToImage.build(content), content).save_pretrained(tmp_path / "model")
     result = command("generate", "red", "--model", tmp_path / "model", "--out", tmp_path / "x.png")
     assert result.returncode == 0, result.stderr
 
@@ -206,8 +206,8 @@ def test_places_that_cannot_be_written_are_refused_before_drawing(command: Comma
 
 
 def test_a_text_encoder_that_was_moved(command: Command, run: Path, table: Path, tmp_path: Path) -> None:
-    model = TextToImage.from_pretrained(run, device="cpu")
-    model.text_encoder = str(tmp_path / "gone" / "text_embeddings.pt")
+    gone = str(tmp_path / "gone" / "text_embeddings.pt")
+    model = TextToImage.from_pretrained(run, device="cpu", text_encoder=gone)
     model.save_pretrained(tmp_path / "model")
     ask = ("generate", "red", "--model", tmp_path / "model", "--out", tmp_path / "x.png", "--steps", 1)
     assert_one_clear_line(command(*ask), "gone", "say where it is now with --text-encoder")

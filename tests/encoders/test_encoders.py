@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opsin.classification.config import ViTConfig
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.encoders import DenseEncoder, ImageEncoder, load
-from opsin.encoders.local import LocalEncoder
 from opsin.encoders.open_clip import DenseOpenClipEncoder, OpenClipEncoder, wrap
 from opsin.encoders.timm import TimmEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError, OfflineError
@@ -155,7 +154,8 @@ def test_classifier_of_ones_own(tmp_path: Path, pool: str) -> None:
     config = ViTConfig(patch_size=4, embed_dim=32, num_layers=1, num_heads=2, dim_feedforward=32, pool=pool)
     model = build_model(config, 16, 3)
     preprocessing = Preprocessing(image_size=16, mean=(0.4,) * 3, std=(0.2,) * 3)
-    Classifier(model, config, ("a", "b", "c"), preprocessing).save_pretrained(tmp_path / "model")
+    content = ClassifierContent(model=config, class_names=("a", "b", "c"), preprocessing=preprocessing)
+    Classifier(model, content).save_pretrained(tmp_path / "model")
     encoder = load(str(tmp_path / "model"), device="cpu")
     assert isinstance(encoder, DenseEncoder)
     dense = encoder.encode_dense(pictures())
@@ -304,11 +304,12 @@ def test_open_clip_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.
 
 def test_vectors_that_are_nan_are_refused() -> None:
     config = ViTConfig(patch_size=8, embed_dim=16, num_layers=1, num_heads=2, dim_feedforward=16)
-    network = build_model(config, 16, 0)
+    network = build_model(config, 16, 2)
     with torch.no_grad():
         for weight in network.parameters():
             weight.fill_(1e30)  # finite, and too large to compute with
-    encoder = LocalEncoder("huge", network, Preprocessing(image_size=16), {}, CPU)
+    content = ClassifierContent(model=config, class_names=("a", "b"), preprocessing=Preprocessing(image_size=16))
+    encoder = Classifier(network, content, name="huge")
     for encode in (encoder.encode_image, encoder.encode_dense):
         with pytest.raises(CheckpointError, match="huge gives NaN or Inf: its weights are damaged"):
             encode(pictures(2))

@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from opsin.config import to_dict
 from opsin.errors import ConfigError, DataError
+from opsin.pretrained import RunRecord
 from opsin.probing import features as features_module
 from opsin.probing.evaluation import Knn, Linear, evaluate_encoder
 from opsin.probing.evaluation_set import EvaluationSet, enough_labels
@@ -124,9 +124,9 @@ def test_shares_of_the_labels_by_default() -> None:
 
 
 def test_images_that_were_trained_on_are_called_so(small: SimclrEncoder, pattern_folder: Path) -> None:
-    training = to_dict(tiny_config(pattern_folder, val_fraction=0.0))
-    content = replace(small.description, training=training)
-    evaluation = evaluate_encoder(SimclrEncoder("all", small.model, content, "32"), Knn())
+    run = RunRecord(config=tiny_config(pattern_folder, val_fraction=0.0))
+    encoder = SimclrEncoder(small.model, replace(small.content, run=run), name="all", precision="32")
+    evaluation = evaluate_encoder(encoder, Knn())
     assert "the encoder may have been trained on these images" in evaluation.protocol
     assert "trained on" not in evaluate_encoder(small, Knn()).protocol
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +16,21 @@ from torch import nn
 
 from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.classification.train import train_classifier
+from opsin.clip.config import ClipConfig
 from opsin.data.splits import split_rows
 from opsin.encoders import load
 from opsin.errors import ConfigError, DataError
+from opsin.pretrained import RunRecord
 from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
 from opsin.simclr.inference import SimclrEncoder
 from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
-from opsin.training.record import SOURCE_DIGEST
 
 from ..simclr.conftest import Run, make_pattern_folder, tiny_config
+
+
+def with_run(encoder: SimclrEncoder, run: RunRecord[Any] | None) -> SimclrEncoder:
+    return SimclrEncoder(encoder.model, replace(encoder.content, run=run), name="other", precision="32")
 
 
 def test_images_are_divided_as_in_the_run(encoder: SimclrEncoder, parts: EvaluationSet, pattern_folder: Path) -> None:
@@ -53,8 +60,9 @@ def test_other_sources_are_divided_by_their_splits_or_evenly(encoder: SimclrEnco
 
 
 def test_a_run_with_test_images_of_its_own_is_evaluated_on_them(small: SimclrEncoder, pattern_folder: Path) -> None:
-    training = {"data": str(pattern_folder), "val_fraction": 0.25, "test_fraction": 0.25, "training": {"seed": 3}}
-    encoder = SimclrEncoder("other", small.model, replace(small.description, training=training), "32")
+    training = TrainingConfig(max_steps=1, batch_size=8, seed=3)
+    config = ClipConfig(data=str(pattern_folder), val_fraction=0.25, test_fraction=0.25, training=training)
+    encoder = with_run(small, RunRecord(config=config))
     images = open_evaluation_set(encoder, None, None, 1.0, seed=0)
     source = open_source(str(pattern_folder))
     expected = split_rows(source, 0.25, 0.25, 3)["test"]
@@ -86,7 +94,7 @@ def test_a_classifier_is_evaluated_on_images_held_out(fraction: float, pattern_f
 
 
 def test_encoders_of_other_kinds_may_have_seen_all_of_their_source(small: SimclrEncoder, pattern_folder: Path) -> None:
-    encoder = SimclrEncoder("dual", small.model, small.description, "32")
+    encoder = with_run(small, small.run)
     assert not open_evaluation_set(encoder, None, None, 1.0, seed=0).seen
     encoder.kind = "clip"  # type: ignore[misc]
     assert open_evaluation_set(encoder, None, None, 1.0, seed=0).seen
@@ -108,9 +116,10 @@ def test_a_changed_or_renamed_source_does_not_pass_for_unseen_images(
     for images in (encoder, load(str(pattern_run[0]), "cpu")):
         moved = open_evaluation_set(images, str(same), None, 1.0, seed=0)
         assert not moved.seen and list(moved.test.ids) == list(parts.test.ids)
-    trained_there = {**encoder.training, "data": str(changed)}  # more images since, under the same name
-    content = replace(encoder.description, training=trained_there)
-    since = open_evaluation_set(SimclrEncoder("since", encoder.model, content, "32"), None, None, 1.0, seed=0)
+    run = encoder.run
+    assert run is not None
+    there = replace(run, config=replace(run.config, data=str(changed)))  # more images since, under the same name
+    since = open_evaluation_set(with_run(encoder, there), None, None, 1.0, seed=0)
     assert since.seen and set(since.test.ids) != set(parts.test.ids)
 
 
@@ -123,9 +132,10 @@ def test_images_of_another_source_are_no_images_of_the_run(encoder: SimclrEncode
 def test_a_run_without_a_digest_knows_its_source_by_path(
     encoder: SimclrEncoder, parts: EvaluationSet, pattern_folder: Path, tmp_path: Path
 ) -> None:
-    record = {name: value for name, value in encoder.training.items() if name != SOURCE_DIGEST}
-    older = SimclrEncoder("older", encoder.model, replace(encoder.description, training=record), "32")
-    older.save_pretrained(tmp_path / "older")
+    older = encoder.save_pretrained(tmp_path / "older")
+    content = json.loads((older / "config.json").read_text())
+    del content["training"]["source_digest"]
+    (older / "config.json").write_text(json.dumps(content))
     for images in (SimclrEncoder.from_pretrained(tmp_path / "older", "cpu"), load(str(tmp_path / "older"), "cpu")):
         found = open_evaluation_set(images, None, None, 1.0, seed=0)
         assert not found.seen and list(found.test.ids) == list(parts.test.ids)
@@ -136,9 +146,10 @@ def test_why_there_is_nothing_to_evaluate_on(small: SimclrEncoder, tmp_path: Pat
     (singles / "fine" / "broken.png").unlink()
     with pytest.raises(DataError, match=r"no class of '.*singles' has two images"):
         open_evaluation_set(small, str(singles), None, 1.0, seed=0)
-    training = {**small.training, "data": str(tmp_path / "gone")}
-    lost = SimclrEncoder("lost", small.model, replace(small.description, training=training), "32")
-    with pytest.raises(DataError, match=r"lost was trained on '.*gone', .* labelled source with --data.* no data sou"):
+    assert small.run is not None
+    gone = replace(small.run, config=replace(small.run.config, data=str(tmp_path / "gone")))
+    lost = with_run(small, gone)
+    with pytest.raises(DataError, match=r"other was trained on '.*gone', .* labelled source with --data.* no data sou"):
         open_evaluation_set(lost, None, None, 1.0, seed=0)
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from opsin.config import to_dict
 from opsin.images.preprocessing import Preprocessing
+from opsin.pretrained import RunRecord
 from opsin.probing.evaluation_set import EvaluationSet, open_evaluation_set
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import open_splits
@@ -98,7 +98,7 @@ def small(pattern_folder: Path) -> SimclrEncoder:
         encoder=TINY_VIT,
         projection=None,
         preprocessing=Preprocessing(image_size=16),
-        metrics={},
-        training=to_dict(tiny_config(pattern_folder)),
+        run=RunRecord(config=tiny_config(pattern_folder)),
     )
-    return SimclrEncoder("small", SimclrModel(build_encoder(TINY_VIT, 16), nn.Identity()), content, "32")
+    network = SimclrModel(build_encoder(TINY_VIT, 16), nn.Identity()).requires_grad_(False)
+    return SimclrEncoder(network, content, name="small", precision="32")

@@ -32,7 +32,7 @@ from .conftest import tiny_config
 
 
 def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
-    config = tiny_config(pattern_folder, encoder=encoder.description.encoder)
+    config = tiny_config(pattern_folder, encoder=encoder.content.encoder)
     model = build_task(config, open_splits(config)).model
     assert isinstance(model, SimclrModel)
     began = model.encoder.state_dict()

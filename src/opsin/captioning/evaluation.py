@@ -34,7 +34,6 @@ from opsin.runtime import autocast, refuse_damaged
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison
-from opsin.training.record import run_of
 from opsin.training.run import FinalScores, measure_model
 
 logger = logging.getLogger(__name__)
@@ -136,7 +135,7 @@ def evaluate_all(
         return evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates)
 
     first = evaluate(split)
-    own, _ = run_of(CaptioningConfig, captioner.training)
+    own = None if captioner.run is None else captioner.run.config
     if split is not None or own is None or own.style_fraction == 0 or not is_same_source(first.data, own.data):
         return (first,)
     return first, evaluate(OTHER_STYLE)
@@ -160,7 +159,7 @@ def evaluate_captioner(
     features and the model takes images, or the reverse, and when it holds features or words that the model does not
     take.
     """
-    own, digest = run_of(CaptioningConfig, captioner.training)
+    own: CaptioningConfig | None = None if captioner.run is None else captioner.run.config
     ref = data or ("" if own is None else own.data)
     if captioner.takes_images and ref.startswith(COURSE):
         raise DataError(f"this captioner takes images, and {ref!r} holds features")
@@ -169,13 +168,13 @@ def evaluate_captioner(
     dataset: CaptionDataset
     source = overlap = None
     if captioner.takes_images:
-        images = choose_evaluation_images(CaptioningConfig(data=ref, exclude=tuple(exclude)), split, own, digest)
+        images = choose_evaluation_images(CaptioningConfig(data=ref, exclude=tuple(exclude)), split, captioner.run)
         source, split = images.source, images.split
         overlap = overlap_with_training(images, near=near_duplicates)
         captions = None if images.training is None else images.training.captions
         training_captions = [text for texts in captions or () for text in texts]
-        size, longest = captioner.preprocessing.image_size, captioner.decoder.max_length
-        if captioner.frozen_encoder is None:
+        size, longest = captioner.preprocessing.image_size, captioner.content.decoder.max_length
+        if captioner.content.frozen_encoder is None:
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
         else:
             encoder = captioner.load_frozen_encoder()
@@ -205,11 +204,11 @@ def _choose_features(
     """The features to evaluate on, their split, and the training captions."""
     if not ref.startswith(COURSE):
         raise DataError(f"this captioner takes features, and {ref!r} holds images")
-    settings = CaptioningConfig(decoder=captioner.decoder) if own is None else own
+    settings = CaptioningConfig(decoder=captioner.content.decoder) if own is None else own
     splits = open_splits(replace(settings, data=ref))
-    if splits.feature_dim != captioner.feature_dim:
+    if splits.feature_dim != captioner.content.feature_dim:
         raise DataError(
-            f"this captioner takes features of width {captioner.feature_dim}, and those of {ref!r} have width "
+            f"this captioner takes features of width {captioner.content.feature_dim}, and those of {ref!r} have width "
             f"{splits.feature_dim}"
         )
     if splits.vocabulary != captioner.vocabulary:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from opsin.captioning.config import DecoderConfig, EncoderConfig
+from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
 from opsin.captioning.image_captioner import ImageCaptioner, build_model
 from opsin.captioning.model import feature_tensor
-from opsin.captioning.model_card import model_card
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.pixels import each_image, pixel_batches
 from opsin.encoders import load
@@ -24,10 +23,9 @@ from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
-from opsin.pretrained import PretrainedModel
+from opsin.model_cards import CardText, inline_code
+from opsin.pretrained import Example, ModelContent, PretrainedModel
 from opsin.runtime import autocast, refuse_damaged
-
-KIND = "captioner"
 
 
 @dataclass(frozen=True)
@@ -57,64 +55,52 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What config.json of a captioner holds besides its kind and format version."""
+class CaptionerContent(ModelContent[CaptioningConfig]):
+    """What describes a captioner."""
 
+    config_class = CaptioningConfig
     encoder: EncoderConfig
     decoder: DecoderConfig
     words: tuple[str, ...]
     preprocessing: Preprocessing
-    feature_dim: int | None
+    feature_dim: int | None = None
+    """The width of the features that take the place of images, where they do."""
     frozen_encoder: str | None = None
+    """The reference (see `opsin.encoders.load`) of the encoder that gives these features, where one does."""
     encoder_fingerprint: str | None = None
-    metrics: dict[str, float]
-    training: dict[str, Any]
+    """That encoder's; None where it is not known."""
 
 
 class Captioner(PretrainedModel):
     """A network with its vocabulary, preprocessing and metrics: all that its directory holds."""
 
-    kind = KIND
-    content = _Content
+    kind = "captioner"
+    content_class = CaptionerContent
     model: ImageCaptioner
+    content: CaptionerContent
 
     def __init__(
-        self,
-        model: ImageCaptioner,
-        encoder: EncoderConfig,
-        decoder: DecoderConfig,
-        vocabulary: Vocabulary,
-        preprocessing: Preprocessing,
-        *,
-        feature_dim: int | None = None,
-        frozen_encoder: str | None = None,
-        encoder_fingerprint: str | None = None,
-        metrics: Mapping[str, float] | None = None,
-        training: Mapping[str, Any] | None = None,
-        precision: str = "auto",
+        self, model: ImageCaptioner, content: CaptionerContent, *, name: str | None = None, precision: str = "auto"
     ) -> None:
-        """See `PretrainedModel`; captions are written in `precision`. `frozen_encoder` is the reference (see
-        `opsin.encoders.load`) of the encoder that gives the features, where one does; one of another
-        `encoder_fingerprint` is refused when it is first needed."""
-        super().__init__(model, metrics, training, precision)
-        self.encoder = encoder
-        self.decoder = decoder
-        self.vocabulary = vocabulary
-        self.preprocessing = preprocessing
-        self.feature_dim = feature_dim
-        self.frozen_encoder = frozen_encoder
-        self.encoder_fingerprint = encoder_fingerprint
+        """See `PretrainedModel`. A frozen encoder of another fingerprint is refused when it is first needed."""
+        super().__init__(model, content, name=name, precision=precision)
+        self.vocabulary = Vocabulary(content.words)
+        self.preprocessing = content.preprocessing
         self._loaded_encoder: NetworkEncoder | None = None
 
     @property
     def takes_images(self) -> bool:
         """Whether it describes images; else features that were computed elsewhere."""
-        return self.feature_dim is None or self.frozen_encoder is not None
+        return self.content.feature_dim is None or self.content.frozen_encoder is not None
 
     @property
     def input_size(self) -> int:
         """The `size` of `opsin.images.opening.open_image` for images to describe."""
-        return self.preprocessing.image_size if self.frozen_encoder is None else self.load_frozen_encoder().input_size
+        return (
+            self.preprocessing.image_size
+            if self.content.frozen_encoder is None
+            else self.load_frozen_encoder().input_size
+        )
 
     def load_frozen_encoder(self) -> NetworkEncoder:
         """The frozen encoder that the model refers to, loaded when it is first needed.
@@ -122,50 +108,53 @@ class Captioner(PretrainedModel):
         Raises what `opsin.encoders.load` raises, CheckpointError when the one of that name has other weights now, and
         ConfigError for a model that has none.
         """
-        if self.frozen_encoder is None:
+        if self.content.frozen_encoder is None:
             raise ConfigError("this captioner has no frozen encoder")
         if self._loaded_encoder is None:
-            encoder = load(self.frozen_encoder, str(self.device), self.precision)
-            refuse_other_encoder(encoder, self.encoder_fingerprint)
+            encoder = load(self.content.frozen_encoder, str(self.device), self.precision)
+            refuse_other_encoder(encoder, self.content.encoder_fingerprint)
             self._loaded_encoder = encoder
         return self._loaded_encoder
 
     @classmethod
-    def _build(cls, content: _Content) -> ImageCaptioner:
+    def build(cls, content: CaptionerContent) -> ImageCaptioner:
         size, vocabulary = content.preprocessing.image_size, Vocabulary(content.words)
         return build_model(content.encoder, content.decoder, size, vocabulary, content.feature_dim)
 
-    @classmethod
-    def _assemble(cls, ref: str, content: _Content, network: ImageCaptioner, precision: str) -> Self:
-        return cls(
-            network,
-            content.encoder,
-            content.decoder,
-            Vocabulary(content.words),
-            content.preprocessing,
-            feature_dim=content.feature_dim,
-            frozen_encoder=content.frozen_encoder,
-            encoder_fingerprint=content.encoder_fingerprint,
-            metrics=content.metrics,
-            training=content.training,
-            precision=precision,
-        )
+    def example_inputs(self) -> Example:
+        """An image, or the features of one, and one caption of the usual length, all of its words in one pass: writing
+        it takes no more with a cache."""
+        decoder = self.model.decoder
+        network, (image,), text, _ = Example.of_image(self.model, self.preprocessing.image_size)
+        if self.content.frozen_encoder is not None:
+            image = image_features(self.load_frozen_encoder(), [Image.new("RGB", (64, 64))])[0]
+            text = f"features of {self.content.frozen_encoder}, which is not counted"
+        elif self.content.feature_dim is not None:
+            image, text = torch.zeros(1, self.content.feature_dim), f"{self.content.feature_dim} features"
+        length = decoder.max_length
+        caption = torch.full((1, length), decoder.null_index)
+        size = {"input": list(image.shape), "caption_length": length}
+        return Example(network, (image, caption), f"{text}, a caption of {length} words", size)
 
-    def _content(self) -> _Content:
-        return _Content(
-            encoder=self.encoder,
-            decoder=self.decoder,
-            words=self.vocabulary.words,
-            preprocessing=self.preprocessing,
-            feature_dim=self.feature_dim,
-            frozen_encoder=self.frozen_encoder,
-            encoder_fingerprint=self.encoder_fingerprint,
-            metrics=self.metrics,
-            training=self.training,
+    def card_text(self) -> CardText:
+        frozen = self.content.frozen_encoder
+        needs = f"\n\nImages reach it through the encoder {inline_code(str(frozen))}, which is not in this directory."
+        return CardText(
+            title="Image captioner",
+            tags=("image-to-text",),
+            description=f"""
+A transformer decoder that knows {len(self.vocabulary)} words, trained with opsin on the source
+{self.trained_on()}; `config.json` holds every setting of the run under `training`,
+the vocabulary and the preprocessing.{needs if frozen else ""}
+""",
+            notes="""
+`val_…` is on images held out from training, with greedy decoding; `test_…` is on the test images, with the run's
+number of beams, and `other_style_…` on drawings of training emoji in the style that was held out of training. BLEU,
+ROUGE-L and exact match are in 0 to 1, CIDEr-D is in 0 to 10; texts are cut into words by opsin's own rules. The model
+knows only what its training captions say: expect wrong captions for other images.
+""",
+            command="opsin caption IMAGES --model THIS_DIRECTORY",
         )
-
-    def _card(self) -> str:
-        return model_card(len(self.vocabulary), self.metrics, self.training)
 
     def caption(
         self,
@@ -230,12 +219,12 @@ class Captioner(PretrainedModel):
 
     def caption_features(self, features: np.ndarray | Tensor, *, beams: int = 3) -> list[Caption]:
         """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""
-        if self.feature_dim is None:
+        if self.content.feature_dim is None:
             raise ConfigError("this captioner was trained on images, not features; use caption")
         tensor = feature_tensor(features)
-        if tensor.ndim not in (2, 3) or tensor.shape[-1] != self.feature_dim:
+        if tensor.ndim not in (2, 3) or tensor.shape[-1] != self.content.feature_dim:
             raise DataError(
-                f"this captioner takes features of width {self.feature_dim}, not of shape {tuple(tensor.shape)}"
+                f"this captioner takes features of width {self.content.feature_dim}, not of shape {tuple(tensor.shape)}"
             )
         if not bool(tensor.isfinite().all()):
             raise DataError("some of these features are not finite numbers, so no caption can be written about them")
@@ -244,11 +233,11 @@ class Captioner(PretrainedModel):
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
         """What the decoder attends to, on the model's device, for uint8 pixels (N, 3, S, S) or float features."""
-        if self.feature_dim is None:
+        if self.content.feature_dim is None:
             self.watch.see(inputs)
         moved = inputs.to(self.device)
         with autocast(self.device, self.precision):
-            return self.model.encode(self.preprocessing.prepare(moved) if self.feature_dim is None else moved)
+            return self.model.encode(self.preprocessing.prepare(moved) if self.content.feature_dim is None else moved)
 
     def write(
         self,
@@ -297,7 +286,7 @@ class Captioner(PretrainedModel):
         self, images: ImageLike | Iterable[ImageLike], batch_size: int
     ) -> Iterator[tuple[Tensor, tuple[int, int] | None]]:
         """What the decoder attends to, with the grid of a frozen encoder's patches."""
-        if self.frozen_encoder is None:
+        if self.content.frozen_encoder is None:
             for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
                 yield self.encode(pixels), None
             return

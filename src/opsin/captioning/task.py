@@ -12,20 +12,20 @@ from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import CaptionDataset, ImageCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_loss
 from opsin.captioning.image_captioner import ImageCaptioner, build_model
-from opsin.captioning.inference import Captioner
+from opsin.captioning.inference import Captioner, CaptionerContent
 from opsin.captioning.splits import CaptionSplits
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import json_digest
 from opsin.data.datasets import pick_one, preprocessing_for
 from opsin.images.augment import vary
 from opsin.images.preprocessing import Preprocessing
+from opsin.pretrained import RunRecord
 from opsin.runtime import seeded
-from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_mean
 from opsin.training.task import Batch, StepOutput, Task
 
 
-class CaptioningTask(Task):
+class CaptioningTask(Task[ImageCaptioner]):
     """Cross-entropy of the next word, given the image and the true words before it.
 
     The loss is the mean over the captions of a batch of their words' summed cross-entropy, in units of the mean length
@@ -65,14 +65,14 @@ class CaptioningTask(Task):
         self.mean_length = mean_length
         self.feature_dim = feature_dim
         self.encoder_fingerprint = encoder_fingerprint
-        self.source_digest = source_digest
+        self.run = RunRecord(config=config, source_digest=source_digest)
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         inputs = batch["feature"] if self.feature_dim is not None else self._images(batch["image"], generator)
         captions = pick_one(batch["captions"], batch["num_captions"], generator)
         targets = captions[:, 1:]
-        features = self._network.encode(inputs)
-        decoder = self._network.decoder
+        features = self.model.encode(inputs)
+        decoder = self.model.decoder
         scores = decoder(features, captions[:, :-1])
         null = decoder.null_index
         total = caption_loss(scores, targets, null, label_smoothing=self.config.label_smoothing)
@@ -107,31 +107,25 @@ class CaptioningTask(Task):
 
     def foundations(self) -> dict[str, str]:
         encoder = {} if self.encoder_fingerprint is None else {"frozen encoder": self.encoder_fingerprint}
-        return {"vocabulary": json_digest(self.vocabulary.words), **encoder, **source_foundation(self.source_digest)}
+        return {"vocabulary": json_digest(self.vocabulary.words), **encoder, **self.run.foundations()}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.captioner(metrics).save_pretrained(directory)
 
     def captioner(self, metrics: Mapping[str, float] | None = None) -> Captioner:
         """The model in its present state, ready for use."""
-        return Captioner(
-            self._network,
-            self.config.encoder,
-            self.config.decoder,
-            self.vocabulary,
-            self.preprocessing,
+        content = CaptionerContent(
+            encoder=self.config.encoder,
+            decoder=self.config.decoder,
+            words=self.vocabulary.words,
+            preprocessing=self.preprocessing,
             feature_dim=self.feature_dim,
             frozen_encoder=self.config.frozen_encoder,
             encoder_fingerprint=self.encoder_fingerprint,
-            metrics=metrics,
-            training=training_record(self.config, self.source_digest),
-            precision=self.config.training.precision,
+            metrics=dict(metrics or {}),
+            run=self.run,
         )
-
-    @property
-    def _network(self) -> ImageCaptioner:
-        assert isinstance(self.model, ImageCaptioner)
-        return self.model
+        return Captioner(self.model, content, precision=self.config.training.precision)
 
 
 def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTask:

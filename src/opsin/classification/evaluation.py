@@ -26,7 +26,6 @@ from opsin.runtime import refuse_damaged
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
-from opsin.training.record import run_of
 from opsin.training.run import FinalScores, measure_model
 
 
@@ -113,8 +112,8 @@ def evaluate_classifier(
     when the model does not know a class of the source, or when the split is empty; CheckpointError for a model whose
     scores are NaN.
     """
-    own, digest = run_of(ClassificationConfig, classifier.training)
-    images = choose_evaluation_images(ClassificationConfig(data=data or "", exclude=tuple(exclude)), split, own, digest)
+    wanted = ClassificationConfig(data=data or "", exclude=tuple(exclude))
+    images = choose_evaluation_images(wanted, split, classifier.run)
     source = _match_classes(images.source, classifier.class_names)
     dataset = numbered_dataset(source, classifier.preprocessing.image_size)
     if len(dataset) == 0:

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opsin.checkpoint import names_imagenet
-from opsin.classification.config import ViTConfig
-from opsin.classification.model_card import model_card
+from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.data.pixels import pixel_batches
+from opsin.encoders.base import DenseNetworkEncoder
+from opsin.encoders.own import EncoderModel
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
+from opsin.model_cards import CardText, escape_markdown
 from opsin.nn.vision_transformer import VisionTransformer
-from opsin.pretrained import PretrainedModel
+from opsin.pretrained import Example, ModelContent
 from opsin.runtime import autocast, refuse_damaged, resolve_device
 
-KIND = "vit-classifier"
+NAMES_SHOWN = 20
+"""Of the classes, in a model card."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +36,30 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What config.json of a classifier holds besides its kind and format version."""
+class ClassifierContent(ModelContent[ClassificationConfig]):
+    """What describes a classifier."""
 
+    config_class = ClassificationConfig
     model: ViTConfig
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    metrics: dict[str, float]
-    training: dict[str, Any]
 
 
-class Classifier(PretrainedModel):
-    """A Vision Transformer with its class names, preprocessing and metrics: all that its directory holds."""
+class Classifier(EncoderModel, DenseNetworkEncoder):
+    """A Vision Transformer with its class names, preprocessing and metrics: all that its directory holds.
 
-    kind = KIND
-    content = _Content
+    It is an encoder of images as well: its features are what the head gets, and its patches the final tokens but the
+    class token.
+    """
+
+    kind = "vit-classifier"
+    content_class = ClassifierContent
     model: VisionTransformer
+    content: ClassifierContent
 
-    def __init__(
-        self,
-        model: VisionTransformer,
-        config: ViTConfig,
-        class_names: Sequence[str],
-        preprocessing: Preprocessing,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        training: Mapping[str, Any] | None = None,
-        precision: str = "auto",
-    ) -> None:
-        """See `PretrainedModel`; scores are computed in `precision`."""
-        super().__init__(model, metrics, training, precision)
-        self.config = config
-        self.class_names = tuple(class_names)
-        self.preprocessing = preprocessing
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.content.class_names
 
     @classmethod
     def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
@@ -74,39 +67,40 @@ class Classifier(PretrainedModel):
         if not names_imagenet(ref):
             return super().from_pretrained(ref, device, precision)
         from opsin.classification.imagenet import ImagenetClassifier
-        from opsin.encoders.imagenet import load_imagenet
 
-        encoder = load_imagenet(resolve_device(device))
-        encoder.precision = precision
-        return ImagenetClassifier(encoder)
+        classifier = ImagenetClassifier(resolve_device(device))
+        classifier.precision = precision
+        return classifier
 
     @classmethod
-    def _build(cls, content: _Content) -> VisionTransformer:
+    def build(cls, content: ClassifierContent) -> VisionTransformer:
         return build_model(content.model, content.preprocessing.image_size, len(content.class_names))
 
-    @classmethod
-    def _assemble(cls, ref: str, content: _Content, network: VisionTransformer, precision: str) -> Self:
-        return cls(
-            network,
-            content.model,
-            content.class_names,
-            content.preprocessing,
-            metrics=content.metrics,
-            training=content.training,
-            precision=precision,
-        )
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith("head.")}
 
-    def _content(self) -> _Content:
-        return _Content(
-            model=self.config,
-            class_names=self.class_names,
-            preprocessing=self.preprocessing,
-            metrics=self.metrics,
-            training=self.training,
-        )
+    def example_inputs(self) -> Example:
+        return Example.of_image(self.model, self.preprocessing.image_size)
 
-    def _card(self) -> str:
-        return model_card(self.class_names, self.metrics, self.training)
+    def card_text(self) -> CardText:
+        count = len(self.class_names)
+        names = ", ".join(map(escape_markdown, self.class_names[:NAMES_SHOWN]))
+        more = f" and {count - NAMES_SHOWN} more" if count > NAMES_SHOWN else ""
+        return CardText(
+            title="Vision Transformer classifier",
+            tags=("image-classification",),
+            description=f"""
+Tells apart {count} classes: {names}{more}.
+
+Trained with opsin on the source {self.trained_on()}; `config.json` holds every
+setting of the run under `training`, the class names and the preprocessing.
+""",
+            notes="""
+`val_…` is on images held out from training, `test_…` on the source's test split. The model knows nothing but images
+of that source: expect worse on images that differ from them.
+""",
+            command="opsin classify IMAGES --model THIS_DIRECTORY",
+        )
 
     def classify(
         self, images: ImageLike | Iterable[ImageLike], *, top_k: int = 5, batch_size: int = 64
@@ -154,9 +148,15 @@ class Classifier(PretrainedModel):
         maps = []
         for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
             weights = self.model.attention_weights(self.preprocessing.prepare(pixels.to(self.device)))
-            maps.append(attention_rollout(weights, self.config.pool, self.model.grid_size).cpu().numpy())
+            maps.append(attention_rollout(weights, self.content.model.pool, self.model.grid_size).cpu().numpy())
         grid = self.model.grid_size
         return np.concatenate(maps) if maps else np.zeros((0, grid, grid), dtype=np.float32)
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return self.model.pooled(images)
+
+    def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return self.model.patch_tokens(images)
 
 
 def build_model(config: ViTConfig, image_size: int, num_classes: int) -> VisionTransformer:

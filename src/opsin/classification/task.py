@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
+from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import ClassSplits
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.config import json_digest
 from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
 from opsin.images.augment import mix, vary
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.pretrained import RunRecord
 from opsin.runtime import seeded
 from opsin.training.metrics import classification_metrics
-from opsin.training.record import SOURCE_DIGEST, source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 
-class ClassificationTask(Task):
+class ClassificationTask(Task[VisionTransformer]):
     """Cross-entropy on augmented, possibly mixed images."""
 
     monitor = "val_accuracy"
@@ -33,21 +32,18 @@ class ClassificationTask(Task):
     def __init__(
         self,
         model: VisionTransformer,
-        config: ViTConfig,
-        augment: AugmentConfig,
+        run: RunRecord[ClassificationConfig],
         class_names: tuple[str, ...],
         preprocessing: Preprocessing,
         validation: ImageDataset | None,
-        training: Mapping[str, Any],
     ) -> None:
-        """`validation` is labelled data or None; `training` is the record of the run, for the model directory."""
+        """`validation` is labelled data or None."""
         super().__init__(model)
-        self.config = config
-        self.augment = augment
+        self.run = run
+        self.augment = run.config.augment
         self.class_names = class_names
         self.preprocessing = preprocessing
         self.validation = validation
-        self.training_config = training
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
         labels = batch["label"]
@@ -75,35 +71,31 @@ class ClassificationTask(Task):
         return {"val_accuracy": metrics.accuracy, "val_accuracy" + ERROR: error, "val_loss": metrics.loss}
 
     def foundations(self) -> dict[str, str]:
-        source = source_foundation(self.training_config.get(SOURCE_DIGEST))
-        return {"list of classes": json_digest(self.class_names), **source}
+        return {"list of classes": json_digest(self.class_names), **self.run.foundations()}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.classifier(metrics).save_pretrained(directory)
 
     def classifier(self, metrics: Mapping[str, float] | None = None) -> Classifier:
         """The model in its present state, ready for use."""
-        assert isinstance(self.model, VisionTransformer)
-        return Classifier(
-            self.model,
-            self.config,
-            self.class_names,
-            self.preprocessing,
-            metrics=metrics,
-            training=self.training_config,
-            precision=self.training_config.get("training", {}).get("precision", "auto"),
+        config = self.run.config
+        content = ClassifierContent(
+            model=config.model,
+            class_names=self.class_names,
+            preprocessing=self.preprocessing,
+            metrics=dict(metrics or {}),
+            run=self.run,
         )
+        return Classifier(self.model, content, precision=config.training.precision)
 
 
 def build_task(config: ClassificationConfig, splits: ClassSplits) -> ClassificationTask:
     """The task of a run, with a model initialized from the run's seed."""
     preprocessing = preprocessing_for(splits.train, config.image_size)
-    record = training_record(config, splits.source_digest)
+    run = RunRecord(config=config, source_digest=splits.source_digest)
     with seeded(config.seed, "weights"):
         model = build_model(config.model, config.image_size, len(splits.class_names))
-    return ClassificationTask(
-        model, config.model, config.augment, splits.class_names, preprocessing, splits.val, record
-    )
+    return ClassificationTask(model, run, splits.class_names, preprocessing, splits.val)
 
 
 def evaluate_dataset(classifier: Classifier, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:

@@ -100,8 +100,8 @@ def main(argv: list[str]) -> int:
         print_skipped(reader.skipped)
     described = options.model
     watched: object = captioner
-    if captioner.frozen_encoder is not None:
-        described, watched = captioner.frozen_encoder, captioner.load_frozen_encoder()
+    if captioner.content.frozen_encoder is not None:
+        described, watched = captioner.content.frozen_encoder, captioner.load_frozen_encoder()
     note_unlike(watched, described, "opsin train captioner --frozen-encoder imagenet", options.quiet)
     if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.captioning.pictures import save_attention_pictures

@@ -38,7 +38,7 @@ def _classifier_reference(options: ClassifyOptions) -> str:
             raise UsageError(f"--{name.replace('_', '-')} is for labels of your own; give --labels as well")
     from opsin.checkpoint import IMAGENET, names_imagenet, read_model_config, resolve_model
     from opsin.encoders.loading import is_pretrained_encoder
-    from opsin.encoders.local_clip import KIND
+    from opsin.systems import SYSTEMS
 
     if options.model is None or names_imagenet(options.model):
         if options.attention is not None:
@@ -46,7 +46,7 @@ def _classifier_reference(options: ClassifyOptions) -> str:
         return IMAGENET
     if is_pretrained_encoder(options.model):
         raise UsageError(f"{options.model} is no classifier; with a model of images and texts, give --labels")
-    if read_model_config(resolve_model(options.model))["kind"] == KIND:
+    if read_model_config(resolve_model(options.model))["kind"] == SYSTEMS["clip"].kind:
         raise UsageError(f"{options.model} is a model of images and texts; give --labels to classify with it")
     return options.model
 

@@ -97,11 +97,13 @@ def note_unlike(model: object, name: str, photographs: str | None, quiet: bool) 
     `photographs` says what there is for photographs, if anything, which people often give to a model of emoji.
     """
     from opsin.domain import watch_of
+    from opsin.pretrained import run_of
 
     watch = watch_of(model)
     if not watch.is_notable:
         return
-    is_of_emoji = getattr(model, "training", {}).get("data") == "emoji"
+    run = run_of(model)
+    is_of_emoji = run is not None and run.config.data == "emoji"
     hint = f"; for photographs: {photographs}" if photographs and is_of_emoji else ""
     images = "the image looks" if watch.seen == 1 else f"{watch.unlike} of {watch.seen} images look"
     note(f"{images} unlike the training images of {name}{hint}", quiet)

@@ -12,16 +12,16 @@ from opsin.cli.output import note, note_unlike, print_json, print_skipped, print
 
 if TYPE_CHECKING:
     from opsin.cli.evaluate_options import EvaluateOptions
-    from opsin.encoders.base import ImageEncoder
     from opsin.probing.evaluation import Evaluation, ProbeProtocol, ProbeResult
 
 
 def evaluate_features(options: EvaluateOptions) -> int:
     """Evaluate by `options.protocol`, or by nearest neighbours where there is none; returns the exit code."""
     protocol = _protocol(options)
+    from opsin.encoders import load
     from opsin.probing.evaluation import evaluate_encoder
 
-    encoder = _load(options)
+    encoder = load(options.run, options.device, options.precision)
     evaluation = evaluate_encoder(
         encoder,
         protocol,
@@ -64,17 +64,6 @@ def _protocol(options: EvaluateOptions) -> ProbeProtocol:
     given = {name: getattr(options, name) for name in names}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return kinds[name](seed=options.seed or 0, exclude=options.exclude, **settings)
-
-
-def _load(options: EvaluateOptions) -> ImageEncoder:
-    """A model of SimCLR, which can be made again untrained, or any other encoder."""
-    from opsin.checkpoint import read_model_config, resolve_model
-    from opsin.encoders.loading import is_pretrained_encoder, load
-    from opsin.simclr.inference import KIND, SimclrEncoder
-
-    if not is_pretrained_encoder(options.run) and read_model_config(resolve_model(options.run))["kind"] == KIND:
-        return SimclrEncoder.from_pretrained(options.run, options.device, options.precision)
-    return load(options.run, options.device, options.precision)
 
 
 def _document(evaluation: Evaluation, protocol: ProbeProtocol) -> dict[str, Any]:

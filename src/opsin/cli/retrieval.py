@@ -23,12 +23,12 @@ def evaluate_model(options: EvaluateOptions) -> int:
     if options.beams is not None or options.worst is not None or options.picture is not None:
         raise UsageError(f"--beams, --worst and --picture are for other kinds of models than {options.run}")
     from opsin.clip.evaluation import evaluate_retrieval
-    from opsin.encoders.local_clip import LocalClipEncoder
+    from opsin.clip.inference import ClipEncoder
 
-    encoder = LocalClipEncoder.from_pretrained(options.run, options.device, options.precision)
+    encoder = ClipEncoder.from_pretrained(options.run, options.device, options.precision)
     evaluation = evaluate_retrieval(
         encoder,
-        encoder.training,
+        encoder.run,
         options.data,
         options.split,
         exclude=options.exclude,

@@ -60,7 +60,7 @@ def _samplings(options: EvaluateOptions, model: TextToImage) -> list[Sampling]:
     from opsin.diffusion.drawings import Sampling
     from opsin.diffusion.samplers import SAMPLERS, spaced_timesteps
 
-    most = model.process.timesteps
+    most = model.content.process.timesteps
     scales = _values(options.guidances, float, "guidances", [Sampling().guidance_scale])
     steps = _values(options.steps, int, "steps", [Sampling().steps_of(most)])
     names = _values(options.samplers, str, "samplers", [str(Sampling().sampler)])
@@ -92,7 +92,7 @@ def _exam(options: EvaluateOptions, model: TextToImage, encoder: Any) -> Exam:
 
     given = {"num_prompts": options.prompts, "num_samples": options.samples, "seed": options.seed}
     return open_exam(
-        model.training,
+        model.run,
         encoder,
         model.image_size,
         data=options.data,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups
+from opsin.clip.inference import ClipEncoder
+from opsin.clip.model import DualEncoder
 from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
 from opsin.counts import number_of
 from opsin.data.datasets import Splits, batches_of
@@ -23,15 +24,13 @@ from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
-from opsin.encoders.local_clip import LocalClipEncoder
 from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing
-from opsin.nn.dual_encoder import DualEncoder
+from opsin.pretrained import RunRecord
 from opsin.runtime import autocast
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison, compare_share
-from opsin.training.record import run_of
 from opsin.training.run import FinalScores, measure_model
 
 BATCH_SIZE = 256
@@ -78,14 +77,14 @@ class Evaluation:
 
 def evaluate_retrieval(
     encoder: ImageTextEncoder,
-    training: Mapping[str, Any],
+    run: RunRecord[ClipConfig] | None,
     data: str | None = None,
     split: str | None = None,
     *,
     exclude: Sequence[str] = (),
     near_duplicates: bool = False,
 ) -> Evaluation:
-    """Evaluate on a split of a source; `training` is the record of the model's run, empty if there was none.
+    """Evaluate on a split of a source; `run` is that of the model, None if it is not known.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source. With
     `near_duplicates`, images are also compared with the training images by what they look like.
@@ -95,12 +94,12 @@ def evaluate_retrieval(
     come from the cache of `source_vectors`. Raises DataError when the split is empty, or when the source has no
     captions or no image that can be read.
     """
-    own, digest = run_of(ClipConfig, training)
-    if own is not None:
-        own = replace(own, captions="all")  # which rows a run has does not depend on it
+    if run is not None:
+        own = run.config
+        run = replace(run, config=replace(own, captions="all"))  # which rows a run has does not depend on it
         if split is None and own.train_on == "all" and is_same_source(data or own.data, own.data):
             split = "train"
-    images = choose_evaluation_images(ClipConfig(data=data or "", exclude=tuple(exclude)), split, own, digest)
+    images = choose_evaluation_images(ClipConfig(data=data or "", exclude=tuple(exclude)), split, run)
     source, image_features = source_vectors(images.source, encoder, quiet=True)
     groups, texts = _groups_and_texts(source)
     effect = "what is not read makes the scores worse, whatever the images show"
@@ -125,7 +124,7 @@ def measure_run(
         del datasets["train"]
     if "test" in datasets:
         datasets.pop("val", None)
-    encoder = LocalClipEncoder.from_pretrained(model, config.training.device)
+    encoder = ClipEncoder.from_pretrained(model, config.training.device)
 
     def score(dataset: CaptionedImages, name: str) -> FinalScores:
         precision = config.training.precision

@@ -9,31 +9,29 @@ from typing import Any
 
 import torch
 
-from opsin import checkpoint
 from opsin.clip.augmentation import augment_images
 from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages
 from opsin.clip.evaluation import evaluate_dataset, summary
+from opsin.clip.inference import ClipContent, ClipEncoder
 from opsin.clip.loss import clip_loss
+from opsin.clip.model import DualEncoder, build_dual_encoder
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
-from opsin.config import json_digest, to_dict
+from opsin.config import json_digest
 from opsin.data.datasets import Splits, preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import check_captions
-from opsin.encoders.clip_card import model_card
-from opsin.encoders.local_clip import KIND, ClipContent
 from opsin.errors import DataError
 from opsin.images.preprocessing import Preprocessing
-from opsin.nn.dual_encoder import DualEncoder, build_dual_encoder
 from opsin.nn.evaluating import evaluating
+from opsin.pretrained import RunRecord
 from opsin.runtime import seeded
-from opsin.training.record import source_foundation, training_record
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 
-class ClipTask(Task):
+class ClipTask(Task[DualEncoder]):
     """The contrastive loss of a batch of images and one text each."""
 
     monitor = "val_recall_at_10"
@@ -57,10 +55,10 @@ class ClipTask(Task):
         self.preprocessing = preprocessing
         self.texts = TextSampler(train.captions, tokenizer, config.augment)
         self.validation = validation
-        self.source_digest = source_digest
+        self.run = RunRecord(config=config, source_digest=source_digest)
 
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
-        self._network.clip_logit_scale()
+        self.model.clip_logit_scale()
         tokens, same_words = self.texts.draw(batch["row"].tolist(), generator)
         device = batch["image"].device
         images = augment_images(batch["image"].float() / 255, self.config.augment, generator)
@@ -82,19 +80,22 @@ class ClipTask(Task):
         """Retrieval scores of the model in its present state; its mode is left as it was."""
         with evaluating(self.model):
             precision = self.config.training.precision
-            return evaluate_dataset(self._network, self.tokenizer, self.preprocessing, dataset, precision)
+            return evaluate_dataset(self.model, self.tokenizer, self.preprocessing, dataset, precision)
 
     def foundations(self) -> dict[str, str]:
-        return {"tokenizer": json_digest(self.tokenizer.to_json()), **source_foundation(self.source_digest)}
+        return {"tokenizer": json_digest(self.tokenizer.to_json()), **self.run.foundations()}
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        training = training_record(self.config, self.source_digest)
-        write_model(directory, self._network, self.config, self.tokenizer, self.preprocessing, metrics, training)
-
-    @property
-    def _network(self) -> DualEncoder:
-        assert isinstance(self.model, DualEncoder)
-        return self.model
+        content = ClipContent(
+            embed_dim=self.config.embed_dim,
+            image=asdict(self.config.image),
+            text=text_tower_options(self.config, self.tokenizer),
+            tokenizer=self.tokenizer.to_json(),
+            preprocessing=self.preprocessing,
+            metrics=dict(metrics),
+            run=self.run,
+        )
+        ClipEncoder(self.model, content).save_pretrained(directory)
 
 
 def build_task(config: ClipConfig, splits: Splits[CaptionedImages]) -> ClipTask:
@@ -115,30 +116,6 @@ def build_task(config: ClipConfig, splits: Splits[CaptionedImages]) -> ClipTask:
         text = text_tower_options(config, tokenizer)
         model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
     return ClipTask(model, config, tokenizer, preprocessing, train, splits.val, splits.source_digest)
-
-
-def write_model(
-    directory: Path,
-    model: DualEncoder,
-    config: ClipConfig,
-    tokenizer: BpeTokenizer,
-    preprocessing: Preprocessing,
-    metrics: Mapping[str, float],
-    training: dict[str, Any],
-) -> None:
-    """The model as a directory, which `opsin.encoders.load` takes; an older model there is replaced in one step."""
-    content = ClipContent(
-        embed_dim=config.embed_dim,
-        image=asdict(config.image),
-        text=text_tower_options(config, tokenizer),
-        tokenizer=tokenizer.to_json(),
-        preprocessing=preprocessing,
-        metrics=dict(metrics),
-        training=training,
-    )
-    card = model_card(metrics, training)
-    tensors = model.state_dict()
-    checkpoint.save_pretrained(directory, kind=KIND, config=to_dict(content), tensors=tensors, card=card)
 
 
 def text_tower_options(config: ClipConfig, tokenizer: BpeTokenizer) -> dict[str, Any]:

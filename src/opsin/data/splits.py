@@ -10,11 +10,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from opsin.config import check_numbers, json_digest
 from opsin.errors import ConfigError, DataError, OpsinError
+from opsin.pretrained import RunRecord
 from opsin.runtime import derive_seed
 from opsin.sources.exclusion import Patterns
 from opsin.sources.image_source import SPLITS, ImageSource
@@ -80,9 +82,9 @@ class SplitSource:
         """Of what the split depends on; see `split_digest`."""
         return split_digest(self.source)
 
-    def has_changed(self, digest: str | None) -> bool:
-        """Whether the source had another digest before; False where that is not known."""
-        return digest is not None and digest != self.digest
+    def has_changed(self, run: RunRecord[Any] | None) -> bool:
+        """Whether the source has other images than when this run split it; False where that is not known."""
+        return run is not None and run.source_digest not in (None, self.digest)
 
     @property
     def training(self) -> ImageSource:
@@ -222,21 +224,20 @@ class EvaluationImages:
     are_trained_on: bool
 
 
-def choose_evaluation_images(
-    wanted: DataConfig, split: str | None, own: DataConfig | None, digest: str | None
-) -> EvaluationImages:
+def choose_evaluation_images(wanted: DataConfig, split: str | None, made_by: RunRecord[Any] | None) -> EvaluationImages:
     """The images of a split of a source; which ones these are by default, see `evaluation_split`.
 
     `wanted` names the source, no `data` meaning the one that the model was trained on, and what to exclude from it.
-    `own` is the config of the run that made the model, and `digest` that of its source, each None where it is not
-    known. Raises DataError when there is no such source or split.
+    `made_by` is the run that made the model, None where it is not known. Raises DataError when there is no such source
+    or split.
     """
+    own: DataConfig | None = None if made_by is None else made_by.config
     ref = wanted.data or ("" if own is None else own.data)
     if not ref:
         raise DataError("this model does not say what it was trained on; name a source with --data")
     if own is not None and is_same_source(ref, own.data):
         run = own.split(to_train=False)
-        has_changed = run.has_changed(digest)
+        has_changed = run.has_changed(made_by)
         source, name = evaluation_split(run.source, split, run.rows, has_changed=has_changed)
         source = exclude_images(source, wanted.exclude, own.exclude)
         return EvaluationImages(ref, name, source, None if has_changed else run.training, name in ("train", "all"))
@@ -245,7 +246,7 @@ def choose_evaluation_images(
     if own is not None:
         with contextlib.suppress(OpsinError):
             run = own.split(to_train=False)
-            training = None if run.has_changed(digest) else run.training
+            training = None if run.has_changed(made_by) else run.training
     return EvaluationImages(ref, name, source, training, are_trained_on=False)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,11 +20,11 @@ from opsin.diffusion.config import DiffusionConfig
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
+from opsin.pretrained import RunRecord
 from opsin.progress import counted
 from opsin.runtime import derive_seed
 from opsin.sources.image_source import SPLITS, ImageSource
 from opsin.sources.opening import exclude_images, is_same_source
-from opsin.training.record import run_of
 
 TRAIN, HELD_OUT, OTHER = "train", "held_out", "other"
 SPOKEN = {TRAIN: "training", HELD_OUT: "held-out", OTHER: "other"}
@@ -94,7 +93,7 @@ class Exam:
 
 
 def open_exam(
-    record: Mapping[str, Any],
+    made_by: RunRecord[DiffusionConfig] | None,
     encoder: ImageTextEncoder,
     image_size: int,
     *,
@@ -108,7 +107,7 @@ def open_exam(
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
-    `record` is that of the run that made the model, empty where nobody knows. Images are seen at its `image_size`, as
+    `made_by` is the run that made the model, None where nobody knows. Images are seen at its `image_size`, as
     its drawings are. A prompt is the first caption of an image, and the first captions of all images are the names it
     is sought among. `exclude` are patterns of images to leave out, besides those that the run has left out.
 
@@ -116,7 +115,7 @@ def open_exam(
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    run, ref, own = _open(record, data, exclude)
+    run, ref, own = _open(made_by, data, exclude)
     source = run.source
     rows, training_rows = choose_parts(run, ref, split)
     if own is not None and exclude:
@@ -196,11 +195,11 @@ def _rows_of_split(source: ImageSource, split: str) -> np.ndarray:
 
 
 def _open(
-    record: Mapping[str, Any], data: str | None, exclude: Sequence[str]
+    made_by: RunRecord[DiffusionConfig] | None, data: str | None, exclude: Sequence[str]
 ) -> tuple[SplitSource, str, DiffusionConfig | None]:
     """The source to evaluate on, its name, and the settings of the model's run when that is what it was trained on;
     another source is not split."""
-    own, digest = run_of(DiffusionConfig, record)
+    own = None if made_by is None else made_by.config
     ref = data or ("" if own is None else own.data)
     if not ref:
         raise DataError("the model does not say what it was trained on; give the captioned images to judge it on")
@@ -208,7 +207,7 @@ def _open(
         other = DiffusionConfig(data=ref, exclude=tuple(exclude)).open(to_train=False)
         return SplitSource(other, {}), ref, None
     run = own.split(to_train=False)
-    if run.has_changed(digest):
+    if run.has_changed(made_by):
         raise DataError(
             f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
             "these were; judge it on another source with --data"

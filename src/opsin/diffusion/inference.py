@@ -6,75 +6,67 @@ Dimensions: N images, S steps, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from opsin import checkpoint
 from opsin.data.pixels import fit_image
 from opsin.data.unread import warn_of_unread
-from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
-from opsin.diffusion.directory import KIND, DiffusionContent, read_model, write_model
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.masks import read_mask
-from opsin.diffusion.model import TextDiffusion
+from opsin.diffusion.model import DiffusionContent, TextDiffusion, build_model
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import is_blank, load_text_encoder, text_features
-from opsin.domain import Watch
 from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.opening import ImageLike, open_image
-from opsin.pretrained import domain_content, read_watch
-from opsin.runtime import autocast, refuse_damaged, resolve_device, resolve_precision
+from opsin.model_cards import CardText, inline_code
+from opsin.pretrained import Example, PretrainedModel
+from opsin.runtime import autocast, refuse_damaged, resolve_precision
 
 
-class TextToImage:
-    """A diffusion network with its text encoder's name and its settings: all that its directory holds."""
+class TextToImage(PretrainedModel):
+    """A diffusion network with its text encoder's name and its settings: all that its directory holds.
 
-    kind = KIND
+    Its watch counts images given to `vary` that look unlike the training images.
+    """
+
+    kind = "text-diffusion"
+    content_class = DiffusionContent
+    model: TextDiffusion
+    content: DiffusionContent
 
     def __init__(
         self,
         model: TextDiffusion,
-        config: UnetConfig,
-        process: ProcessConfig,
-        text_encoder: str,
+        content: DiffusionContent,
         *,
-        text_fingerprint: str | None = None,
-        loaded_encoder: TextEncoder | None = None,
-        metrics: Mapping[str, float] | None = None,
-        training: Mapping[str, Any] | None = None,
+        name: str | None = None,
         precision: str = "auto",
+        loaded_encoder: TextEncoder | None = None,
     ) -> None:
-        """`text_encoder` is a reference of `load_text_encoder`, loaded when it is first needed, and refused then if it
-        has another `text_fingerprint`, unless `loaded_encoder` is given; `training` is the resolved config of the run
-        that made the model, as JSON types."""
-        self.model = model.eval()
-        self.config = config
-        self.process = process
-        self.text_encoder = text_encoder
-        self.text_fingerprint = text_fingerprint
+        """See `PretrainedModel`. The text encoder is loaded when it is first needed, and refused then if it has another
+        fingerprint, unless `loaded_encoder` is given."""
+        super().__init__(model, content, name=name, precision=precision)
+        self.precision = resolve_precision(precision, self.device)
         self._loaded_encoder = loaded_encoder
         self._told: set[str] = set()
-        self.metrics = dict(metrics or {})
-        self.training = dict(training or {})
-        self.watch = Watch()
-        """Counts images given to `vary` that look unlike the training images."""
-        self.precision = resolve_precision(precision, self.device)  # refuses here what drawing would refuse later
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.text_mean.device
 
     @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""
-        return self.model.diffusion.image_size
+        return self.content.image_size
+
+    @property
+    def text_encoder(self) -> str:
+        """The reference of the text encoder."""
+        return self.content.text_encoder
 
     @classmethod
     def from_pretrained(
@@ -84,49 +76,54 @@ class TextToImage:
         precision: str = "auto",
         *,
         text_encoder: TextEncoder | str | None = None,
-    ) -> TextToImage:
+    ) -> Self:
         """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
 
         `text_encoder` takes the place of the one that the model was trained with: a reference says where that one is
         now, and another one is refused; an encoder must give the same vectors, which is not checked.
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """
-        directory = checkpoint.resolve_model(ref)
-        content, model = read_model(directory)
-        loaded = cls(
-            model.to(resolve_device(device)),
-            content.model,
-            content.process,
-            text_encoder if isinstance(text_encoder, str) else content.text_encoder,
-            text_fingerprint=content.text_fingerprint,
-            loaded_encoder=None if isinstance(text_encoder, str) else text_encoder,
-            metrics=content.metrics,
-            training=content.training,
-            precision=precision,
+        model = super().from_pretrained(ref, device, precision)
+        model.model.to(memory_format=torch.channels_last)
+        if isinstance(text_encoder, str):
+            model.content = replace(model.content, text_encoder=text_encoder)
+        else:
+            model._loaded_encoder = text_encoder
+        return model
+
+    @classmethod
+    def build(cls, content: DiffusionContent) -> TextDiffusion:
+        return build_model(content.model, content.process, content.image_size, content.text_dim)
+
+    @classmethod
+    def is_derived(cls, name: str) -> bool:
+        """The noise schedule follows from the settings; rounded to float16 it would be another one."""
+        return name.startswith("diffusion.") and not name.startswith("diffusion.model.")
+
+    def example_inputs(self) -> Example:
+        """One evaluation of the network, of which an image takes one a step, and two with guidance."""
+        network = self.model.diffusion.model
+        assert network is not None
+        _, (image,), words, size = Example.of_image(network, self.image_size)
+        return Example(network, (image, torch.zeros(1, dtype=torch.int64)), f"{words}, one evaluation", size)
+
+    def card_text(self) -> CardText:
+        return CardText(
+            title="Text-to-image diffusion model",
+            tags=("text-to-image",),
+            description=f"""
+Generates images of {self.image_size} x {self.image_size} pixels from a prompt. Trained with opsin on the images and
+captions of the source {self.trained_on()}; `config.json` holds every setting of the run under
+`training`. Prompts go through the text encoder {inline_code(self.text_encoder)}, which is not in this directory.
+""",
+            notes="""
+`val_loss` is the mean squared error of the network's prediction, without the weights of the training loss, on images
+held out from training, averaged over time steps; `val_loss_t…` is that of a single time step. `seen_loss` is the same
+on images that were trained on, where none are held out. Neither says how good the samples are. The model knows its
+training captions: expect less of prompts that are unlike them.
+""",
+            command='opsin generate "PROMPT" --model THIS_DIRECTORY --out grid.png',
         )
-        loaded.watch = read_watch(directory)
-        return loaded
-
-    def save_pretrained(self, directory: str | Path) -> Path:
-        """Write config.json, model.safetensors and README.md, replacing the directory in one step."""
-        content = DiffusionContent(
-            model=self.config,
-            process=self.process,
-            image_size=self.image_size,
-            text_encoder=self.text_encoder,
-            text_fingerprint=self.text_fingerprint,
-            text_dim=len(self.model.text_mean),
-            metrics=self.metrics,
-            training=self.training,
-        )
-        return write_model(directory, content, self.model, domain_content(self.watch))
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload to the Hugging Face Hub; returns the repository's address."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return checkpoint.push_to_hub(self.save_pretrained(Path(folder) / "model"), repo_id, private=private)
 
     # ------------------------------------------------------------------------------------------ pictures
 
@@ -234,7 +231,7 @@ class TextToImage:
                     "the text encoder of the model cannot be used; if it was moved, say where it is now with "
                     f"--text-encoder, in Python with from_pretrained(text_encoder=…): {error}"
                 ) from error
-            refuse_other_encoder(encoder, self.text_fingerprint, "--text-encoder")
+            refuse_other_encoder(encoder, self.content.text_fingerprint, "--text-encoder")
             self._loaded_encoder = encoder
         return self._loaded_encoder
 

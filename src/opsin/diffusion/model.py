@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from opsin.diffusion.config import ProcessConfig, UnetConfig
+from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig, refuse_senseless_size
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.diffusion.unet import Unet
+from opsin.errors import ConfigError
+from opsin.pretrained import ModelContent
 
 
 class TextDiffusion(nn.Module):
@@ -34,6 +38,26 @@ class TextDiffusion(nn.Module):
     def scaled(self, features: Tensor) -> Tensor:
         """Embeddings (N, E) as the network takes them."""
         return (features - self.text_mean) * self.text_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionContent(ModelContent[DiffusionConfig]):
+    """What describes a diffusion model."""
+
+    config_class = DiffusionConfig
+    model: UnetConfig
+    process: ProcessConfig
+    image_size: int
+    text_encoder: str
+    """The reference of the text encoder whose vectors the network was trained on; see `load_text_encoder`."""
+    text_fingerprint: str | None = None
+    """That encoder's `opsin.encoders.fingerprint`; None where it is not known."""
+    text_dim: int
+
+    def __post_init__(self) -> None:
+        refuse_senseless_size(self.image_size, self.model)
+        if self.text_dim < 1:
+            raise ConfigError(f"text_dim must be at least 1, not {self.text_dim}")
 
 
 def build_model(model: UnetConfig, process: ProcessConfig, image_size: int, text_dim: int) -> TextDiffusion:

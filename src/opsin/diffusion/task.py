@@ -14,12 +14,12 @@ from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.model import TextDiffusion, build_model
+from opsin.diffusion.model import DiffusionContent, TextDiffusion, build_model
 from opsin.diffusion.pictures import generations_figure
 from opsin.images.augment import random_flip
 from opsin.pictures import save_figure
+from opsin.pretrained import RunRecord
 from opsin.runtime import autocast, make_generator, seeded
-from opsin.training.record import source_foundation, training_record
 from opsin.training.task import Batch, StepOutput, Task
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -32,7 +32,7 @@ SAMPLES_EACH = 2
 ItemT = TypeVar("ItemT")
 
 
-class DiffusionTask(Task):
+class DiffusionTask(Task[TextDiffusion]):
     """The loss of `GaussianDiffusion.p_losses`, one text drawn for each image."""
 
     text_features: Tensor
@@ -41,6 +41,7 @@ class DiffusionTask(Task):
         super().__init__(model)
         self.config = config
         self.splits = splits
+        self.run = RunRecord(config=config, source_digest=splits.source_digest)
         # Known from the data: a training state need not hold it.
         self.register_buffer("text_features", splits.features, persistent=False)
         self.sample_texts = _spread(splits.texts, SAMPLE_PROMPTS)
@@ -51,7 +52,7 @@ class DiffusionTask(Task):
         if self.config.flip:
             images = random_flip(images, generator)
         rows = pick_one(batch["texts"], batch["num_texts"], generator)
-        loss = self._network.diffusion.p_losses(_channels_last(images), self._conditions(rows))
+        loss = self.model.diffusion.p_losses(_channels_last(images), self._conditions(rows))
         return StepOutput(loss, {})
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ class DiffusionTask(Task):
         They are `val_loss…`, or `seen_loss…` when nothing is held out and training images are judged.
         """
         judged, name = (self.splits.train, "seen_loss") if self.splits.val is None else (self.splits.val, "val_loss")
-        diffusion = self._network.diffusion
+        diffusion = self.model.diffusion
         steps = [round(level * (diffusion.num_timesteps - 1)) for level in LEVELS]
         losses: dict[int, list[Tensor]] = {step: [] for step in steps}
         generator = make_generator(self.config.training.seed, "validation")
@@ -80,14 +81,14 @@ class DiffusionTask(Task):
 
     def foundations(self) -> dict[str, str]:
         own = {} if self.splits.encoder is None else {"text encoder": self.splits.encoder.fingerprint}
-        return own | source_foundation(self.splits.source_digest)
+        return own | self.run.foundations()
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
         self.text_to_image(metrics).save_pretrained(directory)
 
     def save_samples(self, directory: Path, step: int) -> None:
         """A grid of the same prompts from the same noise at each step of the run."""
-        vectors = self._network.scaled(self.text_features[self._sample_rows]).repeat_interleave(SAMPLES_EACH, dim=0)
+        vectors = self.model.scaled(self.text_features[self._sample_rows]).repeat_interleave(SAMPLES_EACH, dim=0)
         sampling = Sampling(guidance_scale=self.config.sample_guidance)
         generator = make_generator(self.config.training.seed, "samples")
         pictures = images_of(self.text_to_image().draw(vectors, sampling, generator=generator)[:, -1])
@@ -100,24 +101,20 @@ class DiffusionTask(Task):
     def text_to_image(self, metrics: Mapping[str, float] | None = None) -> TextToImage:
         """The model in its present state, ready for use."""
         encoder = self.splits.encoder
-        return TextToImage(
-            self._network,
-            self.config.model,
-            self.config.process,
-            self.config.text_encoder if encoder is None else encoder.name,
+        content = DiffusionContent(
+            model=self.config.model,
+            process=self.config.process,
+            image_size=self.model.diffusion.image_size,
+            text_encoder=self.config.text_encoder if encoder is None else encoder.name,
             text_fingerprint=None if encoder is None else encoder.fingerprint,
-            metrics=metrics,
-            training=training_record(self.config, self.splits.source_digest),
-            precision=self.config.training.precision,
+            text_dim=len(self.model.text_mean),
+            metrics=dict(metrics or {}),
+            run=self.run,
         )
+        return TextToImage(self.model, content, precision=self.config.training.precision)
 
     def _conditions(self, rows: Tensor) -> dict[str, Tensor]:
-        return {"text_emb": self._network.scaled(self.text_features[rows])}
-
-    @property
-    def _network(self) -> TextDiffusion:
-        assert isinstance(self.model, TextDiffusion)
-        return self.model
+        return {"text_emb": self.model.scaled(self.text_features[rows])}
 
 
 def build_task(config: DiffusionConfig, splits: DiffusionSplits) -> DiffusionTask:

@@ -24,6 +24,7 @@ from opsin.data.unread import Unread
 from opsin.images.opening import ImageLike, open_image
 from opsin.images.threads import DECODING_THREADS
 from opsin.runtime import autocast, refuse_damaged
+from opsin.state_dicts import digest_in_order
 
 BATCH_SIZE = 32
 
@@ -115,6 +116,15 @@ class NetworkEncoder:
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of every weight that its vectors are made by."""
+        return digest_in_order(self.weights().items())
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that vectors are made by: those of a head or projection that does not are not among them."""
+        return self.network.state_dict()
 
     def encode_image(self, images: ImageLike | Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image, CheckpointError for a network whose

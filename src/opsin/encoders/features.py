@@ -29,7 +29,7 @@ from opsin.encoders.base import (
     sample_image,
 )
 from opsin.encoders.fingerprint import fingerprint
-from opsin.encoders.fitted import FittedImages
+from opsin.encoders.own import EncoderModel
 from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
 from opsin.images.opening import ImageLike, pixel_digest
@@ -109,7 +109,7 @@ def _cached(
 
     def digest(row: int) -> bytes:
         image = source.load(row, size)
-        if isinstance(encoder, FittedImages) and encoder.watch.domain is not None:  # also of images in the cache
+        if isinstance(encoder, EncoderModel) and encoder.watch.domain is not None:  # also of images in the cache
             encoder.see(encoder._prepare(image)[None])
         return pixel_digest(image)
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from torch import nn
 
 from opsin.encoders.base import ImageEncoder, TextEncoder
 from opsin.errors import CheckpointError, ConfigError
-from opsin.state_dicts import add_to_digest
+from opsin.state_dicts import digest_in_order
 
 
 def fingerprint(encoder: object) -> str:
-    """SHA-256, in hexadecimal, of every weight of the networks that an encoder is or holds as attributes.
+    """A text that tells an encoder's vectors from those of other weights: its own attribute `fingerprint`, which every
+    `NetworkEncoder` has, else SHA-256, in hexadecimal, of the networks that the encoder is or holds as attributes.
 
-    An encoder without such networks says what it is by its own attribute `fingerprint`. Raises ConfigError when it has
-    neither, for then its vectors could not be told from those of other weights.
+    Raises ConfigError when it has neither.
     """
     own = getattr(encoder, "fingerprint", None)
     if isinstance(own, str):
         return own
-    digest = hashlib.sha256()
-    seen: set[int] = set()
     parts = [encoder, *(value for _, value in sorted(vars(encoder).items()))]
     networks = [part for part in parts if isinstance(part, nn.Module)]
     if not networks:
@@ -29,13 +25,7 @@ def fingerprint(encoder: object) -> str:
             f"{type(encoder).__name__} holds no network that would tell its vectors from those of other weights; give "
             "it an attribute `fingerprint`, a text that says what it is"
         )
-    for network in networks:
-        for name, tensor in network.state_dict().items():
-            if tensor.data_ptr() in seen and tensor.numel() > 0:
-                continue  # the image half of a network that is an attribute as a whole as well
-            seen.add(tensor.data_ptr())
-            add_to_digest(digest, name, tensor)
-    return digest.hexdigest()
+    return digest_in_order(item for network in networks for item in network.state_dict().items())
 
 
 def refuse_other_encoder(encoder: ImageEncoder | TextEncoder, expected: str | None, option: str | None = None) -> None:

@@ -45,7 +45,8 @@ class ImagenetEncoder(DenseNetworkEncoder):
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         """`network` is what `load_network` gives."""
-        super().__init__(IMAGENET, network.to(memory_format=torch.channels_last), device)
+        # By name, since a subclass that is another kind of model as well has other bases in between.
+        DenseNetworkEncoder.__init__(self, IMAGENET, network.to(memory_format=torch.channels_last), device)
         self._layers: Any = self.network
 
     def encode_dense(

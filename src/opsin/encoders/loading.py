@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
-from opsin.checkpoint import comes_with_opsin, names_imagenet
+from opsin import checkpoint
+from opsin.checkpoint import names_imagenet
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
-from opsin.errors import ConfigError, MissingExtraError
+from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from opsin.hub import hub_has
+from opsin.pretrained import model_class
 from opsin.runtime import resolve_device, resolve_precision
 
 LIBRARIES = ("timm", "open_clip")
@@ -40,15 +42,12 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
 
 
 def absolute_reference(ref: str) -> str:
-    """The same reference from any working directory: a path that exists is made absolute, unless it is a folder that
-    happens to have the name of a model that ships with opsin."""
+    """The same reference from any working directory; see `opsin.checkpoint.absolute_reference`."""
     kind, _, name = ref.partition(":")
     if kind in LIBRARIES and "@" in name:
         name, _, file = name.partition("@")
         return f"{kind}:{name}@{Path(file).expanduser().absolute()}" if file else ref
-    path = Path(ref).expanduser()
-    is_path = bool(ref) and path.exists() and not comes_with_opsin(ref)
-    return str(path.absolute()) if is_path else ref
+    return checkpoint.absolute_reference(ref)
 
 
 def is_pretrained_encoder(ref: str) -> bool:
@@ -90,9 +89,23 @@ def _load(ref: str, target: torch.device) -> NetworkEncoder:
         from opsin.encoders.openai import load_openai_file
 
         return load_openai_file(path, target)
-    from opsin.encoders.local import load_local
+    return _load_own(ref, target)
 
-    return load_local(ref, target)
+
+def _load_own(ref: str, device: torch.device) -> NetworkEncoder:
+    """A model of opsin that encodes images: a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+
+    Raises CheckpointError when there is no model, or when it is of another kind.
+    """
+    found = model_class(ref)
+    if not issubclass(found, NetworkEncoder):
+        raise CheckpointError(
+            f"{ref} holds a model of kind {found.kind!r}, which is no encoder; give a classifier (`opsin train vit`), "
+            "a model that learned without labels (`opsin train simclr`), a model of images and texts (`opsin train "
+            "clip`, or emoji-clip), imagenet, timm:NAME, or open_clip:ARCHITECTURE/TAG"
+        )
+    encoder: NetworkEncoder = found.from_pretrained(ref, str(device))
+    return encoder
 
 
 def load_image_text(ref: str, device: str = "auto", precision: str = "auto") -> ImageTextEncoder:

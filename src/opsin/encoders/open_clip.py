@@ -69,6 +69,10 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
     def _prepare(self, image: Image.Image) -> Tensor:
         return self.preprocess(image)
 
+    def weights(self) -> dict[str, Tensor]:
+        """Those of both halves."""
+        return self.model.state_dict()
+
     def _pooled(self, images: Tensor) -> Tensor:
         return self.network(images)
 

@@ -74,12 +74,22 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, C, img_size, img_size) to scores (N, K), or to features (N, D) without a head."""
+        return self.head(self.pooled(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """Images (N, C, img_size, img_size) to one vector each, (N, D), which the head gets."""
         tokens = self.forward_features(images)
-        return self.head(tokens[:, 0] if self.class_token is not None else tokens.mean(dim=1))
+        return tokens[:, 0] if self.class_token is not None else tokens.mean(dim=1)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (N, C, img_size, img_size) to the final tokens (N, T, D), the class token first if there is one."""
         return self.norm(self.transformer(self._embed(images)))
+
+    def patch_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (N, C, img_size, img_size) to the final tokens of their patches (N, P, D), without the class token,
+        and the grid (rows, columns) of the patches."""
+        tokens = self.forward_features(images)
+        return tokens[:, int(self.class_token is not None) :], (self.grid_size, self.grid_size)
 
     @torch.no_grad()
     def attention_weights(self, images: Tensor) -> Tensor:

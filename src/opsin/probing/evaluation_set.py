@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,20 +13,18 @@ from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal, printable
+from opsin.pretrained import PretrainedModel, RunRecord, run_of
 from opsin.probing.linear_probe import labelled_rows
 from opsin.runtime import derive_seed
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.sources.opening import exclude_images, is_same_source, open_labelled
-from opsin.training.record import SOURCE_DIGEST
+from opsin.systems import system_of_kind
 
 HELD_OUT = 0.2
 """Fraction of a source without splits that is held out to evaluate on, and fraction of the labelled images that a
 linear probe chooses its regularization on."""
 FEWEST_LABELLED = 10
 """Images of a class that a tenth of the labels must leave, or all are used."""
-DIVIDED_ALIKE = ("simclr", "vit-classifier")
-"""Kinds of models whose runs divide all images of their source by `split_rows`, as it is done here. Others leave some
-out before, or train on all."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,14 @@ def open_evaluation_set(
         raise ConfigError(
             f"an encoder is evaluated on the split test or val, not on {split!r}: labels are taken from the rest"
         )
-    training = getattr(encoder, "training", None)
-    if not isinstance(training, Mapping):  # a network of torch says by this name whether it is in training
-        training = {}
-    own = str(training.get("data", ""))
+    run = run_of(encoder)
+    own, own_exclude = ("", ()) if run is None else (run.config.data, run.config.exclude)
     ref = data or own
-    own_exclude = tuple(training.get("exclude", ()))
     source = _open(encoder.name, data, own, own_exclude, exclude, min_classes=1 if train_data else 2)
-    digest = training.get(SOURCE_DIGEST)
+    digest = None if run is None else run.source_digest
     is_unchanged = digest is not None and digest == split_digest(source)
     is_own = is_unchanged or is_same_source(ref, own)
-    rows, held_out_by_run = _rows(source, training if is_own else {})
+    rows, held_out_by_run = _rows(source, run if is_own else None)
     if train_data is not None:
         rows["all"] = np.arange(len(source))
     wanted = split or ("test" if len(rows["test"]) else "val")
@@ -103,7 +98,8 @@ def open_evaluation_set(
         wanted != "all"
         and (is_unchanged or digest is None)
         and held_out_by_run
-        and getattr(encoder, "kind", None) in DIVIDED_ALIKE
+        and isinstance(encoder, PretrainedModel)
+        and system_of_kind(encoder.kind).holds_out
     )
     seen = is_own and not held_out
     rest = rows["train"] if wanted == "val" else np.sort(np.concatenate([rows["train"], rows["val"]]))
@@ -216,11 +212,13 @@ def _nothing_to_evaluate_on(ref: str, split: str | None) -> str:
     )
 
 
-def _rows(source: ImageSource, training: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], bool]:
+def _rows(source: ImageSource, run: RunRecord[Any] | None) -> tuple[dict[str, np.ndarray], bool]:
     """As the run divided the source, also when it then trained on a part only; and whether it or the source held
     anything out."""
-    val_fraction, test_fraction = (float(training.get(f"{name}_fraction", 0.0)) for name in ("val", "test"))
-    seed = int(training.get("training", {}).get("seed", 0))
+    val_fraction, test_fraction, seed = 0.0, 0.0, 0
+    if run is not None:
+        val_fraction, seed = run.config.val_fraction, run.config.seed
+        test_fraction = getattr(run.config, "test_fraction", 0.0)  # not every system has one
     rows = split_rows(source, val_fraction, test_fraction, seed)
     if len(rows["test"]) + len(rows["val"]) > 0:
         return rows, True

@@ -72,8 +72,8 @@ def finetune(
 
     Raises what `Trainer.fit` raises; after SIGINT or SIGTERM nothing is kept.
     """
-    own: Any = encoder.training.get("augment", {})
-    augment = AugmentConfig(min_crop=0.2, flip=own.get("flip", True), jitter=0.0, grayscale=0.0)
+    flip = encoder.run is None or encoder.run.config.augment.flip
+    augment = AugmentConfig(min_crop=0.2, flip=flip, jitter=0.0, grayscale=0.0)
     with seeded(seed, "finetune"):
         network: Any = copy.deepcopy(encoder.model.encoder).requires_grad_(True)
         model = nn.Sequential(network, nn.Linear(network.feature_dim, num_classes))

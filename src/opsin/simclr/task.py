@@ -13,23 +13,23 @@ from torch import Tensor
 from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
 from opsin.images.preprocessing import Preprocessing
 from opsin.nn.evaluating import evaluating
+from opsin.pretrained import RunRecord
 from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.runtime import autocast, make_generator, seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits
-from opsin.simclr.inference import write_model
+from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel, build_model
 from opsin.simclr.views import two_views
 from opsin.sources.image_source import UNLABELLED
-from opsin.training.record import source_foundation
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
 
 KNN_ACCURACY = "val_knn_accuracy"
 
 
-class SimclrTask(Task):
+class SimclrTask(Task[SimclrModel]):
     """NT-Xent over the projections of two views of each image (Chen et al. 2020, algorithm 1).
 
     Both views go through the network in one batch, so that a BatchNorm sees them together, in each process of a run
@@ -47,6 +47,7 @@ class SimclrTask(Task):
         self.config = config
         self.preprocessing = preprocessing
         self.data = data
+        self.run = RunRecord(config=config, source_digest=data.source_digest)
         if data.bank is not None:
             self.monitor, self.higher_is_better = KNN_ACCURACY, True
         if config.compile:
@@ -83,10 +84,17 @@ class SimclrTask(Task):
         return (scores.argmax(dim=1) == labels).cpu().numpy()
 
     def foundations(self) -> dict[str, str]:
-        return source_foundation(self.data.source_digest)
+        return self.run.foundations()
 
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
-        write_model(directory, self._network, self.config, self.preprocessing, metrics, self.data.source_digest)
+        content = SimclrContent(
+            encoder=self.config.encoder,
+            projection=(self.config.projection_hidden, self.config.projection_dim),
+            preprocessing=self.preprocessing,
+            metrics=dict(metrics),
+            run=self.run,
+        )
+        SimclrEncoder(self.model, content).save_pretrained(directory)
 
     def _projections(self, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Projections (N, E) of a view each of uint8 images (N, 3, S, S), and of another one."""
@@ -118,15 +126,10 @@ class SimclrTask(Task):
                 continue
             images = self.preprocessing.prepare(batch["image"][known].to(self._model_device))
             with autocast(self._model_device, self.config.training.precision):
-                encoded = self._network.encoder(images)
+                encoded = self.model.encoder(images)
             features.append(F.normalize(encoded.float(), dim=1))
             labels.append(batch["label"][known].to(self._model_device))
         return torch.cat(features), torch.cat(labels)
-
-    @property
-    def _network(self) -> SimclrModel:
-        assert isinstance(self.model, SimclrModel)
-        return self.model
 
     @property
     def _model_device(self) -> torch.device:

@@ -64,7 +64,7 @@ class TrainReport(Generic[SplitsT]):
 def run_training(
     config: ConfigT,
     directory: str | Path,
-    task: Task,
+    task: Task[Any],
     splits: SplitsT,
     measure: Callable[[ConfigT, SplitsT, Path, Mapping[str, float]], FinalScores] | None = None,
     *,
@@ -115,6 +115,6 @@ def measure_model(
         if name != "val":
             metrics |= scores.metrics
     if metrics:
-        model.metrics |= metrics
+        model.add_metrics(metrics)
         model.save_pretrained(directory)
     return FinalScores(metrics, baselines)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 class BatchDataset(Protocol):
@@ -34,7 +35,7 @@ class StepOutput(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class Task(nn.Module, ABC):
+class Task(nn.Module, ABC, Generic[NetworkT]):
     """A model together with how it is trained and judged. The trainer sees nothing else of a system."""
 
     monitor: str = "val_loss"
@@ -45,7 +46,9 @@ class Task(nn.Module, ABC):
     smallest_batch: int = 1
     """An epoch leaves its last batch out when that has fewer samples."""
 
-    def __init__(self, model: nn.Module) -> None:
+    model: NetworkT
+
+    def __init__(self, model: NetworkT) -> None:
         super().__init__()
         self.model = model
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opsin.nn.dual_encoder import DualEncoder, TextTransformer, build_dual_encoder
+from opsin.clip.model import DualEncoder, TextTransformer, build_dual_encoder
 
 IMAGE = {"patch_size": 4, "embed_dim": 16, "num_layers": 2, "num_heads": 2, "dim_feedforward": 32, "stem": "conv"}
 TEXT = {"vocab_size": 20, "max_length": 8, "embed_dim": 12, "num_layers": 2, "num_heads": 2, "dim_feedforward": 24}
