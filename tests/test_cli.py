@@ -21,7 +21,7 @@ from PIL import Image
 
 from opsin import __version__
 from opsin.classification.config import ClassificationConfig, ViTConfig
-from opsin.classification.inference import Classifier, build_model
+from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.cli import main as cli
 from opsin.cli import train
 from opsin.cli.options import SharedOptions, UsageError, parse, repeat_options, seeded_generator
@@ -34,6 +34,7 @@ from opsin.images.opening import open_image
 from opsin.images.preprocessing import Preprocessing
 from opsin.search.index import ImageIndex
 from opsin.sources import emoji
+from opsin.systems import SYSTEMS
 from opsin.training.config import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -248,7 +249,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_another_length(tmp_path: Pat
 
     def resumed(*options: str) -> ClassificationConfig:
         argv = ["--out", str(tmp_path), "--resume", *options]
-        parsed: ClassificationConfig = train._parse(train.SYSTEMS["vit"], "vit", argv).config
+        parsed: ClassificationConfig = train._parse(SYSTEMS["vit"], "vit", argv).config
         return parsed
 
     assert resumed() == config
@@ -358,7 +359,8 @@ def test_doctor_says_whether_the_emoji_are_built(tmp_path: Path, monkeypatch: py
 def test_profile_of_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = ViTConfig(embed_dim=32, num_layers=2, num_heads=2, dim_feedforward=64, patch_size=8)
     model = build_model(config, image_size=16, num_classes=2)
-    Classifier(model, config, ("cat", "dog"), Preprocessing(image_size=16)).save_pretrained(tmp_path / "model")
+    content = ClassifierContent(model=config, class_names=("cat", "dog"), preprocessing=Preprocessing(image_size=16))
+    Classifier(model, content).save_pretrained(tmp_path / "model")
     assert cli.main(["profile", str(tmp_path / "model"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["input"] == [1, 3, 16, 16]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from opsin.cli import main as cli
-from opsin.cli import train
+from opsin.systems import SYSTEMS
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_wrong_usage_is_one_sentence(command: str, said: str, capsys: pytest.Cap
 
 
 COMMANDS = [*([verb] for verb in cli.VERBS if verb not in ("train", "data")), ["data", "check"]]
-COMMANDS += [["train", system] for system in train.SYSTEMS]
+COMMANDS += [["train", system] for system in SYSTEMS]
 
 
 def flags_in(text: str) -> list[str]:

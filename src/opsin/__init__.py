@@ -8,23 +8,32 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from opsin.systems import SYSTEMS
+
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner
     from opsin.classification.inference import Classifier
+    from opsin.clip.inference import ClipEncoder
     from opsin.clip.zero_shot import ZeroShotClassifier
     from opsin.diffusion.inference import TextToImage
     from opsin.search.index import ImageIndex
     from opsin.simclr.inference import SimclrEncoder
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "Classifier", "ImageIndex", "SimclrEncoder", "TextToImage", "ZeroShotClassifier", "__version__"]
+__all__ = [
+    "Captioner",
+    "Classifier",
+    "ClipEncoder",
+    "ImageIndex",
+    "SimclrEncoder",
+    "TextToImage",
+    "ZeroShotClassifier",
+    "__version__",
+]
 
 _HOMES = {
-    "Captioner": "opsin.captioning.inference",
-    "Classifier": "opsin.classification.inference",
+    **{name: module for module, _, name in (system.model.partition(":") for system in SYSTEMS.values())},
     "ImageIndex": "opsin.search.index",
-    "SimclrEncoder": "opsin.simclr.inference",
-    "TextToImage": "opsin.diffusion.inference",
     "ZeroShotClassifier": "opsin.clip.zero_shot",
 }
 

@@ -173,12 +173,12 @@ def test_a_second_evaluation_runs_no_image_encoder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first.metrics.confusion, second.metrics.confusion)
     assert [row.id for row in second.skipped] == ["blue/05.png"]
     assert evaluate_zero_shot(encoder, str(folder), templates=["{}!"]).metrics.count == 38
-    retrieval = evaluate_retrieval(encoder, {}, str(captioned))
+    retrieval = evaluate_retrieval(encoder, None, str(captioned))
     assert retrieval.styles["all"].image_to_text.queries == 38
     assert [row.id for row in retrieval.skipped] == ["blue/05.png"]
     assert encoder.images_encoded == 38 + 4
     retrained = ColourEncoder("colours/2")
-    evaluate_retrieval(retrained, {}, str(captioned))
+    evaluate_retrieval(retrained, None, str(captioned))
     assert retrained.images_encoded == 38 + 1
 
 

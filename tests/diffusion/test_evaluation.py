@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from opsin.config import to_dict
 from opsin.data.pixels import fit_image
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.drawings import Generation, Sampling
@@ -26,6 +25,7 @@ from opsin.encoders.loading import load_image_text
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import ImageLike, open_image
 from opsin.pictures import save_figure
+from opsin.pretrained import RunRecord
 
 from .conftest import tiny_config
 
@@ -137,7 +137,7 @@ def config(things: Path) -> DiffusionConfig:
 
 @pytest.fixture(scope="module")
 def exam(config: DiffusionConfig) -> Exam:
-    return open_exam(to_dict(config), PatchJudge(), SIZE)
+    return open_exam(RunRecord(config=config), PatchJudge(), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -165,42 +165,48 @@ def test_held_out_prompts_are_no_captions_of_training_images(config: DiffusionCo
 def test_what_held_out_means_is_said(config: DiffusionConfig, exam: Exam) -> None:
     caveat = "(held out from this network; its text encoder and the judge may have seen them)"
     assert caveat in exam.protocol
-    assert caveat not in open_exam(to_dict(config), PatchJudge(), SIZE, split="train").protocol
+    assert caveat not in open_exam(RunRecord(config=config), PatchJudge(), SIZE, split="train").protocol
 
 
 def test_an_exam_without_held_out_images_says_so(config: DiffusionConfig) -> None:
-    everything = open_exam(to_dict(dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5)
+    everything = open_exam(
+        RunRecord(config=dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5
+    )
     assert list(everything.parts) == ["train"] and len(everything.prompts["train"]) == 5
     assert "no prompt is held out from training" in everything.protocol
-    again = open_exam(to_dict(dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5)
+    again = open_exam(RunRecord(config=dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5)
     assert again.prompts == everything.prompts and again.digest == everything.digest
-    other = open_exam(to_dict(dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5, seed=1)
+    other = open_exam(
+        RunRecord(config=dataclasses.replace(config, train_on="all")), PatchJudge(), SIZE, num_prompts=5, seed=1
+    )
     assert other.prompts != everything.prompts and other.digest != everything.digest
 
 
 def test_a_split_and_another_source(config: DiffusionConfig, exam: Exam, prompted_folder: Path) -> None:
-    assert list(open_exam(to_dict(config), PatchJudge(), SIZE, split="train").parts) == ["train"]
-    validation = open_exam(to_dict(config), PatchJudge(), SIZE, split="val")
+    assert list(open_exam(RunRecord(config=config), PatchJudge(), SIZE, split="train").parts) == ["train"]
+    validation = open_exam(RunRecord(config=config), PatchJudge(), SIZE, split="val")
     assert validation.prompts == {"held_out": exam.prompts["held_out"]}
-    assert "no prompt is held out" not in open_exam(to_dict(config), PatchJudge(), SIZE, split="train").protocol
+    assert (
+        "no prompt is held out" not in open_exam(RunRecord(config=config), PatchJudge(), SIZE, split="train").protocol
+    )
     elsewhere = dataclasses.replace(config, data=str(prompted_folder))
-    other = open_exam(to_dict(elsewhere), PatchJudge(), SIZE, data=config.data)
+    other = open_exam(RunRecord(config=elsewhere), PatchJudge(), SIZE, data=config.data)
     assert list(other.parts) == ["other"] and other.training is None
     scores = DrawingJudge(other, PatchJudge()).real["other"]
     assert scores.copies_by_both is None and scores.nearest_rms is None and scores.frechet_distance == pytest.approx(0)
     with pytest.raises(DataError, match="has other images now than when the model was trained on it"):
-        open_exam({**to_dict(config), "source_digest": "another"}, PatchJudge(), SIZE)
-    unknown = open_exam({}, PatchJudge(), SIZE, data=config.data)
+        open_exam(RunRecord(config=config, source_digest="another"), PatchJudge(), SIZE)
+    unknown = open_exam(None, PatchJudge(), SIZE, data=config.data)
     assert unknown.prompts == other.prompts
     with pytest.raises(DataError, match="does not say what it was trained on"):
-        open_exam({}, PatchJudge(), SIZE)
+        open_exam(None, PatchJudge(), SIZE)
     with pytest.raises(DataError, match="no split 'tset'; it has train, val, test, all"):
-        open_exam(to_dict(config), PatchJudge(), SIZE, split="tset")
+        open_exam(RunRecord(config=config), PatchJudge(), SIZE, split="tset")
     for settings, split in ((config, "test"), (dataclasses.replace(config, train_on="all"), "val")):
         with pytest.raises(DataError, match=f"held out no images of the split '{split}'"):
-            open_exam(to_dict(settings), PatchJudge(), SIZE, split=split)
+            open_exam(RunRecord(config=settings), PatchJudge(), SIZE, split=split)
     with pytest.raises(ConfigError, match="prompts"):
-        open_exam(to_dict(config), PatchJudge(), SIZE, num_prompts=0)
+        open_exam(RunRecord(config=config), PatchJudge(), SIZE, num_prompts=0)
 
 
 def test_training_images_that_are_alike_count_once(things: Path, config: DiffusionConfig, tmp_path: Path) -> None:
@@ -211,7 +217,7 @@ def test_training_images_that_are_alike_count_once(things: Path, config: Diffusi
             rows.append(f"{name}{number}.png,thing {number + 10 * (name == 'b')}")
     (tmp_path / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
     twins = dataclasses.replace(config, data=str(tmp_path), train_on="all")
-    exam = open_exam(to_dict(twins), PatchJudge(), SIZE)
+    exam = open_exam(RunRecord(config=twins), PatchJudge(), SIZE)
     assert exam.training is not None and len(exam.training) == 6
     assert DrawingJudge(exam, PatchJudge()).real["train"].copies_by_both == 1
 
@@ -266,7 +272,7 @@ def test_noise_is_no_copy_and_no_prompt(exam: Exam, judge: DrawingJudge) -> None
 
 
 def test_one_drawing_of_each_prompt_has_no_diversity_to_measure(config: DiffusionConfig) -> None:
-    exam = open_exam(to_dict(config), PatchJudge(), SIZE, num_prompts=1, num_samples=1)
+    exam = open_exam(RunRecord(config=config), PatchJudge(), SIZE, num_prompts=1, num_samples=1)
     judge = DrawingJudge(exam, PatchJudge())
     scores = judge.measure(Painter(real_images(exam)), DEFAULT).cell.scores["train"]
     assert (scores.images, scores.same_prompt, scores.different_prompts) == (1, None, None)
@@ -276,7 +282,7 @@ def test_one_drawing_of_each_prompt_has_no_diversity_to_measure(config: Diffusio
 def test_emoji_clip_judges_real_emoji_and_noise() -> None:
     config = tiny_config("emoji", image_size=32, max_train=150, text_encoder="emoji-clip")
     encoder = load_image_text("emoji-clip", "cpu", "32")
-    exam = open_exam(to_dict(config), encoder, 32, num_prompts=40, split="train")
+    exam = open_exam(RunRecord(config=config), encoder, 32, num_prompts=40, split="train")
     judge = DrawingJudge(exam, encoder)
     real = judge.real["train"]
     assert len(exam.names) > 1800 and real.top5 > 0.85 and real.top1 > 0.4
@@ -375,7 +381,7 @@ def test_a_report_about_something_else_is_not_replaced(
     coarser.precision = "bf16"
     with pytest.raises(DataError, match=r"something else \(precision changed"):
         last(evaluate_drawing(judge, coarser, WAYS[:1], report))
-    other = DrawingJudge(open_exam(to_dict(config), PatchJudge(), SIZE, num_prompts=2), PatchJudge())
+    other = DrawingJudge(open_exam(RunRecord(config=config), PatchJudge(), SIZE, num_prompts=2), PatchJudge())
     with pytest.raises(DataError, match="protocol"):
         last(evaluate_drawing(other, Painter(real_images(exam)), WAYS[:1], report))
     assert report.read_bytes() == before
@@ -390,7 +396,9 @@ def test_few_names_and_a_single_training_image_have_no_scores_of_them(tmp_path: 
     for number in (4, 5, 6):
         Image.fromarray(drawing_of(number, 0)).save(tmp_path / f"{number}.png")
         (tmp_path / f"{number}.txt").write_text(f"thing {number}", encoding="utf-8")
-    exam = open_exam(to_dict(tiny_config(tmp_path, image_size=SIZE, val_fraction=0.4, max_train=1)), PatchJudge(), SIZE)
+    exam = open_exam(
+        RunRecord(config=tiny_config(tmp_path, image_size=SIZE, val_fraction=0.4, max_train=1)), PatchJudge(), SIZE
+    )
     judge, painter = DrawingJudge(exam, PatchJudge()), Painter(real_images(exam))
     report = tmp_path / "report.json"
     *_, result = evaluate_drawing(judge, painter, [DEFAULT], report)

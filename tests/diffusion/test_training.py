@@ -61,7 +61,7 @@ def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_pat
     config = tiny_config(prompted_folder, max_steps=8, checkpoint_minutes=0.0, flip=True)
     train_diffusion(config, tmp_path / "straight", quiet=True, text_encoder=BagOfWords())
     splits = open_splits(config, BagOfWords())
-    task = StoppingTask(build_task(config, splits)._network, config, splits)
+    task = StoppingTask(build_task(config, splits).model, config, splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
     train_diffusion(config, tmp_path / "stopped", resume=True, quiet=True, text_encoder=BagOfWords())
@@ -103,7 +103,7 @@ def test_texts_are_encoded_once(prompted_folder: Path) -> None:
         first, second = (splits.texts[row] for row in texts[:count].tolist())
         assert second == f"all {first}"
     torch.testing.assert_close(splits.features, BagOfWords().encode_text(splits.texts))
-    scaled = build_task(tiny_config(prompted_folder), splits)._network.scaled(splits.features)
+    scaled = build_task(tiny_config(prompted_folder), splits).model.scaled(splits.features)
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(scaled.square().mean(), torch.tensor(1.0))
 
@@ -118,11 +118,11 @@ class WatchedTask(DiffusionTask):
 
     def __init__(self, config: DiffusionConfig) -> None:
         splits = open_splits(config, BagOfWords())
-        super().__init__(build_task(config, splits)._network, config, splits)
+        super().__init__(build_task(config, splits).model, config, splits)
         self.batch = splits.train.__getitems__(list(range(len(splits.train))))
         self.rows: list[int] = []
         self.images: list[torch.Tensor] = []
-        self._network.diffusion.p_losses = self._loss  # type: ignore[method-assign]
+        self.model.diffusion.p_losses = self._loss  # type: ignore[method-assign]
 
     def watch(self, steps: int) -> WatchedTask:
         for seed in range(steps):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
@@ -15,6 +18,7 @@ from opsin.cli.main import VERBS, main
 from opsin.errors import ConfigError
 from opsin.report import Picture, Report, Section, Table, machine, spread
 from opsin.sources.opening import open_source
+from opsin.systems import SYSTEMS
 from opsin.tour import clip, run
 from opsin.tour.run import run_tour
 from tests.html_page import Page, assert_sound
@@ -76,7 +80,13 @@ def quick_tour(monkeypatch: pytest.MonkeyPatch) -> None:
         (directory / "minutes").write_text(str(minutes))
         return section()
 
-    monkeypatch.setattr(run, "SECTIONS", {"classification": (make, 3.0), "clip": (make, 0.0)})
+    rows = {
+        name: dataclasses.replace(SYSTEMS[name], tour_section=f"{section}:make", tour_share=share)
+        for name, section, share in (("vit", "made.classification", 3.0), ("clip", "made.clip", 0.0))
+    }
+    monkeypatch.setattr(run, "SYSTEMS", rows)
+    for row in rows.values():
+        monkeypatch.setitem(sys.modules, row.tour_section.partition(":")[0], SimpleNamespace(make=make))
 
 
 @pytest.mark.usefixtures("quick_tour")

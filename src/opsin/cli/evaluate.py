@@ -13,7 +13,7 @@ from opsin.cli.class_scores import accuracy_rows, classes_document, print_classe
 from opsin.cli.evaluate_options import EvaluateOptions
 from opsin.cli.options import UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
-from opsin.errors import CheckpointError
+from opsin.systems import load, system_of_kind
 
 if TYPE_CHECKING:
     from opsin.captioning.evaluation import Evaluation as CaptionEvaluation
@@ -39,16 +39,14 @@ def main(argv: list[str]) -> int:
     from opsin.encoders.loading import is_pretrained_encoder
 
     if options.protocol is not None:
-        return _evaluate_encoder(options)
+        return evaluate_encoder(options)
     if is_pretrained_encoder(options.run):
         raise UsageError(
             f"{options.run} is an encoder; give --protocol knn to evaluate its features, or --zero-shot to evaluate "
             "its labels"
         )
     kind = str(read_model_config(resolve_model(options.run))["kind"])
-    evaluate = EVALUATORS.get(kind)
-    if evaluate is None:
-        raise CheckpointError(f"{options.run} is a model of kind {kind!r}, which this verb cannot judge")
+    evaluate: Callable[[EvaluateOptions], int] = load(system_of_kind(kind, options.run).evaluate)
     if kind != "vit-classifier":
         _refuse(options, ("mistakes",), f"classifiers, and {options.run} is none")
     if kind == "text-diffusion":
@@ -66,14 +64,15 @@ def _refuse(options: EvaluateOptions, names: Sequence[str], purpose: str) -> Non
             raise UsageError(f"--{name.replace('_', '-')} is for {purpose}")
 
 
-def _evaluate_classifier(options: EvaluateOptions) -> int:
+def evaluate_classifier(options: EvaluateOptions) -> int:
+    """Evaluate a Vision Transformer on labelled images; returns the exit code."""
     if options.beams is not None or options.worst is not None:
         raise UsageError(f"--beams and --worst are for captioners, and {options.run} is a classifier")
-    from opsin.classification.evaluation import evaluate_classifier
+    from opsin.classification import evaluation as scores
     from opsin.classification.inference import Classifier
 
     classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
-    evaluation = evaluate_classifier(
+    evaluation = scores.evaluate_classifier(
         classifier, options.data, options.split, exclude=options.exclude, near_duplicates=options.near_duplicates
     )
     if options.json:
@@ -140,7 +139,8 @@ def _draw(evaluation: Evaluation, options: EvaluateOptions) -> None:
     note(f"most confident mistakes: {options.mistakes}", quiet=options.quiet)
 
 
-def _evaluate_captioner(options: EvaluateOptions) -> int:
+def evaluate_captioner(options: EvaluateOptions) -> int:
+    """Evaluate a captioner on images with captions; returns the exit code."""
     from opsin.captioning.evaluation import evaluate_all
     from opsin.captioning.inference import Captioner
 
@@ -252,13 +252,15 @@ def _draw_worst_captions(evaluations: tuple[CaptionEvaluation, ...], count: int,
     save_figure(figure, path)
 
 
-def _evaluate_clip(options: EvaluateOptions) -> int:
+def evaluate_clip(options: EvaluateOptions) -> int:
+    """Evaluate a model of images and texts by retrieval; returns the exit code."""
     from opsin.cli.retrieval import evaluate_model
 
     return evaluate_model(options)
 
 
-def _evaluate_encoder(options: EvaluateOptions) -> int:
+def evaluate_encoder(options: EvaluateOptions) -> int:
+    """Evaluate the features of an encoder by labels; returns the exit code."""
     _refuse(options, ("beams", "worst"), "captioners, not for encoders")
     _refuse(options, ("mistakes",), "classifiers, not for encoders")
     _refuse(options, [name for name in OF_TEXT_TO_IMAGE if name != "seed"], "text-to-image models, not for encoders")
@@ -267,7 +269,8 @@ def _evaluate_encoder(options: EvaluateOptions) -> int:
     return evaluate_features(options)
 
 
-def _evaluate_text_to_image(options: EvaluateOptions) -> int:
+def evaluate_text_to_image(options: EvaluateOptions) -> int:
+    """Evaluate the images that a model makes of prompts; returns the exit code."""
     if options.beams is not None or options.worst is not None:
         raise UsageError(f"--beams and --worst are for captioners, and {options.run} is a text-to-image model")
     from opsin.cli.text_to_image import evaluate_drawings
@@ -278,10 +281,3 @@ def _evaluate_text_to_image(options: EvaluateOptions) -> int:
 OF_TEXT_TO_IMAGE = ("guidances", "steps", "samplers", "prompts", "samples", "seed", "judge", "report", "text_encoder")
 MOST_MISTAKES = 24
 OF_PROTOCOLS = ("train_data", "labels_fraction", "k", "temperature")
-EVALUATORS: dict[str, Callable[[EvaluateOptions], int]] = {
-    "vit-classifier": _evaluate_classifier,
-    "captioner": _evaluate_captioner,
-    "clip": _evaluate_clip,
-    "simclr": _evaluate_encoder,
-    "text-diffusion": _evaluate_text_to_image,
-}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,15 +11,6 @@ import tyro
 
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import human_bytes, note, print_json
-
-MODEL_CLASSES = {
-    "vit-classifier": "opsin.classification.inference:Classifier",
-    "captioner": "opsin.captioning.inference:Captioner",
-    "simclr": "opsin.simclr.inference:SimclrEncoder",
-    "text-diffusion": "opsin.diffusion.inference:TextToImage",
-    "clip": "opsin.encoders.local_clip:LocalClipEncoder",
-}
-"""The class that writes the models of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +37,14 @@ def main(argv: list[str]) -> int:
     options = parse(ExportOptions, argv, "opsin export", "Write a model into a directory of its own.")
     card = None if options.card is None else _read_card(options.card)
     from opsin.checkpoint import export_pretrained
+    from opsin.pretrained import load_model
 
     with tempfile.TemporaryDirectory() as folder:
         model: str | Path = options.model
         if options.weights is not None:
             model = _weights_of_run(options.model, options.weights, Path(folder))
         if options.encoder_only:
-            model = _encoder_alone(model, Path(folder) / "encoder")
+            model = load_model(model, "cpu").without_projection().save_pretrained(Path(folder) / "encoder")
         directory = export_pretrained(model, options.out, half=options.half, card=card)
     size = sum(file.stat().st_size for file in directory.iterdir())
     if options.json:
@@ -66,21 +57,13 @@ def main(argv: list[str]) -> int:
 
 def _weights_of_run(run: str, which: Literal["best", "last"], folder: Path) -> Path:
     """A model directory of these weights, with a card that has their scores."""
-    from opsin.checkpoint import read_model_config
+    from opsin.pretrained import load_model
     from opsin.training.weights import write_weights
 
     plain = write_weights(run, which, folder / "weights")
     if plain != folder / "weights":
         return plain
-    module, name = MODEL_CLASSES[str(read_model_config(plain)["kind"])].split(":")
-    model = getattr(import_module(module), name).from_pretrained(plain, device="cpu")
-    return Path(model.save_pretrained(folder / "model"))
-
-
-def _encoder_alone(model: str | Path, directory: Path) -> Path:
-    from opsin import SimclrEncoder
-
-    return SimclrEncoder.from_pretrained(model, device="cpu").without_projection().save_pretrained(directory)
+    return load_model(plain, "cpu").save_pretrained(folder / "model")
 
 
 def _read_card(path: Path) -> str:

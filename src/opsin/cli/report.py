@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from opsin.cli.options import ModelOptions, parse
 from opsin.cli.output import note, print_json
 from opsin.errors import OpsinError
+from opsin.systems import load, system_of_kind
 
 if TYPE_CHECKING:
     from opsin.report import Section
     from opsin.training.run_directory import RunDirectory
-
-HELD_OUT = {
-    "vit-classifier": ("opsin.classification.inference:Classifier", "opsin.classification.run_section"),
-    "captioner": ("opsin.captioning.inference:Captioner", "opsin.captioning.run_section"),
-}
-"""The models that are shown on held-out images: the class that loads them, and the module with `held_out_section`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +48,15 @@ def main(argv: list[str]) -> int:
 def _held_out(run: RunDirectory, options: ReportOptions) -> list[Section]:
     """The model on images that it was not trained on, where it has some; the rest of the report needs no data."""
     from opsin.checkpoint import read_model_config
+    from opsin.pretrained import load_model
 
     if not (run.model / "config.json").exists():
         return []
-    kind = str(read_model_config(run.model)["kind"])
-    if kind not in HELD_OUT:
-        return []
-    reference, section_module = HELD_OUT[kind]
-    module, name = reference.split(":")
     try:
-        model: Any = getattr(import_module(module), name).from_pretrained(
-            run.model, device=options.device, precision=options.precision
-        )
-        return [import_module(section_module).held_out_section(model)]
+        section = system_of_kind(str(read_model_config(run.model)["kind"]), run.path).held_out_section
+        if not section:
+            return []
+        return [load(section)(load_model(run.model, options.device, options.precision))]
     except OpsinError as error:
         note(f"without the model on held-out images: {error}", quiet=options.quiet)
         return []

@@ -7,9 +7,8 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import tyro
 
@@ -19,57 +18,9 @@ from opsin.cli.output import note, print_json, print_skipped, print_table
 from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.runtime import is_first_process
+from opsin.systems import SYSTEMS, System, load
 from opsin.training.config import TrainingConfig
 from opsin.training.run_directory import RunDirectory
-
-
-class System(NamedTuple):
-    """What a system brings to this verb: modules that hold `RECIPES` and the function that trains."""
-
-    recipes: str
-    config: str
-    """`module:class` of its config."""
-    train: str
-    """`module:function` (config, directory, resume=, quiet=) -> report with model, metrics, steps, seconds, skipped."""
-    next_command: str
-    """What to do with a model that takes images."""
-    next_unlabelled: str = ""
-    """What to do instead when the images that it was trained on have no labels, and that takes some."""
-
-
-SYSTEMS = {
-    "vit": System(
-        "opsin.classification.recipes",
-        "opsin.classification.config:ClassificationConfig",
-        "opsin.classification.train:train_classifier",
-        "opsin classify IMAGES --model {run}",
-    ),
-    "captioner": System(
-        "opsin.captioning.recipes",
-        "opsin.captioning.config:CaptioningConfig",
-        "opsin.captioning.train:train_captioner",
-        "opsin caption IMAGES --model {run}",
-    ),
-    "simclr": System(
-        "opsin.simclr.recipes",
-        "opsin.simclr.config:SimclrConfig",
-        "opsin.simclr.train:train_simclr",
-        "opsin evaluate {run} --protocol knn",
-        "opsin index {data} --out {run}.index --model {run}",
-    ),
-    "diffusion": System(
-        "opsin.diffusion.recipes",
-        "opsin.diffusion.config:DiffusionConfig",
-        "opsin.diffusion.train:train_diffusion",
-        'opsin generate "PROMPT" --model {run} --out grid.png',
-    ),
-    "clip": System(
-        "opsin.clip.recipes",
-        "opsin.clip.config:ClipConfig",
-        "opsin.clip.train:train_clip",
-        'opsin classify IMAGES --labels "one thing,another thing" --model {run}',
-    ),
-}
 
 LENGTHS = ("epochs", "max_steps", "max_minutes")
 CHANGEABLE_ON_RESUME = {*LENGTHS, "device", "workers", "wandb", "log_every", "checkpoint_minutes"}
@@ -104,7 +55,7 @@ def main(argv: list[str]) -> int:
         )
     system = SYSTEMS[name]
     options = _parse(system, name, rest)
-    train: Callable[..., Any] = _load(system.train)
+    train: Callable[..., Any] = load(system.train)
     report = train(options.config, options.out, resume=options.resume, quiet=options.quiet)
     if is_first_process():
         _print_report(report, options, system)
@@ -113,8 +64,8 @@ def main(argv: list[str]) -> int:
 
 def _parse(system: System, name: str, argv: Sequence[str]) -> Any:
     """Options of one system, with the recipe's or the resumed run's settings as defaults."""
-    recipes = import_module(system.recipes).RECIPES
-    config_class = _load(system.config)
+    recipes = load(system.recipes)
+    config_class = load(system.config)
     first = _first_pass(argv)
     if first.recipe not in recipes:
         near = nearest_name(first.recipe, recipes)
@@ -222,8 +173,3 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     note(f"curves: opsin report {names['run']}", quiet=options.quiet)
     note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
     note_next(next_command.format(**names), report.baselines, quiet=options.quiet)
-
-
-def _load(reference: str) -> Any:
-    module, name = reference.split(":")
-    return getattr(import_module(module), name)

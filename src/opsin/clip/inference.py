@@ -50,7 +50,7 @@ class ClipEncoder(TextNetwork, EncoderModel, DenseNetworkEncoder):
         """See `PretrainedModel`."""
         super().__init__(model, content, name=name, precision=precision)
         self.tokenizer = BpeTokenizer.from_json(content.tokenizer)
-        self.logit_scale = float(model.scale())
+        self.logit_scale = float(model.scale().detach())
 
     @classmethod
     def build(cls, content: ClipContent) -> DualEncoder:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
 from opsin.errors import ConfigError
-from opsin.report import Report, Section, machine
+from opsin.report import Report, machine
 from opsin.runtime import describe_environment
-from opsin.tour.captioning import captioning_section
-from opsin.tour.classification import classification_section
-from opsin.tour.clip import clip_section
-from opsin.tour.diffusion import diffusion_section
-from opsin.tour.simclr import simclr_section
+from opsin.systems import SYSTEMS, System, load
 
 MARK = ".opsin-tour"
 INTRODUCTION = (
@@ -25,16 +21,6 @@ INTRODUCTION = (
     "section says was trained here was trained just now, too. Nothing was downloaded, and no number was prepared in "
     "advance."
 )
-SectionMaker = Callable[[Path, float, bool], Section]
-
-SECTIONS: dict[str, tuple[SectionMaker, float]] = {
-    "classification": (classification_section, 1.0),
-    "captioning": (captioning_section, 1.5),
-    "simclr": (simclr_section, 1.0),
-    "clip": (clip_section, 0.0),
-    "diffusion": (diffusion_section, 1.0),
-}
-"""Each system's section and its share of the training time; without a share it shows a model of the package."""
 
 
 def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: bool = False) -> Path:
@@ -49,10 +35,12 @@ def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: boo
         raise ConfigError(f"max_minutes must be above zero, not {training_minutes}")
     started = time.monotonic()
     directory = Path(directory)
-    total = sum(share for _, share in SECTIONS.values())
+    shown = _shown()
+    total = sum(system.tour_share for system in shown.values())
     with _owned(directory):
         sections = [
-            make(directory / name, training_minutes * share / total, quiet) for name, (make, share) in SECTIONS.items()
+            load(system.tour_section)(directory / name, training_minutes * system.tour_share / total, quiet)
+            for name, system in shown.items()
         ]
         minutes = (time.monotonic() - started) / 60
         report = Report(
@@ -62,6 +50,12 @@ def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: boo
             sections=sections,
         )
         return report.write(directory / "report.html")
+
+
+def _shown() -> dict[str, System]:
+    """The systems that have a section, by the folder of each, which has the name of the section's module."""
+    shown = [system for system in SYSTEMS.values() if system.tour_section]
+    return {system.tour_section.partition(":")[0].rpartition(".")[2]: system for system in shown}
 
 
 @contextmanager
@@ -78,7 +72,7 @@ def _owned(directory: Path) -> Iterator[None]:
     try:
         mark = directory / MARK
         if not mark.exists():
-            if taken := [name for name in SECTIONS if (directory / name).exists()]:
+            if taken := [name for name in _shown() if (directory / name).exists()]:
                 raise ConfigError(
                     f"{directory / taken[0]} was made by something else than a tour, which would replace it; "
                     "choose another --out"
