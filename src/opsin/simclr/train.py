@@ -13,7 +13,7 @@ from opsin.probing.evaluation import ADVICE
 from opsin.runtime import resolve_device
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits, open_splits
-from opsin.simclr.inference import KIND
+from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.task import KNN_ACCURACY, build_task
 from opsin.state_dicts import load_state_dict
 from opsin.training.baselines import UNTRAINED, compare_accuracy, compare_paired
@@ -41,7 +41,7 @@ def measure_run(config: SimclrConfig, splits: SimclrSplits, model: Path, metrics
     labels = np.concatenate([batch["label"].numpy() for batch in batches_of(splits.val, 256)])
     task = build_task(config, splits).to(resolve_device(config.training.device)).eval()
     untrained = task.knn_right()
-    load_state_dict(task.model, load_pretrained(model, kind=KIND)[1], str(model))
+    load_state_dict(task.model, load_pretrained(model, kind=SimclrEncoder.kind)[1], str(model))
     right = task.knn_right()
     guessing = compare_accuracy(float(right.mean()), labels, ADVICE)
     return FinalScores({}, (*guessing, compare_paired("accuracy", right, UNTRAINED, untrained, ADVICE)))
