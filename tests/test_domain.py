@@ -175,7 +175,7 @@ class Unreadable(PictureData):
 def test_every_run_keeps_the_domain_of_its_training_images(tmp_path: Path) -> None:
     config = TrainingConfig(max_steps=1, batch_size=8, device="cpu")
     for name, data, has_domain in (("with", PictureData(FEWEST_IMAGES), True), ("without", ToyData(200), False)):
-        Trainer(config, tmp_path / name, quiet=True).fit(ToyTask(), data, {})
+        Trainer(config, tmp_path / name).fit(ToyTask(), data, {})
         assert (tmp_path / name / "model" / DOMAIN_FILE).is_file() == has_domain
 
 

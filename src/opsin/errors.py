@@ -39,8 +39,14 @@ class TrainingError(OpsinError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
-class TrainingInterrupted(OpsinError):
-    """Training was stopped by a signal after its state was saved.
+class Cancelled(OpsinError):
+    """A long call was stopped through its `progress`. What it had done is lost only where its docstring says so."""
+
+    exit_code = 130
+
+
+class TrainingInterrupted(Cancelled):
+    """Training was stopped by a signal, or through its `progress`, after its state was saved.
 
     `exit_code` is 128 plus the signal number: 130 for SIGINT, 143 for SIGTERM.
     """

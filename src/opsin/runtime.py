@@ -118,12 +118,21 @@ def make_generator(*parts: int | str, device: torch.device | str = "cpu") -> tor
 
 
 @contextmanager
-def seeded(*parts: int | str) -> Iterator[None]:
-    """In the block torch's own random numbers follow from the parts; afterwards they go on as if it had not been."""
+def random_state_kept() -> Iterator[None]:
+    """After the block torch's own random numbers go on as if it had not been."""
     import torch
 
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # else there is nothing to keep
     with torch.random.fork_rng(gpus):
+        yield
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """In the block torch's own random numbers follow from the parts; afterwards they go on as if it had not been."""
+    import torch
+
+    with random_state_kept():
         torch.manual_seed(derive_seed(*parts))
         yield
 

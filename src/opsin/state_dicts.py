@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from opsin.counts import agree, number_of
 from opsin.errors import CheckpointError, CheckpointNotFoundError, OpsinError
+from opsin.runtime import random_state_kept
 
 if TYPE_CHECKING:
     import torch
@@ -200,7 +201,8 @@ def build_to_fit(
             raise CheckpointError(f"the config of {where} describes no network that can be built: {reason}") from error
     _refuse_other_shapes(outline, tensors, where, derived)
     refuse_non_finite(tensors, where)
-    network = build()
+    with random_state_kept():  # random weights are drawn, and then replaced
+        network = build()
     own = {name: tensor for name, tensor in network.state_dict().items() if derived(name)}
     network.load_state_dict({**tensors, **own})
     return network

@@ -26,7 +26,7 @@ class System:
     recipes: str
     """A mapping from names to functions, each of which gives a whole config."""
     train: str
-    """A function (config, directory, resume=, quiet=) that gives an `opsin.training.run.TrainReport`."""
+    """A function (config, directory, resume=, progress=) that gives an `opsin.training.run.TrainReport`."""
     model: str
     """The `opsin.pretrained.PretrainedModel` that a run makes. It is an `opsin.encoders.base.NetworkEncoder` as well
     where it encodes images."""
@@ -39,7 +39,7 @@ class System:
     held_out_section: str = ""
     """A function (model) that gives the section of a run's report on held-out images, where there is one."""
     tour_section: str = ""
-    """A function (directory, minutes, quiet) that gives the section of the tour, in the order of these rows."""
+    """A function (directory, minutes, progress) that gives the section of the tour, in the order of these rows."""
     tour_share: float = 0.0
     """The share of the tour's training time; without one, the section shows a model of the package."""
     holds_out: bool = False

@@ -90,4 +90,4 @@ def captioned_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def colour_run(captioned_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
     config = tiny_config(captioned_folder, test_fraction=0.2)
-    return directory, train_captioner(config, directory, quiet=True)
+    return directory, train_captioner(config, directory)

@@ -50,7 +50,7 @@ def frozen_run(
     config = tiny_config(captioned_folder, frozen_encoder=str(encoder), test_fraction=0.2, shift=0, max_steps=60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPSIN_CACHE", str(directory.parent / "cache"))
-        return directory, train_captioner(config, directory, quiet=True)
+        return directory, train_captioner(config, directory)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +106,7 @@ def test_features_are_computed_once_a_split(
 
 def test_same_images_as_without_a_frozen_encoder(captioned_folder: Path, encoder: Path) -> None:
     config = tiny_config(captioned_folder, test_fraction=0.2)
-    own, frozen = open_splits(config), open_splits(dataclasses.replace(config, frozen_encoder=str(encoder)), quiet=True)
+    own, frozen = open_splits(config), open_splits(dataclasses.replace(config, frozen_encoder=str(encoder)))
     assert own.vocabulary == frozen.vocabulary
     for split in ("train", "val", "test"):
         first, second = own.datasets[split], frozen.datasets[split]
@@ -131,7 +131,7 @@ def test_encoder_that_was_trained_again(
     """Its features have the same width, and the decoder never saw any of them."""
     own = shutil.copytree(encoder, tmp_path / "encoder")
     config = tiny_config(captioned_folder, frozen_encoder=str(own), shift=0, max_steps=2)
-    train_captioner(config, tmp_path / "run", quiet=True)
+    train_captioner(config, tmp_path / "run")
     content = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert content["encoder_fingerprint"] == fingerprint(encoders.load(str(own), "cpu"))
     retrained = Classifier.from_pretrained(own, device="cpu")
@@ -144,7 +144,7 @@ def test_encoder_that_was_trained_again(
         evaluate_captioner(captioner)
     longer = dataclasses.replace(config, training=dataclasses.replace(config.training, max_steps=4))
     with pytest.raises(CheckpointError, match="the frozen encoder is not the one that the run in .* began with"):
-        train_captioner(longer, tmp_path / "run", resume=True, quiet=True)
+        train_captioner(longer, tmp_path / "run", resume=True)
     del content["encoder_fingerprint"]  # as in models of before
     (tmp_path / "run" / "model" / "config.json").write_text(json.dumps(content))
     assert len(Captioner.from_pretrained(tmp_path / "run", device="cpu").caption([Image.new("RGB", (8, 8))])) == 1
@@ -160,7 +160,7 @@ def test_precision_is_that_of_the_frozen_encoder_too(
     )
     assert not torch.equal(exact.encode_image(image), rough.encode_image(image))
     features = [
-        open_splits(tiny_config(captioned_folder, frozen_encoder=str(encoder), precision=precision), quiet=True)
+        open_splits(tiny_config(captioned_folder, frozen_encoder=str(encoder), precision=precision))
         for precision in ("32", "bf16")
     ]
     first, second = (splits.train.__getitems__([0])["feature"] for splits in features)
@@ -173,7 +173,7 @@ def test_a_captioner_is_no_encoder(frozen_run: tuple[Path, TrainReport], caption
 
 
 def test_model_of_images_and_texts_as_encoder(captioned_folder: Path) -> None:
-    splits = open_splits(tiny_config(captioned_folder, frozen_encoder="emoji-clip"), quiet=True)
+    splits = open_splits(tiny_config(captioned_folder, frozen_encoder="emoji-clip"))
     assert splits.feature_dim == splits.train.__getitems__([0])["feature"].shape[2]
 
 

@@ -93,7 +93,7 @@ def test_captions_of_every_measured_split_that_collapse_are_warned_of(
     (folder / "captions.csv").write_text("\n".join(rows))
     config = tiny_config(folder, max_steps=20, test_fraction=0.3, val_fraction=0.3)
     with caplog.at_level(logging.WARNING):
-        train_captioner(config, tmp_path / "run", quiet=True)
+        train_captioner(config, tmp_path / "run")
     warnings = [record.message for record in caplog.records if "collapsed" in record.message]
     assert ["'val'" in warnings[0], "'test'" in warnings[1], len(warnings)] == [True, True, 2]
     assert "all 3 images" in warnings[0] and "all 4 images" in warnings[1]
@@ -103,7 +103,7 @@ def test_one_validation_image_still_tells_weights_apart(tmp_path: Path) -> None:
     """CIDEr-D of one image is 0 at every validation."""
     folder = make_captioned_folder(tmp_path / "few", per_colour=3)
     config = tiny_config(folder, val_fraction=0.1, validations=3, max_steps=30)
-    report = train_captioner(config, tmp_path / "run", quiet=True)
+    report = train_captioner(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     validations = [(row["val_cider_d"], row["val_loss"]) for row in rows if "val_loss" in row]
     assert [score for score, _ in validations] == [0, 0, 0]
@@ -152,7 +152,7 @@ def test_own_source_read_as_another_kind_is_judged_on_the_same_images(tmp_path: 
 def test_worst_features_are_named_as_in_the_files(tmp_path: Path) -> None:
     write_course_coco(tmp_path / "data")
     config = tiny_config(f"course-coco:{tmp_path / 'data'}", max_val=3, max_steps=1)
-    train_captioner(config, tmp_path / "run", quiet=True)
+    train_captioner(config, tmp_path / "run")
     captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")
     some = evaluate_captioner(captioner, beams=1)
     change_run(captioner, max_val=None)

@@ -157,7 +157,7 @@ class StoppingTask(CaptioningTask):
 def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_path: Path) -> None:
     """Captions and augmentation are drawn by step, so a run that starts again draws the same ones."""
     config = tiny_config(captioned_folder, max_steps=8, checkpoint_minutes=0.0, label_smoothing=0.1, flip=True)
-    train_captioner(config, tmp_path / "straight", quiet=True)
+    train_captioner(config, tmp_path / "straight")
     splits = open_splits(config)
     parts = build_task(config, splits)
     task = StoppingTask(
@@ -169,8 +169,8 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
         parts.mean_length,
     )
     with pytest.raises(TrainingInterrupted):
-        Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
-    train_captioner(config, tmp_path / "stopped", resume=True, quiet=True)
+        Trainer(config.training, tmp_path / "stopped").fit(task, splits.train, to_dict(config))
+    train_captioner(config, tmp_path / "stopped", resume=True)
     straight, stopped = (load_pretrained(tmp_path / name, kind="captioner")[1] for name in ("straight", "stopped"))
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
 
@@ -178,17 +178,17 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
 def test_a_run_is_not_continued_with_other_images_or_words(tmp_path: Path) -> None:
     folder = make_captioned_folder(tmp_path / "images", 4)
     config = tiny_config(folder, max_steps=2)
-    train_captioner(config, tmp_path / "run", quiet=True)
+    train_captioner(config, tmp_path / "run")
     table = folder / "captions.csv"
     before = table.read_text()
     table.write_text(before.replace("something all in", "all of it in"))
     with pytest.raises(CheckpointError, match="the vocabulary is not the one that the run .* began with"):
-        train_captioner(config, tmp_path / "run", resume=True, quiet=True)
+        train_captioner(config, tmp_path / "run", resume=True)
     table.write_text(before)
-    assert train_captioner(config, tmp_path / "run", resume=True, quiet=True).steps == 2
+    assert train_captioner(config, tmp_path / "run", resume=True).steps == 2
     next(folder.glob("*0.png")).unlink()
     with pytest.raises(CheckpointError, match="the set of images is not the one"):
-        train_captioner(config, tmp_path / "run", resume=True, quiet=True)
+        train_captioner(config, tmp_path / "run", resume=True)
 
 
 def test_every_parameter_gets_a_gradient(captioned_folder: Path) -> None:
@@ -307,7 +307,7 @@ def test_styles_are_held_out_only_where_there_are_some(captioned_folder: Path, t
 
 def test_small_convolutional_encoder(captioned_folder: Path, tmp_path: Path) -> None:
     encoder = EncoderConfig(patch_size=4, embed_dim=32, num_layers=0, num_heads=2)
-    report = train_captioner(tiny_config(captioned_folder, encoder=encoder), tmp_path, quiet=True)
+    report = train_captioner(tiny_config(captioned_folder, encoder=encoder), tmp_path)
     assert report.metrics["val_exact_match"] == 1.0
     model = Captioner.from_pretrained(tmp_path).model
     assert model.encoder is not None
@@ -318,7 +318,7 @@ def test_small_convolutional_encoder(captioned_folder: Path, tmp_path: Path) -> 
 def test_course_features(tmp_path: Path) -> None:
     arrays = write_course_coco(tmp_path / "data")
     config = tiny_config(f"course-coco:{tmp_path / 'data'}", max_val=15, max_steps=120)
-    report = train_captioner(config, tmp_path / "run", quiet=True)
+    report = train_captioner(config, tmp_path / "run")
     assert report.num_train == 60
     assert report.metrics["val_exact_match"] > 0.9
     captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu")

@@ -54,4 +54,4 @@ def colour_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def colour_run(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
-    return directory, train_classifier(tiny_config(colour_folder), directory, quiet=True)
+    return directory, train_classifier(tiny_config(colour_folder), directory)

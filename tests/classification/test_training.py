@@ -210,10 +210,10 @@ def test_evaluation_matches_classes_by_name(colour_run: Run, tmp_path: Path) -> 
 def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:
     folder = make_colour_folder(tmp_path / "images", per_class=3)
     config = tiny_config(folder, max_steps=2)
-    train_classifier(config, tmp_path / "run", quiet=True)
+    train_classifier(config, tmp_path / "run")
     Image.new("RGB", (16, 16), "red").save(folder / "red" / "one more.png")
     with pytest.raises(CheckpointError, match="the set of images is not the one that the run .* began with"):
-        train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+        train_classifier(config, tmp_path / "run", resume=True)
     classifier = Classifier.from_pretrained(tmp_path / "run")
     with pytest.raises(DataError, match="has other images now than when the model was trained .* --split all"):
         evaluate_classifier(classifier)
@@ -222,14 +222,14 @@ def test_a_run_is_not_continued_with_other_images(tmp_path: Path) -> None:
     assert evaluate_classifier(classifier).split == "val"
     (folder / "blue").rename(folder / "sky")  # as many classes in another order
     with pytest.raises(CheckpointError, match="the list of classes is not the one"):
-        train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+        train_classifier(config, tmp_path / "run", resume=True)
 
 
 def test_a_resumed_run_that_is_finished_only_exports_again(colour_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(colour_folder, max_steps=6)
-    first = train_classifier(config, tmp_path / "run", quiet=True)
+    first = train_classifier(config, tmp_path / "run")
     before = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
-    again = train_classifier(config, tmp_path / "run", resume=True, quiet=True)
+    again = train_classifier(config, tmp_path / "run", resume=True)
     assert again.steps == first.steps
     assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == before
 
@@ -237,7 +237,7 @@ def test_a_resumed_run_that_is_finished_only_exports_again(colour_folder: Path, 
 def test_one_corrupt_image_among_good_ones_is_counted(tmp_path: Path) -> None:
     folder = make_colour_folder(tmp_path / "images", per_class=4)
     (folder / "green" / "00.png").write_bytes(b"this is no image")
-    report = train_classifier(tiny_config(folder, max_steps=2), tmp_path / "run", quiet=True)
+    report = train_classifier(tiny_config(folder, max_steps=2), tmp_path / "run")
     assert [row.id for row in report.skipped] == ["green/00.png"]
 
 

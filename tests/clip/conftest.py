@@ -68,4 +68,4 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def colour_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("clip") / "run"
-    return directory, train_clip(colour_config(folder), directory, quiet=True)
+    return directory, train_clip(colour_config(folder), directory)

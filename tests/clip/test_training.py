@@ -109,7 +109,7 @@ def test_a_batch_of_emoji_is_learned_by_heart(tmp_path: Path) -> None:
     config = tiny_config(
         "emoji", max_train=32, max_val=4, image=tower, augment=NO_CHANGES, batch_size=32, max_steps=80, export="last"
     )
-    metrics = train_clip(config, tmp_path / "run", quiet=True).metrics
+    metrics = train_clip(config, tmp_path / "run").metrics
     assert metrics["train_recall_at_1"] == metrics["train_twemoji_recall_at_10"] == 1.0
 
 
@@ -138,7 +138,7 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
     """With every augmentation on."""
     config = tiny_config(folder, max_steps=9, checkpoint_minutes=0.0, precision="32")
     splits = open_splits(config)
-    straight = train_clip(config, tmp_path / "straight", quiet=True)
+    straight = train_clip(config, tmp_path / "straight")
     task = build_task(config, splits)
     stopping = StoppingTask(
         task.model,  # type: ignore[arg-type]
@@ -149,8 +149,8 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
         splits.val,
     )
     with pytest.raises(TrainingInterrupted):
-        Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, splits.train, to_dict(config))
-    resumed = train_clip(config, tmp_path / "resumed", resume=True, quiet=True)
+        Trainer(config.training, tmp_path / "resumed").fit(stopping, splits.train, to_dict(config))
+    resumed = train_clip(config, tmp_path / "resumed", resume=True)
     assert resumed.metrics == straight.metrics
     weights, others = (load_pretrained(tmp_path / name, kind="clip")[1] for name in ("resumed", "straight"))
     for name, tensor in others.items():
@@ -165,7 +165,7 @@ def train_in_process(rank: int, count: int, settings: dict, directory: str, port
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port_file, TORCHELASTIC_RUN_ID="test")
-    train_clip(from_dict(ClipConfig, settings), directory, quiet=True)
+    train_clip(from_dict(ClipConfig, settings), directory)
 
 
 def free_port(queue: object) -> None:
@@ -194,7 +194,7 @@ def test_two_processes_equal_one_with_the_joint_batch(folder: Path, tmp_path: Pa
     for process in processes:
         process.join(240)
         assert process.exitcode == 0
-    train_clip(config, tmp_path / "one", quiet=True)
+    train_clip(config, tmp_path / "one")
     two, one = (load_training_state(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("two", "one"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)

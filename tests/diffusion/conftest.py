@@ -84,4 +84,4 @@ def prompted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def colour_run(prompted_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     directory = tmp_path_factory.mktemp("runs") / "colours"
-    return directory, train_diffusion(tiny_config(prompted_folder), directory, quiet=True, text_encoder=BagOfWords())
+    return directory, train_diffusion(tiny_config(prompted_folder), directory, text_encoder=BagOfWords())

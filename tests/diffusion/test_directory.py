@@ -65,7 +65,7 @@ def test_another_text_encoder_of_the_same_name(prompted_folder: Path, tmp_path: 
         )
 
     table = write_embeddings(BagOfWords())
-    train_diffusion(tiny_config(prompted_folder, text_encoder=str(table), max_steps=1), tmp_path / "run", quiet=True)
+    train_diffusion(tiny_config(prompted_folder, text_encoder=str(table), max_steps=1), tmp_path / "run")
     content = load_json(tmp_path / "run" / "model" / "config.json")
     assert content["text_encoder"] == str(table)
     assert content["text_fingerprint"] == TextTable.load(table).fingerprint

@@ -59,31 +59,31 @@ class StoppingTask(DiffusionTask):
 
 def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(prompted_folder, max_steps=8, checkpoint_minutes=0.0, flip=True)
-    train_diffusion(config, tmp_path / "straight", quiet=True, text_encoder=BagOfWords())
+    train_diffusion(config, tmp_path / "straight", text_encoder=BagOfWords())
     splits = open_splits(config, BagOfWords())
     task = StoppingTask(build_task(config, splits).model, config, splits)
     with pytest.raises(TrainingInterrupted):
-        Trainer(config.training, tmp_path / "stopped", quiet=True).fit(task, splits.train, to_dict(config))
-    train_diffusion(config, tmp_path / "stopped", resume=True, quiet=True, text_encoder=BagOfWords())
+        Trainer(config.training, tmp_path / "stopped").fit(task, splits.train, to_dict(config))
+    train_diffusion(config, tmp_path / "stopped", resume=True, text_encoder=BagOfWords())
     straight, stopped = (load_pretrained(tmp_path / name, kind="text-diffusion")[1] for name in ("straight", "stopped"))
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
 
 
 def test_a_run_is_not_continued_with_another_text_encoder(prompted_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(prompted_folder, max_steps=2, validations=1)
-    train_diffusion(config, tmp_path, quiet=True, text_encoder=BagOfWords())
+    train_diffusion(config, tmp_path, text_encoder=BagOfWords())
     other = BagOfWords()
     other.fingerprint = "another bag"
     with pytest.raises(
         CheckpointError, match="the text encoder is not the one that .* another bag and was bag of word"
     ):
-        train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=other)
-    assert train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=BagOfWords()).steps == 2
+        train_diffusion(config, tmp_path, resume=True, text_encoder=other)
+    assert train_diffusion(config, tmp_path, resume=True, text_encoder=BagOfWords()).steps == 2
 
     state = load_training_state(tmp_path / "checkpoints" / "last.pt")
     assert state.pop("foundations")["text encoder"] == "bag of words"
     save_training_state(tmp_path / "checkpoints" / "last.pt", state)  # as versions before wrote it
-    assert train_diffusion(config, tmp_path, resume=True, quiet=True, text_encoder=BagOfWords()).steps == 2
+    assert train_diffusion(config, tmp_path, resume=True, text_encoder=BagOfWords()).steps == 2
     assert "foundations" in load_training_state(tmp_path / "checkpoints" / "last.pt")
 
 
@@ -178,7 +178,7 @@ def test_share_of_texts_left_out_reaches_the_network() -> None:
 
 def test_all_images_are_trained_on(prompted_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(prompted_folder, train_on="all", max_steps=2, validations=1)
-    report = train_diffusion(config, tmp_path / "run", quiet=True, text_encoder=BagOfWords())
+    report = train_diffusion(config, tmp_path / "run", text_encoder=BagOfWords())
     assert report.num_train == 30
     assert list(report.metrics) == ["seen_loss", *(f"seen_loss_t{step}" for step in (2, 12, 24, 37, 47))]
 

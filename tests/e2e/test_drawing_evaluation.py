@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{number}.txt").write_text(name, encoding="utf-8")
     out = tmp_path_factory.mktemp("runs") / "run"
     config = tiny_config(folder, max_steps=2, val_fraction=0.3, text_encoder="emoji-clip", validations=1)
-    train_diffusion(config, out, quiet=True, text_encoder=load("emoji-clip", "cpu", "32"))  # type: ignore[arg-type]
+    train_diffusion(config, out, text_encoder=load("emoji-clip", "cpu", "32"))  # type: ignore[arg-type]
     return out
 
 

@@ -135,5 +135,5 @@ def test_python_entrances(folders: tuple[Path, Path]) -> None:
         ):
             assert torch.equal(encoder.encode_image(way), expected)
         for features in (source_vectors, source_features):
-            both = [np.asarray(features(open_source(folder), encoder, quiet=True)[1]) for folder in folders]
+            both = [np.asarray(features(open_source(folder), encoder)[1]) for folder in folders]
             np.testing.assert_array_equal(*both)

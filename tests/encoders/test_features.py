@@ -52,7 +52,7 @@ def cached(folder: Path) -> list[Path]:
 
 def test_features_of_a_source(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(), CPU)
-    source, features = source_features(open_source(folder), encoder, quiet=True)
+    source, features = source_features(open_source(folder), encoder)
     assert list(source.ids) == [f"{index}.png" for index in range(5)]
     assert [row.id for row in source.skipped] == ["1b.png"]
     assert (features.shape, features.dtype) == ((5, 16, 64), np.float16)
@@ -63,34 +63,33 @@ def test_features_of_a_source(folder: Path) -> None:
 
 def test_features_are_computed_once(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(), CPU)
-    first = source_features(open_source(folder), encoder, quiet=True)[1]
+    first = source_features(open_source(folder), encoder)[1]
     (path,) = cached(folder)
     written = path.stat().st_mtime_ns
     encoder.network.forward_intermediates = None  # whoever encodes again now fails
-    second = source_features(open_source(folder), encoder, quiet=True)[1]
+    second = source_features(open_source(folder), encoder)[1]
     np.testing.assert_array_equal(first, second)
     assert [found.stat().st_mtime_ns for found in cached(folder)] == [written]
 
 
 def test_another_picture_or_other_weights_give_other_features(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(), CPU)
-    first = np.array(source_features(open_source(folder), encoder, quiet=True)[1])
+    first = np.array(source_features(open_source(folder), encoder)[1])
     Image.new("RGB", (32, 32), "red").save(folder / "2.png")
-    second = np.array(source_features(open_source(folder), encoder, quiet=True)[1])
+    second = np.array(source_features(open_source(folder), encoder)[1])
     same = [bool((first[row] == second[row]).all()) for row in range(5)]
     assert same == [True, True, False, True, True]
     with torch.no_grad():
         encoder.network.conv1.weight.mul_(2)
-    assert not np.array_equal(source_features(open_source(folder), encoder, quiet=True)[1], second)
+    assert not np.array_equal(source_features(open_source(folder), encoder)[1], second)
     assert len(cached(folder)) == 3
 
 
-@pytest.mark.parametrize("quiet", [True, False])
-def test_many_batches_stay_in_order(quiet: bool, folder: Path) -> None:
+def test_many_batches_stay_in_order(folder: Path) -> None:
     encoder = ColourEncoder()
     colours = paint_many(folder / "many", 2 * BATCH_SIZE + 3)
     source = open_source(folder / "many")
-    usable, vectors = source_vectors(source, encoder, quiet=quiet)
+    usable, vectors = source_vectors(source, encoder)
     assert (usable.ids, encoder.images_encoded) == (source.ids, len(colours) + 1)  # and one by which it is known
     expected = encoder.encode_image([Image.new("RGB", (1, 1), colour) for colour in colours])
     torch.testing.assert_close(vectors, expected, rtol=0, atol=0)
@@ -99,7 +98,7 @@ def test_many_batches_stay_in_order(quiet: bool, folder: Path) -> None:
 def test_vectors_of_a_source_are_encoded_once(folder: Path) -> None:
     """What is encoded again is what has other pixels, other weights, or was prepared in another way."""
     encoder = CountingEncoder()
-    source, vectors = source_vectors(open_source(folder), encoder, quiet=True)
+    source, vectors = source_vectors(open_source(folder), encoder)
     assert list(source.ids) == [f"{index}.png" for index in range(5)]
     assert [row.id for row in source.skipped] == ["1b.png"]
     expected = encoder.encode_image([source.load(row) for row in range(5)])
@@ -107,11 +106,11 @@ def test_vectors_of_a_source_are_encoded_once(folder: Path) -> None:
 
     def encoded() -> int:
         encoder.images_encoded = 0
-        source_vectors(open_source(folder), encoder, quiet=True)
+        source_vectors(open_source(folder), encoder)
         return encoder.images_encoded
 
     assert encoded() == 0
-    source_features(open_source(folder), encoder, quiet=True)  # patches of the same images are something else
+    source_features(open_source(folder), encoder)  # patches of the same images are something else
     encoder.precision = resolve_precision("auto", CPU)
     assert encoded() == 0
     Image.new("RGB", (32, 32), "red").save(folder / "2.png")
@@ -137,10 +136,10 @@ def test_encoders_that_are_no_networks_are_known_by_what_they_make_of_an_image(f
     source = open_source(folder)
     images = [source.load(row) for row in range(len(source)) if source.ids[row] != "1b.png"]
     for encoder in (ColourEncoder(), DarkeningEncoder()):
-        vectors = source_vectors(source, encoder, quiet=True)[1]
+        vectors = source_vectors(source, encoder)[1]
         torch.testing.assert_close(vectors, encoder.encode_image(images))
     again = ColourEncoder()
-    source_vectors(source, again, quiet=True)
+    source_vectors(source, again)
     assert again.images_encoded == 1 and len(cached(folder)) == 2
 
 
@@ -185,14 +184,14 @@ def test_vectors_of_texts_that_cannot_be_kept(folder: Path, caplog: pytest.LogCa
 
 def test_encoder_without_patches_gives_one_vector_an_image(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(patches=False), CPU)
-    assert source_features(open_source(folder), encoder, quiet=True)[1].shape == (5, 24)
+    assert source_features(open_source(folder), encoder)[1].shape == (5, 24)
 
 
 def test_interrupted_encoding_leaves_nothing(folder: Path) -> None:
     encoder = wrap("open_clip:x/y", small_clip(), CPU)
     encoder.network.forward_intermediates = None
     with pytest.raises(TypeError):
-        source_features(open_source(folder), encoder, quiet=True)
+        source_features(open_source(folder), encoder)
     assert cached(folder) == []
 
 
@@ -200,4 +199,4 @@ def test_source_without_readable_image_is_refused(folder: Path) -> None:
     source = open_source(folder)
     broken = source.select(np.array([name == "1b.png" for name in source.ids]))
     with pytest.raises(DataError, match="not even the only image"):
-        source_features(broken, wrap("open_clip:x/y", small_clip(), CPU), quiet=True)
+        source_features(broken, wrap("open_clip:x/y", small_clip(), CPU))

@@ -81,10 +81,10 @@ def test_an_index_made_by_name_opens_with_the_object_and_the_other_way_round(
 
 def test_features_are_shared_by_the_cache(ref: str, folder: Path, tmp_path: Path) -> None:
     source = open_source(folder)
-    first = source_vectors(source, by_class(ref), quiet=True)[1]
+    first = source_vectors(source, by_class(ref))[1]
     named = load(ref, "cpu")
     named._pooled = None  # type: ignore[method-assign, assignment] # whoever encodes again now fails
-    assert torch.equal(source_vectors(source, named, quiet=True)[1], first)
+    assert torch.equal(source_vectors(source, named)[1], first)
     assert len(list((tmp_path / "cache" / "features").glob("*.npy"))) == 1
 
 

@@ -82,7 +82,7 @@ def test_a_classifier_is_evaluated_on_images_held_out(fraction: float, pattern_f
     config = ClassificationConfig(
         data=str(pattern_folder), image_size=16, val_fraction=fraction, model=model, training=training
     )
-    train_classifier(config, tmp_path / "run", quiet=True)
+    train_classifier(config, tmp_path / "run")
     source = open_source(str(pattern_folder))
     expected = split_rows(source, fraction or 0.2, 0.0, 5)["val"]
     for data in (str(pattern_folder), os.path.relpath(pattern_folder)):

@@ -77,7 +77,7 @@ def pattern_run(pattern_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         pattern_folder, encoder=EncoderConfig(), augment=AugmentConfig(min_crop=0.5, view_size=8), learning_rate=1e-3
     )
     directory = tmp_path_factory.mktemp("runs") / "patterns"
-    return directory, train_simclr(config, directory, quiet=True)
+    return directory, train_simclr(config, directory)
 
 
 @pytest.fixture(scope="session")

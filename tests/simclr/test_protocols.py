@@ -107,7 +107,7 @@ def test_no_last_batch_of_fine_tuning_is_a_single_image(small: SimclrEncoder, mo
 
     monkeypatch.setattr(FinetuneTask, "training_step", counted)
     pixels = np.zeros((129, 3, 16, 16), dtype=np.uint8)
-    finetune(small, PixelDataset(pixels, np.arange(129) % 2), 2, epochs=2, quiet=True)
+    finetune(small, PixelDataset(pixels, np.arange(129) % 2), 2, epochs=2)
     assert sizes == [128, 128]
 
 

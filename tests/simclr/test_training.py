@@ -97,7 +97,7 @@ def test_an_encoder_without_its_projection_gives_the_same_features(pattern_run: 
 
 
 def test_a_vision_transformer_learns_as_well(pattern_folder: Path, tmp_path: Path) -> None:
-    report = train_simclr(tiny_config(pattern_folder, max_steps=4), tmp_path / "run", quiet=True)
+    report = train_simclr(tiny_config(pattern_folder, max_steps=4), tmp_path / "run")
     features = load(str(tmp_path / "run"), "cpu").encode_image([pattern_folder / "fine" / "00.png"])
     assert features.shape == (1, 16) and np.isfinite(report.metrics["val_loss"])
 
@@ -107,7 +107,7 @@ def test_images_beside_class_folders_are_learned_from_without_a_label(pattern_fo
     shutil.copytree(pattern_folder, data)
     for number in range(3):
         shutil.copy(data / "coarse" / "00.png", data / f"stray-{number}.png")
-    report = train_simclr(tiny_config(data, max_steps=1), tmp_path / "run", quiet=True)
+    report = train_simclr(tiny_config(data, max_steps=1), tmp_path / "run")
     assert report.num_train == 36 + 2 and report.splits.is_labelled  # one is held out
     assert 0 <= report.metrics["val_knn_accuracy"] <= 1
 
@@ -127,7 +127,7 @@ def test_a_batch_is_learned_by_heart(pattern_folder: Path, tmp_path: Path) -> No
     config = tiny_config(
         pattern_folder, augment=same, max_train=12, temperature=0.1, max_steps=60, learning_rate=1e-2, log_every=60
     )
-    train_simclr(config, tmp_path / "run", quiet=True)
+    train_simclr(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = next(row for row in rows if "train_loss" in row)
     assert last["step"] == 60 and last["train_positive_cosine"] > 0.99 and last["train_loss"] < 0.1
@@ -155,12 +155,12 @@ def test_a_resumed_run_equals_a_straight_one(pattern_folder: Path, tmp_path: Pat
         checkpoint_minutes=0.0,
         precision="32",
     )
-    straight = train_simclr(config, tmp_path / "straight", quiet=True)
+    straight = train_simclr(config, tmp_path / "straight")
     task = task_of(config)
     stopping = StoppingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
     with pytest.raises(TrainingInterrupted):
-        Trainer(config.training, tmp_path / "resumed", quiet=True).fit(stopping, task.data.train, to_dict(config))
-    resumed = train_simclr(config, tmp_path / "resumed", resume=True, quiet=True)
+        Trainer(config.training, tmp_path / "resumed").fit(stopping, task.data.train, to_dict(config))
+    resumed = train_simclr(config, tmp_path / "resumed", resume=True)
     assert resumed.metrics == straight.metrics
     weights, others = (load_pretrained(tmp_path / name, kind="simclr")[1] for name in ("resumed", "straight"))
     for name, tensor in others.items():
@@ -182,7 +182,7 @@ def test_a_last_batch_of_one_image_is_left_out(pattern_folder: Path, tmp_path: P
         task = task_of(config)
         assert len(task.data.train) == count
         counting = CountingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
-        Trainer(config.training, tmp_path / str(count), quiet=True).fit(counting, task.data.train, to_dict(config))
+        Trainer(config.training, tmp_path / str(count)).fit(counting, task.data.train, to_dict(config))
         assert counting.sizes == sizes
 
 
@@ -243,7 +243,7 @@ def test_the_gpu_recipe_works_at_a_small_scale(pattern_folder: Path, tmp_path: P
     config = dataclasses.replace(
         recipe, data=str(pattern_folder), image_size=16, compile=False, val_fraction=0.2, training=training
     )
-    report = train_simclr(config, tmp_path / "run", quiet=True)
+    report = train_simclr(config, tmp_path / "run")
     assert np.isfinite(report.metrics["val_loss"])
     encoder = SimclrEncoder.from_pretrained(tmp_path / "run", device="cpu")
     assert encoder.encode_image([Image.new("RGB", (16, 16))]).shape == (1, 2048)
@@ -256,7 +256,7 @@ def test_a_compiled_run_is_the_same_run(pattern_folder: Path, tmp_path: Path) ->
     losses = []
     for compiled in (False, True):
         config = tiny_config(pattern_folder, compile=compiled, max_steps=3, validations=1, log_every=1, precision="32")
-        report = train_simclr(config, tmp_path / str(compiled), quiet=True)
+        report = train_simclr(config, tmp_path / str(compiled))
         rows = (tmp_path / str(compiled) / "metrics.jsonl").read_text().splitlines()
         steps = [json.loads(row)["train_loss"] for row in rows if "train_loss" in row]
         assert (task_of(config).model._compiled_call_impl is not None) == compiled
@@ -273,7 +273,7 @@ def train_in_process(rank: int, count: int, settings: dict, directory: str, port
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, TORCHELASTIC_RUN_ID="test")
-    train_simclr(from_dict(SimclrConfig, settings), directory, quiet=True)
+    train_simclr(from_dict(SimclrConfig, settings), directory)
 
 
 def free_port(queue: object) -> None:

@@ -21,7 +21,7 @@ from .conftest import PERIODS, task_of, tiny_config
 
 
 def test_without_held_out_images_nothing_is_validated(pattern_folder: Path, tmp_path: Path) -> None:
-    report = train_simclr(tiny_config(pattern_folder, val_fraction=0.0, max_steps=2), tmp_path / "run", quiet=True)
+    report = train_simclr(tiny_config(pattern_folder, val_fraction=0.0, max_steps=2), tmp_path / "run")
     assert report.metrics == {}
     assert "none measured" in (report.model / "README.md").read_text(encoding="utf-8")
 
@@ -49,7 +49,7 @@ def test_a_single_held_out_image_has_no_loss(tmp_path: Path) -> None:
     for number in range(9):
         Image.new("RGB", (16, 16), (20 * number,) * 3).save(tmp_path / f"{number}.png")
     config = tiny_config(tmp_path, val_fraction=0.1, max_steps=2, batch_size=4)
-    report = train_simclr(config, tmp_path / "run", quiet=True)
+    report = train_simclr(config, tmp_path / "run")
     assert report.num_train == 8 and report.metrics == {}
 
 
@@ -95,7 +95,7 @@ def test_images_without_labels_are_judged_by_the_loss(pattern_folder: Path, tmp_
     config = tiny_config(tmp_path / "flat", max_steps=3, batch_size=4)
     task = task_of(config)
     assert (task.monitor, task.higher_is_better) == ("val_loss", False)
-    report = train_simclr(config, tmp_path / "run", quiet=True)
+    report = train_simclr(config, tmp_path / "run")
     assert report.metrics.keys() == {"val_loss"}
     single = tmp_path / "single" / "only"
     single.mkdir(parents=True)

@@ -41,56 +41,56 @@ def files_in(directory: Path) -> set[str]:
 
 
 def test_file_arrives_under_its_name(server: FileServer, tmp_path: Path) -> None:
-    path = download(remote(server), tmp_path / "new", quiet=True)
+    path = download(remote(server), tmp_path / "new")
     assert path == tmp_path / "new" / "archive.tar.gz"
     assert path.read_bytes() == CONTENT
     assert files_in(path.parent) == {"archive.tar.gz"}
 
 
-def test_progress_is_on_stderr_unless_quiet(
+def test_progress_is_reported_where_it_is_asked_for(
     server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
-    download(remote(server), tmp_path / "a")
+    download(remote(server), tmp_path / "a", progress=progress.ConsoleProgress())
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "archive.tar.gz 100%" in printed.err
-    download(remote(server), tmp_path / "b", quiet=True)
+    download(remote(server), tmp_path / "b")
     assert capsys.readouterr() == ("", "")
 
 
 def test_file_that_is_there_is_not_fetched_again(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz").write_bytes(CONTENT)
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == []
 
 
 def test_damaged_file_that_is_there_is_fetched_again(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz").write_bytes(CONTENT[:-1])
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_part_is_continued(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz.part").write_bytes(CONTENT[:1000])
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == ["bytes=1000-"]
 
 
 def test_server_without_ranges_sends_all_again(server: FileServer, tmp_path: Path) -> None:
     server.knows_ranges = False
     (tmp_path / "archive.tar.gz.part").write_bytes(b"x" * 1000)
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_complete_part_only_gets_its_name(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz.part").write_bytes(CONTENT)
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [f"bytes={len(CONTENT)}-"]
 
 
 def test_connection_that_drops_is_taken_up_again(server: FileServer, tmp_path: Path) -> None:
     server.cut_after = 120_000
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=120000-", "bytes=240000-"]
 
 
@@ -100,34 +100,34 @@ def test_connection_that_brings_nothing_ends_with_the_part_kept(server: FileServ
     with pytest.raises(
         OfflineError, match=r"closed after 1,000 of 300,000 bytes; 1,000 bytes have arrived and are kept"
     ):
-        download(remote(server), tmp_path, quiet=True)
+        download(remote(server), tmp_path)
     assert files_in(tmp_path) == {"archive.tar.gz.part"}
     server.cut_after = None
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_length_need_not_be_known(server: FileServer, tmp_path: Path) -> None:
     server.states_length = False
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_other_content_is_refused_and_deleted(server: FileServer, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another checksum"):
-        download(remote(server, b"something else"), tmp_path, quiet=True)
+        download(remote(server, b"something else"), tmp_path)
     assert files_in(tmp_path) == set()
 
 
 def test_part_of_another_file_is_deleted_and_the_next_call_succeeds(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz.part").write_bytes(b"x" * 1000)
     with pytest.raises(DataError, match="another checksum .* try again"):
-        download(remote(server), tmp_path, quiet=True)
-    assert download(remote(server), tmp_path, quiet=True).read_bytes() == CONTENT
+        download(remote(server), tmp_path)
+    assert download(remote(server), tmp_path).read_bytes() == CONTENT
 
 
 def test_error_of_the_server(server: FileServer, tmp_path: Path) -> None:
     server.error = 404
     with pytest.raises(OfflineError, match=f"answered 404 Not Found.* put it into {tmp_path}"):
-        download(remote(server), tmp_path, quiet=True)
+        download(remote(server), tmp_path)
 
 
 def test_nobody_answers(server: FileServer, tmp_path: Path) -> None:
@@ -135,34 +135,34 @@ def test_nobody_answers(server: FileServer, tmp_path: Path) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(OfflineError, match="the connection failed .*refused.* Fetch http://"):
-        download(gone, tmp_path, quiet=True)
+        download(gone, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["OPSIN_OFFLINE", "HF_HUB_OFFLINE"])
 def test_offline_asks_nobody(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(OfflineError, match=f"this run is offline .*Fetch {server.url} where there is a network"):
-        download(remote(server), tmp_path / "new", quiet=True)
+        download(remote(server), tmp_path / "new")
     assert server.ranges == []
     assert not (tmp_path / "new").exists()
     (tmp_path / "archive.tar.gz").write_bytes(CONTENT)
-    assert download(remote(server), tmp_path, quiet=True) == tmp_path / "archive.tar.gz"
+    assert download(remote(server), tmp_path) == tmp_path / "archive.tar.gz"
 
 
 def test_place_that_cannot_be_written(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match="cannot be written"):
-        download(remote(server), tmp_path / "file" / "folder", quiet=True)
+        download(remote(server), tmp_path / "file" / "folder")
 
 
 def test_full_disk_is_no_network_problem(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "archive.tar.gz.part").symlink_to("/dev/full")
     with pytest.raises(DataError, match="No space left on device"):
-        download(remote(server), tmp_path, quiet=True)
+        download(remote(server), tmp_path)
 
 
 def test_two_downloads_at_once_fetch_once(server: FileServer, tmp_path: Path) -> None:
-    threads = [threading.Thread(target=download, args=(remote(server), tmp_path), kwargs={"quiet": True}) for _ in "ab"]
+    threads = [threading.Thread(target=download, args=(remote(server), tmp_path)) for _ in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:

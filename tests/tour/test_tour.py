@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from opsin import ImageIndex
 from opsin.cli.main import VERBS, main
 from opsin.errors import ConfigError
+from opsin.progress import Progress
 from opsin.report import Picture, Report, Section, Table, machine, spread
 from opsin.sources.opening import open_source
 from opsin.systems import SYSTEMS
@@ -75,7 +76,7 @@ def test_tour_trains_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def quick_tour(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tour of one section that only writes a file."""
 
-    def make(directory: Path, minutes: float, quiet: bool) -> Section:
+    def make(directory: Path, minutes: float, progress: Progress | None) -> Section:
         directory.mkdir(exist_ok=True)
         (directory / "minutes").write_text(str(minutes))
         return section()

@@ -190,7 +190,7 @@ class PatchyData(ToyData):
 def test_a_batch_that_cannot_be_read_does_not_end_the_run(tmp_path: Path) -> None:
     """The next sample that can be read takes its place."""
     data = PatchyData(unreadable=12)
-    trainer = Trainer(toy_config(max_steps=20, batch_size=1), tmp_path / "run", quiet=True)
+    trainer = Trainer(toy_config(max_steps=20, batch_size=1), tmp_path / "run")
     assert trainer.fit(ToyTask(), data, {}).steps == 20
     counts = [data.given.count([index]) for index in range(20)]
     assert counts == [0] * 12 + [13] + [1] * 7
@@ -198,7 +198,7 @@ def test_a_batch_that_cannot_be_read_does_not_end_the_run(tmp_path: Path) -> Non
 
 def test_data_of_which_nothing_can_be_read_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        Trainer(toy_config(), tmp_path / "run", quiet=True).fit(ToyTask(), PatchyData(unreadable=20), {})
+        Trainer(toy_config(), tmp_path / "run").fit(ToyTask(), PatchyData(unreadable=20), {})
 
 
 class DeadlyData(ToyData):
@@ -213,7 +213,7 @@ class DeadlyData(ToyData):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_killed_worker_is_said_to_be_one(tmp_path: Path) -> None:
-    trainer = Trainer(toy_config(workers=1, max_steps=9), tmp_path / "run", quiet=True)
+    trainer = Trainer(toy_config(workers=1, max_steps=9), tmp_path / "run")
     with pytest.raises(TrainingError) as caught:
         trainer.fit(ToyTask(), DeadlyData(), {})
     message = (
@@ -222,7 +222,7 @@ def test_a_killed_worker_is_said_to_be_one(tmp_path: Path) -> None:
     assert re.match(message, str(caught.value))
     assert f"is kept in {tmp_path / 'run'}; continue with --resume" in str(caught.value)
     subprocess.run(["true"], check=True)  # the end of another child is no error of the lost one's again
-    trainer = Trainer(toy_config(max_steps=9), tmp_path / "run", quiet=True)
+    trainer = Trainer(toy_config(max_steps=9), tmp_path / "run")
     assert trainer.fit(ToyTask(), DeadlyData(), {}, resume=True).steps == 9
 
 
@@ -318,7 +318,7 @@ def test_the_callers_random_numbers_do_not_matter(tmp_path: Path) -> None:
 
 def test_no_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no training data"):
-        Trainer(toy_config(), tmp_path / "run", quiet=True).fit(ToyTask(), ToyData(0), {})
+        Trainer(toy_config(), tmp_path / "run").fit(ToyTask(), ToyData(0), {})
     assert not (tmp_path / "run").exists()
 
 

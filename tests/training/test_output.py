@@ -1,90 +1,18 @@
-"""Progress on stderr, metrics.jsonl, and signals."""
+"""metrics.jsonl, and signals."""
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
-import re
 import signal
 import threading
 from pathlib import Path
 
 import pytest
 
-from opsin import progress
 from opsin.errors import CheckpointError
-from opsin.progress import CountedProgress, counted, format_duration
 from opsin.training.loggers import MetricsLog, read_metrics, wandb_id
-from opsin.training.progress import TrainingProgress
 from opsin.training.signals import StopSignals
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_plain_lines_where_there_is_no_terminal() -> None:
-    stream = io.StringIO()
-    with TrainingProgress("training", stream=stream) as display:
-        display.update(0.25, 5, 1.23456, 1000.4, 0.125, 65.0)
-        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)  # too soon for another line
-        display.note("val_loss 0.5")
-        display.update(1.0, 20, 0.5, 1000.0, 0.0, 0.0)  # the end is always shown
-    assert stream.getvalue().splitlines() == [
-        "training  25%  step 5  loss 1.2346  1000 samples/s  waiting for data 12%  left 1:05",
-        "val_loss 0.5",
-        "training 100%  step 20  loss 0.5000  1000 samples/s  waiting for data 0%  left 0:00",
-    ]
-
-
-def test_a_bar_on_a_terminal() -> None:
-    stream = Terminal()
-    with TrainingProgress("training", stream=stream) as display:
-        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
-        display.note("val_loss 0.5")
-    text = stream.getvalue()
-    assert "50%" in text and "step 10" in text and "val_loss 0.5" in text
-    assert "\x1b[" in text
-
-
-def test_counted_work_is_lines_without_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert list(counted("abc", "encoding", 3)) == list("abc")
-    assert capsys.readouterr().err == ""  # it took less than ten seconds
-    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
-    assert list(counted("abc", "encoding", 3)) == list("abc")
-    with CountedProgress("cifar", None, unit="bytes", done=1000) as display:
-        display.advance(1234)
-    *rows, unknown = capsys.readouterr().err.split("\n")[:-1]
-    assert [row.split("images")[0] for row in rows] == [
-        "encoding  33%  1 of 3 ",
-        "encoding  67%  2 of 3 ",
-        "encoding 100%  3 of 3 ",
-    ]
-    assert re.fullmatch(r"cifar   0%  2,234 bytes  [\d,.]+/s", unknown)
-    assert list(counted("abc", "encoding", 3, quiet=True)) == list("abc")
-    assert list(counted("", "encoding", 0)) == []
-    assert capsys.readouterr().err == ""
-
-
-def test_quiet() -> None:
-    stream = Terminal()
-    with TrainingProgress("training", enabled=False, stream=stream) as display:
-        display.update(0.5, 10, 1.0, 1000.0, 0.0, 40.0)
-        display.note("val_loss 0.5")
-    assert stream.getvalue() == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00"), (-3, "0:00"), (59.6, "1:00"), (65, "1:05"), (7384, "2:03:04"), (math.inf, "?"), (math.nan, "?")],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:

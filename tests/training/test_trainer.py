@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from opsin import progress
 from opsin.checkpoint import load_training_state
 from opsin.errors import CheckpointError, TrainingInterrupted
 from opsin.training.loggers import read_metrics
@@ -100,8 +101,12 @@ def test_what_a_run_directory_holds(tmp_path: Path, capfd: pytest.CaptureFixture
     assert (output.out, output.err) == ("", "")  # quiet
 
 
-def test_progress_goes_to_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Trainer(toy_config(max_steps=4), tmp_path / "run").fit(ToyTask(), ToyData(), {})
+def test_progress_goes_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "PLAIN_LINE_SECONDS", 0)
+    console = progress.ConsoleProgress()
+    Trainer(toy_config(max_steps=4), tmp_path / "run", progress=console).fit(ToyTask(), ToyData(), {})
     output = capfd.readouterr()
     assert output.out == ""
     assert "training 100%  step 4" in output.err
@@ -246,7 +251,7 @@ def test_convolutional_networks_run_channels_last(tmp_path: Path) -> None:
     task = ToyTask(noise=0.0)
     task.model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten())
     task.validation.x = task.validation.x.view(-1, 2, 2, 2)
-    trainer = Trainer(toy_config(max_steps=2, export="last"), tmp_path / "run", quiet=True)
+    trainer = Trainer(toy_config(max_steps=2, export="last"), tmp_path / "run")
     trainer.fit(task, Images(), {})
     assert task.model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert exported(tmp_path / "run")["1.num_batches_tracked"] == 2

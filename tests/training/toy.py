@@ -149,7 +149,7 @@ def toy_config(**options: object) -> TrainingConfig:
 def train_toy(
     directory: Path, *, resume: bool = False, task: ToyTask | None = None, samples: int = 50, **options: object
 ) -> TrainingResult:
-    trainer = Trainer(toy_config(**options), directory, quiet=True)
+    trainer = Trainer(toy_config(**options), directory)
     return trainer.fit(task or ToyTask(), ToyData(samples), {"toy": True}, resume=resume)
 
 

@@ -20,6 +20,7 @@ from opsin.data.datasets import ImageDataset, numbered_dataset
 from opsin.encoders.base import NetworkEncoder
 from opsin.encoders.features import source_features
 from opsin.images.opening import Skipped
+from opsin.progress import Progress
 from opsin.sources.image_source import ImageSource
 
 
@@ -140,13 +141,18 @@ def image_caption_dataset(
 
 
 def encoded_caption_dataset(
-    source: ImageSource, vocabulary: Vocabulary, encoder: NetworkEncoder, max_length: int, *, quiet: bool = False
+    source: ImageSource,
+    vocabulary: Vocabulary,
+    encoder: NetworkEncoder,
+    max_length: int,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[FeatureCaptionDataset, ImageSource]:
     """`image_caption_dataset` with a frozen encoder's features in place of images.
 
     With it comes the source without the images that cannot be read: its rows are those of the table.
     """
-    usable, features = source_features(source, encoder, quiet=quiet)
+    usable, features = source_features(source, encoder, progress=progress)
     assert usable.captions is not None
     table = CaptionTable.from_texts(usable.captions, vocabulary, max_length)
     return FeatureCaptionDataset(features, table, usable.skipped), usable

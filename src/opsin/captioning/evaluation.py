@@ -178,7 +178,7 @@ def evaluate_captioner(
             dataset = image_caption_dataset(source, captioner.vocabulary, size, longest)
         else:
             encoder = captioner.load_frozen_encoder()
-            dataset, source = encoded_caption_dataset(source, captioner.vocabulary, encoder, longest, quiet=True)
+            dataset, source = encoded_caption_dataset(source, captioner.vocabulary, encoder, longest)
         names = list(source.ids)
     else:
         dataset, split, training_captions = _choose_features(ref, split, own, captioner)

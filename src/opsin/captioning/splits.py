@@ -26,6 +26,7 @@ from opsin.data.unread import examples
 from opsin.encoders import load
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError
+from opsin.progress import Progress
 from opsin.runtime import is_first_process
 from opsin.sources.image_source import ImageSource
 
@@ -48,11 +49,10 @@ class CaptionSplits(Splits[CaptionDataset]):
         return self.feature_dim is None or self.encoder_fingerprint is not None
 
 
-def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSplits:
+def open_splits(config: CaptioningConfig, *, progress: Progress | None = None) -> CaptionSplits:
     """Open the data of a run: its splits as batches, and the vocabulary of the training captions.
 
-    With a frozen encoder the features of all splits are computed here, unless they are in the cache; progress is shown
-    on stderr unless `quiet`.
+    With a frozen encoder the features of all splits are computed here, unless they are in the cache.
     """
     if config.data.startswith(COURSE):
         return _open_course(config)
@@ -67,7 +67,7 @@ def open_splits(config: CaptioningConfig, *, quiet: bool = False) -> CaptionSpli
 
     def dataset(images: ImageSource) -> CaptionDataset:
         if encoder is not None:
-            return encoded_caption_dataset(images, vocabulary, encoder, longest, quiet=quiet)[0]
+            return encoded_caption_dataset(images, vocabulary, encoder, longest, progress=progress)[0]
         return image_caption_dataset(images, vocabulary, config.image_size, longest)
 
     datasets = {name: dataset(images) for name, images in run.splits.items()}

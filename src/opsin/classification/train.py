@@ -8,11 +8,12 @@ from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import ClassSplits, open_splits
 from opsin.classification.evaluation import measure_run
 from opsin.classification.task import build_task
+from opsin.progress import Progress
 from opsin.training.run import TrainReport, run_training
 
 
 def train_classifier(
-    config: ClassificationConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
+    config: ClassificationConfig, directory: str | Path, *, resume: bool = False, progress: Progress | None = None
 ) -> TrainReport[ClassSplits]:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
@@ -21,4 +22,4 @@ def train_classifier(
     """
     splits = open_splits(config)
     task = build_task(config, splits)
-    return run_training(config, directory, task, splits, measure_run, resume=resume, quiet=quiet)
+    return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)

@@ -121,7 +121,7 @@ def _refuse_senseless(options: CaptionOptions) -> None:
 def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
     from opsin.captioning.decoding import Limits
     from opsin.captioning.inference import Sampling
-    from opsin.progress import counted
+    from opsin.progress import tracked
 
     sampling = None
     if options.top_p is not None:
@@ -133,7 +133,7 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
         no_repeat_ngram=options.no_repeat_ngram,
     )
     return captioner.caption_each(
-        counted(reader, "captioning", len(reader.files), quiet=options.quiet),
+        tracked(reader, options.progress, "captioning", len(reader.files)),
         beams=options.beams,
         length_penalty=options.length_penalty,
         limits=limits,

@@ -55,13 +55,13 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.classification.inference import Classifier
     from opsin.errors import DataError
     from opsin.images.opening import ImageReader
-    from opsin.progress import counted
+    from opsin.progress import tracked
     from opsin.sources.inputs import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
     reader = ImageReader(files, classifier.preprocessing.image_size)
-    images = counted(reader, "classifying", len(reader.files), quiet=options.quiet)
+    images = tracked(reader, options.progress, "classifying", len(reader.files))
     rows = RowPrinter(("image", "classes"), map(str, reader.files))
     results: list[Classification] = []
     for result in classifier.classify_each(images, top_k=options.top_k, batch_size=options.batch_size or 64):

@@ -103,7 +103,7 @@ def _prepare(argv: list[str]) -> int:
     )
     from opsin.sources.prepare import prepare_source
 
-    directory = prepare_source(options.source, quiet=options.quiet)
+    directory = prepare_source(options.source, progress=options.progress)
     if options.json:
         print_json({"source": options.source, "directory": str(directory)})
     else:
@@ -117,7 +117,7 @@ def _check(argv: list[str]) -> int:
     from opsin.sources.check import check_source
     from opsin.sources.opening import open_source
 
-    report = check_source(open_source(options.source, exclude=options.exclude), quiet=options.quiet)
+    report = check_source(open_source(options.source, exclude=options.exclude), progress=options.progress)
     if options.json:
         print_json(dataclasses.asdict(report))
         return 0

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         exclude=options.exclude,
         engine=options.engine,
         rows_per_shard=options.rows_per_shard,
-        quiet=options.quiet,
+        progress=options.progress,
     )
     note_unlike(report.encoder, options.model, "--model imagenet", options.quiet)
     if options.json:

@@ -192,7 +192,11 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
     if options.interpolate:
         first, second = options.prompts
         count = options.num_images
-        return [model.interpolate(first, second, num_images=count, sampling=sampling, generator=generator)]
+        return [
+            model.interpolate(
+                first, second, num_images=count, sampling=sampling, generator=generator, progress=options.progress
+            )
+        ]
     if options.image is not None:
         model.encode_prompts(options.prompts)  # says what cannot be read of all of them, and not of each by itself
         varied: list[Generation] = []
@@ -206,6 +210,7 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
                     num_images=options.num_images,
                     sampling=sampling,
                     generator=generator,
+                    progress=options.progress,
                 )
             varied.append(generation)
         return varied
@@ -219,4 +224,5 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
         spacing=options.spacing,
         threshold=options.threshold,
         trajectory=options.filmstrip,
+        progress=options.progress,
     )

@@ -66,7 +66,9 @@ def main(argv: list[str]) -> int:
         open_collection(options.source, options.exclude)  # so that a mistyped folder leaves no empty index behind
         model = DEFAULT_MODEL if options.model is None else options.model
         index = ImageIndex.create(options.out, model, device=options.device)
-    report = index.update(options.source, exclude=options.exclude or None, rehash=options.rehash, quiet=options.quiet)
+    report = index.update(
+        options.source, exclude=options.exclude or None, rehash=options.rehash, progress=options.progress
+    )
     if options.json:
         _print_json(index, report)
     else:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import tyro
@@ -16,6 +16,7 @@ from opsin.cli.help import help_text, options_of
 from opsin.cli.refusals import refuse
 from opsin.cli.usage import HELP_ALL, asks_for_help
 from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
+from opsin.progress import ConsoleProgress, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,11 @@ class SharedOptions:
     """Print the result and errors only: no progress, no hints."""
     offline: Flag = False
     """Open no network connection; what is missing is an error that says where to put it."""
+
+    @cached_property
+    def progress(self) -> Progress:
+        """Where long calls report: a bar or lines on stderr, or nowhere when the verb is to be quiet."""
+        return Progress() if self.quiet else ConsoleProgress()
 
 
 @dataclass(frozen=True, kw_only=True)

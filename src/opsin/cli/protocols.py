@@ -28,7 +28,7 @@ def evaluate_features(options: EvaluateOptions) -> int:
         options.data,
         options.split,
         near_duplicates=options.near_duplicates,
-        quiet=options.quiet,
+        progress=options.progress,
     )
     if options.json:
         print_json(_document(evaluation, protocol))

@@ -35,7 +35,7 @@ def evaluate_drawings(options: EvaluateOptions) -> int:
     # In full precision the judge's word is the same on every machine.
     encoder = load_image_text(options.judge or DEFAULT_JUDGE, options.device, "32")
     exam = _exam(options, model, encoder)
-    judge = DrawingJudge(exam, encoder, quiet=options.quiet)
+    judge = DrawingJudge(exam, encoder, progress=options.progress)
     latest = None
     try:
         for latest in evaluate_drawing(judge, model, samplings, options.report):  # noqa: B007
@@ -98,7 +98,7 @@ def _exam(options: EvaluateOptions, model: TextToImage, encoder: Any) -> Exam:
         data=options.data,
         split=options.split,
         exclude=options.exclude,
-        quiet=options.quiet,
+        progress=options.progress,
         **{name: value for name, value in given.items() if value is not None},
     )
 

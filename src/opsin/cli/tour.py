@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     from opsin.tour.run import run_tour
 
     note(f"training on the embedded emoji for about {options.max_minutes:g} minutes", quiet=options.quiet)
-    report = run_tour(options.out, training_minutes=options.max_minutes, quiet=options.quiet)
+    report = run_tour(options.out, training_minutes=options.max_minutes, progress=options.progress)
     if options.json:
         print_json({"report": str(report.resolve())})
     else:

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     system = SYSTEMS[name]
     options = _parse(system, name, rest)
     train: Callable[..., Any] = load(system.train)
-    report = train(options.config, options.out, resume=options.resume, quiet=options.quiet)
+    report = train(options.config, options.out, resume=options.resume, progress=options.progress)
     if is_first_process():
         _print_report(report, options, system)
     return 0

@@ -33,7 +33,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.encoders.loading import load_image_text
     from opsin.errors import DataError
     from opsin.images.opening import ImageReader
-    from opsin.progress import counted
+    from opsin.progress import tracked
     from opsin.sources.inputs import list_inputs
 
     files = list_inputs(options.images, options.exclude)
@@ -47,7 +47,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     )
     reader = ImageReader(files, input_size(classifier.encoder))
     try:
-        images = counted(reader, "classifying", len(reader.files), quiet=options.quiet)
+        images = tracked(reader, options.progress, "classifying", len(reader.files))
         results = classifier.classify(images, top_k=options.top_k)
     except ValueError as error:
         if reader.read or not reader.skipped:
@@ -162,7 +162,9 @@ def evaluate_labels(options: EvaluateOptions) -> int:
 
     encoder = load_image_text(options.run, options.device, options.precision)
     templates = options.template or DEFAULT_TEMPLATES
-    evaluation = evaluate_zero_shot(encoder, options.data, options.split, templates=templates, exclude=options.exclude)
+    evaluation = evaluate_zero_shot(
+        encoder, options.data, options.split, templates=templates, exclude=options.exclude, progress=options.progress
+    )
     if options.json:
         print_json(_evaluation_document(evaluation))
     else:

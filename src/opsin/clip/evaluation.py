@@ -27,6 +27,7 @@ from opsin.encoders.features import source_vectors
 from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import RunRecord
+from opsin.progress import Progress
 from opsin.runtime import autocast
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
@@ -83,6 +84,7 @@ def evaluate_retrieval(
     *,
     exclude: Sequence[str] = (),
     near_duplicates: bool = False,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate on a split of a source; `run` is that of the model, None if it is not known.
 
@@ -100,7 +102,7 @@ def evaluate_retrieval(
         if split is None and own.train_on == "all" and is_same_source(data or own.data, own.data):
             split = "train"
     images = choose_evaluation_images(ClipConfig(data=data or "", exclude=tuple(exclude)), split, run)
-    source, image_features = source_vectors(images.source, encoder, quiet=True)
+    source, image_features = source_vectors(images.source, encoder, progress=progress)
     groups, texts = _groups_and_texts(source)
     effect = "what is not read makes the scores worse, whatever the images show"
     warn_of_unread(unread_texts(encoder, texts), encoder.name, "caption", effect)

@@ -15,6 +15,7 @@ from opsin.counts import number_of
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors
 from opsin.images.opening import Skipped
+from opsin.progress import Progress
 from opsin.sources.opening import open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics, expected_calibration_error
@@ -65,6 +66,7 @@ def evaluate_zero_shot(
     *,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     exclude: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> ZeroShotEvaluation:
     """Classify a split of a labelled source by its class names; without `split` its test split, or else all of it.
 
@@ -83,7 +85,7 @@ def evaluate_zero_shot(
     if split != "all":
         source = source.split(split)
     classifier = ZeroShotClassifier(encoder, {name: (name.replace("_", " "),) for name in names}, templates=templates)
-    source, vectors = source_vectors(source, encoder, quiet=True)
+    source, vectors = source_vectors(source, encoder, progress=progress)
     cosines = cosine_similarity(vectors, classifier.label_features)
     assert source.labels is not None
     labels = torch.from_numpy(source.labels)

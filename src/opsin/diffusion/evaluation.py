@@ -29,7 +29,7 @@ from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError, DataError
 from opsin.files import write_json
-from opsin.progress import CountedProgress
+from opsin.progress import Progress, working
 from opsin.runtime import make_generator
 from opsin.training.baselines import BaselineComparison, compare_share
 
@@ -148,9 +148,9 @@ class Evaluation:
 class DrawingJudge:
     """Scores real images and drawings alike."""
 
-    def __init__(self, exam: Exam, encoder: ImageTextEncoder, *, quiet: bool = True) -> None:
+    def __init__(self, exam: Exam, encoder: ImageTextEncoder, *, progress: Progress | None = None) -> None:
         """`encoder` must be the one that `exam` was opened with."""
-        self.exam, self.encoder, self.quiet = exam, encoder, quiet
+        self.exam, self.encoder, self.progress = exam, encoder, progress
         self.real = {name: self._scores(part, part.real, *self._neighbours(part.real)) for name, part in self._parts}
 
     def measure(self, model: DrawingModel, sampling: Sampling) -> Measurement:
@@ -180,7 +180,7 @@ class DrawingJudge:
         images: list[Image.Image] = []
         title = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, {name}"
         total = len(part.prompts) * exam.num_samples
-        with CountedProgress(title, total, quiet=self.quiet) as counter:
+        with working(self.progress, title, total) as advance:
             for start in range(0, len(part.prompts), max(1, IMAGES_AT_A_TIME // exam.num_samples)):
                 asked = part.prompts[start : start + max(1, IMAGES_AT_A_TIME // exam.num_samples)]
                 generations = model.generate(
@@ -190,10 +190,10 @@ class DrawingJudge:
                     **vars(sampling),
                 )
                 images += [image for generation in generations for image in generation.images]
-                counter.advance(len(asked) * exam.num_samples)
+                advance(len(asked) * exam.num_samples)
         pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
         return Pictures(
-            pixels, encode(self.encoder, images, "judging", self.quiet), part.prompts.repeat(exam.num_samples)
+            pixels, encode(self.encoder, images, "judging", self.progress), part.prompts.repeat(exam.num_samples)
         )
 
     def _neighbours(self, pictures: Pictures) -> tuple[Neighbours | None, Neighbours | None]:

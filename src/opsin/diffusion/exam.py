@@ -21,7 +21,7 @@ from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import Skipped
 from opsin.pretrained import RunRecord
-from opsin.progress import counted
+from opsin.progress import Progress, tracked
 from opsin.runtime import derive_seed
 from opsin.sources.image_source import SPLITS, ImageSource
 from opsin.sources.opening import exclude_images, is_same_source
@@ -103,7 +103,7 @@ def open_exam(
     num_samples: int = 2,
     seed: int = 0,
     exclude: Sequence[str] = (),
-    quiet: bool = True,
+    progress: Progress | None = None,
 ) -> Exam:
     """Choose at most `num_prompts` names of each part, at random but always the same.
 
@@ -124,7 +124,7 @@ def open_exam(
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
     readable, pixels = load_pixels(numbered(source).select(used), image_size)
-    features = encode(encoder, as_images(pixels), "encoding real images", quiet)
+    features = encode(encoder, as_images(pixels), "encoding real images", progress)
     pictures = Pictures(pixels, features, _numbers_of_names(readable, names))
     places = readable.labels
     assert places is not None
@@ -178,9 +178,11 @@ def choose_parts(run: SplitSource, ref: str, split: str | None) -> tuple[dict[st
     return parts, rows_of["train"]
 
 
-def encode(encoder: ImageTextEncoder, images: Sequence[Image.Image], title: str, quiet: bool) -> np.ndarray:
+def encode(
+    encoder: ImageTextEncoder, images: Sequence[Image.Image], title: str, progress: Progress | None
+) -> np.ndarray:
     """Features float64 (N, D) of length one."""
-    features = encoder.encode_image(counted(images, title, len(images), quiet=quiet)).double().numpy()
+    features = encoder.encode_image(tracked(images, progress, title, len(images))).double().numpy()
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 

@@ -5,7 +5,6 @@ Dimensions: N images, S steps, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.opening import ImageLike, open_image
 from opsin.model_cards import CardText, inline_code
 from opsin.pretrained import Example, PretrainedModel
+from opsin.progress import Progress, working
 from opsin.runtime import autocast, refuse_damaged, resolve_precision
 
 
@@ -140,12 +140,13 @@ training captions: expect less of prompts that are unlike them.
         threshold: Threshold = "static",
         trajectory: bool = False,
         batch_size: int = 64,
+        progress: Progress | None = None,
     ) -> list[Generation]:
         """`num_images` drawings of each prompt; see `Sampling`. An empty prompt asks for nothing in particular.
 
         The same generator state gives the same images; without one it is seeded with 0. The noise that the sampler ddpm
         adds is drawn batch by batch: other images with another `batch_size`. Raises ConfigError for settings that make
-        no sense, and what the text encoder raises.
+        no sense, Cancelled, and what the text encoder raises.
         """
         sampling = Sampling(
             guidance_scale=guidance_scale, steps=steps, sampler=sampler, spacing=spacing, threshold=threshold
@@ -156,7 +157,14 @@ training captions: expect less of prompts that are unlike them.
         if not texts:
             return []
         vectors = self.encode_prompts(texts).repeat_interleave(num_images, dim=0)
-        states = self.draw(vectors, sampling, generator=generator, trajectory=trajectory, batch_size=batch_size)
+        states = self.draw(
+            vectors,
+            sampling,
+            generator=generator,
+            trajectory=trajectory,
+            batch_size=batch_size,
+            progress=progress,
+        )
         pictures = [tuple(images_of(row)) for row in states]
         results = []
         for index, text in enumerate(texts):
@@ -174,6 +182,7 @@ training captions: expect less of prompts that are unlike them.
         num_images: int = 1,
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
+        progress: Progress | None = None,
     ) -> Generation:
         """Drawings of the prompt that begin at a noised image, or that replace a part of it.
 
@@ -194,7 +203,13 @@ training captions: expect less of prompts that are unlike them.
         region = None if mask is None else read_mask(mask, picture.size, self.image_size).to(self.device)
         vectors = self.encode_prompts([prompt]).expand(num_images, -1)
         states = self.draw(
-            vectors, sampling or Sampling(), generator=generator, known=known, strength=strength, mask=region
+            vectors,
+            sampling or Sampling(),
+            generator=generator,
+            known=known,
+            strength=strength,
+            mask=region,
+            progress=progress,
         )
         return Generation(prompt, tuple(images_of(states[:, -1])))
 
@@ -206,13 +221,14 @@ training captions: expect less of prompts that are unlike them.
         num_images: int = 7,
         sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
+        progress: Progress | None = None,
     ) -> Generation:
         """Drawings on the way from one prompt to the other, all from the same noise."""
         if num_images < 2:
             raise ConfigError(f"an interpolation takes at least 2 images, not {num_images}")
         start, end = self.encode_prompts([first, second])
         vectors = torch.stack([slerp(start, end, index / (num_images - 1)) for index in range(num_images)])
-        states = self.draw(vectors, sampling or Sampling(), generator=generator, same_noise=True)
+        states = self.draw(vectors, sampling or Sampling(), generator=generator, same_noise=True, progress=progress)
         return Generation(f"from {first!r} to {second!r}", tuple(images_of(states[:, -1])))
 
     # ----------------------------------------------------------------------------------------- the engine
@@ -276,6 +292,7 @@ training captions: expect less of prompts that are unlike them.
         known: Tensor | None = None,
         strength: float = 1.0,
         mask: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Tensor:
         """Images (N, 1, C, H, W) in [-1, 1] on the CPU for vectors (N, E) of `encode_prompts`.
 
@@ -296,18 +313,22 @@ training captions: expect less of prompts that are unlike them.
         if known is not None and strength < 1:
             noise = path.alphas[0] * known + path.sigmas[0] * noise
         results = []
-        for start in range(0, len(vectors), batch_size):
-            chosen = slice(start, start + batch_size)
-            if same_noise:
-                generator.set_state(after_beginning)
-            conditions = {"text_emb": vectors[chosen], "cfg_scale": sampling.guidance_scale}
-            denoise = make_denoiser(diffusion, conditions, sampling.threshold)
-            if known is not None and mask is not None:
-                denoise = keep_known(denoise, known[chosen], mask)
-            with autocast(self.device, self.precision):
-                after_steps = get_sampler(sampling.sampler)(denoise, noise[chosen], path, fresh)
-                states = [noise[chosen], *after_steps] if trajectory else list(deque(after_steps, maxlen=1))
-            results.append(torch.stack(states, dim=1).float().cpu())
+        starts = range(0, len(vectors), batch_size)
+        with working(progress, "generating", len(starts) * len(path), unit="steps") as advance:
+            for start in starts:
+                chosen = slice(start, start + batch_size)
+                if same_noise:
+                    generator.set_state(after_beginning)
+                conditions = {"text_emb": vectors[chosen], "cfg_scale": sampling.guidance_scale}
+                denoise = make_denoiser(diffusion, conditions, sampling.threshold)
+                if known is not None and mask is not None:
+                    denoise = keep_known(denoise, known[chosen], mask)
+                states = [noise[chosen]]
+                with autocast(self.device, self.precision):
+                    for state in get_sampler(sampling.sampler)(denoise, noise[chosen], path, fresh):
+                        states = [*states, state] if trajectory else [state]
+                        advance(1)
+                results.append(torch.stack(states, dim=1).float().cpu())
         images = torch.cat(results)
         refuse_damaged(images, "the network")
         return images

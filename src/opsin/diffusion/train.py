@@ -9,6 +9,7 @@ from opsin.diffusion.data import DiffusionSplits, open_splits
 from opsin.diffusion.task import build_task
 from opsin.diffusion.text import load_text_encoder
 from opsin.encoders.base import TextEncoder
+from opsin.progress import Progress
 from opsin.training.run import TrainReport, run_training
 
 
@@ -17,7 +18,7 @@ def train_diffusion(
     directory: str | Path,
     *,
     resume: bool = False,
-    quiet: bool = False,
+    progress: Progress | None = None,
     text_encoder: TextEncoder | None = None,
 ) -> TrainReport[DiffusionSplits]:
     """Train as `config` says into the run directory, or go on with the run that is there.
@@ -26,4 +27,4 @@ def train_diffusion(
     this, what the text encoder raises, and what `Trainer.fit` raises.
     """
     splits = open_splits(config, text_encoder or load_text_encoder(config.text_encoder, config.training.device))
-    return run_training(config, directory, build_task(config, splits), splits, resume=resume, quiet=quiet)
+    return run_training(config, directory, build_task(config, splits), splits, resume=resume, progress=progress)

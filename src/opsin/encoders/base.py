@@ -23,6 +23,7 @@ from opsin.data.pixels import each_image
 from opsin.data.unread import Unread
 from opsin.images.opening import ImageLike, open_image
 from opsin.images.threads import DECODING_THREADS
+from opsin.progress import Progress, tracked
 from opsin.runtime import autocast, refuse_damaged
 from opsin.state_dicts import digest_in_order
 
@@ -126,9 +127,13 @@ class NetworkEncoder:
         """The weights that vectors are made by: those of a head or projection that does not are not among them."""
         return self.network.state_dict()
 
-    def encode_image(self, images: ImageLike | Iterable[ImageLike], *, normalize: bool = True) -> Tensor:
+    def encode_image(
+        self, images: ImageLike | Iterable[ImageLike], *, normalize: bool = True, progress: Progress | None = None
+    ) -> Tensor:
         """See `ImageEncoder.encode_image`. Raises ValueError without any image, CheckpointError for a network whose
-        vectors are NaN."""
+        vectors are NaN, and Cancelled; a list of images has a known total in the `progress`."""
+        total = len(images) if isinstance(images, list | tuple) else None
+        images = tracked(each_image(images), progress, "encoding", total)
         with torch.inference_mode(), autocast(self.device, self.precision):
             pooled = [self._pooled(batch).float().cpu() for batch in self._batches(images)]
         if not pooled:

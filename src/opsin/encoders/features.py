@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -30,11 +33,11 @@ from opsin.encoders.base import (
 )
 from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.own import EncoderModel
-from opsin.errors import CheckpointError, DataError
+from opsin.errors import CheckpointError, DataError, OpsinError
 from opsin.files import atomic_write
 from opsin.images.opening import ImageLike, pixel_digest
 from opsin.images.threads import map_rows
-from opsin.progress import CountedProgress
+from opsin.progress import Progress, working
 from opsin.runtime import cache_dir, resolve_precision
 from opsin.sources.image_source import ImageSource, map_readable
 
@@ -54,26 +57,31 @@ def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tupl
 
 
 def source_features(
-    source: ImageSource, encoder: NetworkEncoder, *, quiet: bool = False
+    source: ImageSource, encoder: NetworkEncoder, *, progress: Progress | None = None
 ) -> tuple[ImageSource, np.ndarray]:
     """`image_features` of the usable images of a source as a memory map, float16 (N, P, D) or (N, D), from the cache.
 
     The source comes back without the images that cannot be read, which are listed in its `skipped`, so that row i of
     the features is its image i. The cache knows images by their pixels and encoders by their weights and what they make
-    of an image before: neither a changed picture nor a retrained encoder gives old features. Raises DataError when no
-    image can be read, or when the cache cannot be written.
+    of an image before: neither a changed picture nor a retrained encoder gives old features. When a call is stopped,
+    the next one continues where it was. Raises DataError when no image can be read, or when the cache cannot be
+    written, and Cancelled.
     """
 
     def encode(images: list[Image.Image]) -> Tensor:
         return image_features(encoder, images)[0].half()
 
-    return _cached(source, encoder, "patches" if isinstance(encoder, DenseEncoder) else "vectors", encode, quiet=quiet)
+    return _cached(
+        source, encoder, "patches" if isinstance(encoder, DenseEncoder) else "vectors", encode, progress=progress
+    )
 
 
-def source_vectors(source: ImageSource, encoder: ImageEncoder, *, quiet: bool = False) -> tuple[ImageSource, Tensor]:
+def source_vectors(
+    source: ImageSource, encoder: ImageEncoder, *, progress: Progress | None = None
+) -> tuple[ImageSource, Tensor]:
     """What `encoder.encode_image` gives for the usable images of a source, float32 (N, D), of length one, from the
     cache; the source comes back and errors are raised as by `source_features`."""
-    usable, vectors = _cached(source, encoder, "unit vectors", encoder.encode_image, quiet=quiet)
+    usable, vectors = _cached(source, encoder, "unit vectors", encoder.encode_image, progress=progress)
     return usable, torch.from_numpy(np.array(vectors))
 
 
@@ -101,7 +109,12 @@ def text_vectors(encoder: TextEncoder, weights: str, texts: Sequence[str]) -> np
 
 
 def _cached(
-    source: ImageSource, encoder: ImageEncoder, kind: str, encode: Callable[[list[Image.Image]], Tensor], *, quiet: bool
+    source: ImageSource,
+    encoder: ImageEncoder,
+    kind: str,
+    encode: Callable[[list[Image.Image]], Tensor],
+    *,
+    progress: Progress | None,
 ) -> tuple[ImageSource, np.ndarray]:
     """The usable images and a memory map of what `encode` gives for them, which is called for a new file only."""
 
@@ -113,7 +126,7 @@ def _cached(
             encoder.see(encoder._prepare(image)[None])
         return pixel_digest(image)
 
-    usable, digests = map_readable(source, digest)
+    usable, digests = map_readable(source, digest, progress=progress, title="reading")
     path = cache_dir() / "features" / f"{_key(encoder, kind, digests)}.npy"
     if not path.is_file():
         try:
@@ -121,8 +134,10 @@ def _cached(
             with FileLock(path.with_suffix(".lock")):  # a second process waits here, and then finds the file
                 if not path.is_file():
                     with watch_of(encoder).paused():  # all images have been seen above
-                        _write(path, usable, encode, size, quiet=quiet)
-        except (OSError, CheckpointError) as error:
+                        _write(path, usable, encode, size, progress=progress)
+        except OpsinError:
+            raise
+        except OSError as error:
             raise DataError(
                 f"the features of {source.name!r} cannot be written: {error}; make room in {path.parent}, or set "
                 "OPSIN_CACHE to another directory"
@@ -143,16 +158,50 @@ def _key(encoder: ImageEncoder, kind: str, digests: list[bytes]) -> str:
 
 
 def _write(
-    path: Path, source: ImageSource, encode: Callable[[list[Image.Image]], Tensor], size: int | None, *, quiet: bool
+    path: Path,
+    source: ImageSource,
+    encode: Callable[[list[Image.Image]], Tensor],
+    size: int | None,
+    *,
+    progress: Progress | None,
 ) -> None:
-    """The array file, row by row as the encoder goes on, and whole or not at all."""
-    images = map_rows(lambda row: source.load(row, size), len(source))
-    with atomic_write(path) as file, CountedProgress("encoding", len(source), quiet=quiet) as counter:
-        for number, batch in enumerate(batched(images, BATCH_SIZE)):
-            features = encode(batch).numpy()
-            if number == 0:
-                shape = (len(source), *features.shape[1:])
-                header = {"descr": np.lib.format.dtype_to_descr(features.dtype), "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(features).tobytes())
-            counter.advance(len(batch))
+    """Write the array file, batch by batch into another file, which takes its place when it is whole.
+
+    What a call that was stopped has left there is continued, at the beginning of a batch: the composition of the
+    batches, and so every bit of the features, is the same.
+    """
+    part = path.with_suffix(".part")
+    part.touch()
+    with open(part, "r+b") as file:
+        done = _continue(file)
+        images = map_rows(lambda row: source.load(done + row, size), len(source) - done)
+        with working(progress, "encoding", len(source), done=done) as advance:
+            for batch in batched(images, BATCH_SIZE):
+                features = encode(batch).numpy()
+                if file.tell() == 0:
+                    shape = (len(source), *features.shape[1:])
+                    descr = np.lib.format.dtype_to_descr(features.dtype)
+                    header = {"descr": descr, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(features).tobytes())
+                advance(len(batch))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _continue(file: BinaryIO) -> int:
+    """How many rows of whole batches an array file has; it is cut behind them, and writing continues there."""
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:  # nothing, or a part of the header
+        file.seek(0)
+        file.truncate()
+        return 0
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    written = (os.fstat(file.fileno()).st_size - file.tell()) // row_bytes
+    done: int = written if written == shape[0] else written // BATCH_SIZE * BATCH_SIZE
+    file.seek(done * row_bytes, os.SEEK_CUR)
+    file.truncate()
+    return done

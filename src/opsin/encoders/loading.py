@@ -12,7 +12,7 @@ from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from opsin.hub import hub_has
 from opsin.pretrained import model_class
-from opsin.runtime import resolve_device, resolve_precision
+from opsin.runtime import random_state_kept, resolve_device, resolve_precision
 
 LIBRARIES = ("timm", "open_clip")
 """What may stand before the colon of LIBRARY:NAME and LIBRARY:NAME@FILE."""
@@ -32,7 +32,8 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
     target = resolve_device(device)
     resolve_precision(precision, target)  # refuses here what encoding would refuse later
     try:
-        encoder = _load(absolute_reference(ref), target)
+        with random_state_kept():  # libraries draw random weights, and then replace them
+            encoder = _load(absolute_reference(ref), target)
     except ModuleNotFoundError as error:
         library = (error.name or str(error)).partition(".")[0]
         package = {"open_clip": "open-clip-torch"}.get(library, library)

@@ -29,6 +29,7 @@ from opsin.probing.features import Encoded, encode
 from opsin.probing.knn import TEMPERATURE, default_neighbours, knn_predict, nearest_neighbours
 from opsin.probing.linear_probe import choose_logistic_regression, standardisation
 from opsin.probing.pictures import embedding_figure, neighbours_figure
+from opsin.progress import Progress
 from opsin.training.baselines import UNTRAINED, BaselineComparison, compare_accuracy, compare_paired
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
@@ -90,7 +91,7 @@ class ProbeProtocol:
         the protocol cannot work with these images or this encoder, DataError or ConfigError."""
         return open_evaluation_set(encoder, data, split, self.fraction, self.seed, self.exclude, self.train_data)
 
-    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
+    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, progress: Progress | None = None) -> ProbeResult:
         """Fit to the labelled images and predict the evaluation images."""
         raise NotImplementedError
 
@@ -112,8 +113,8 @@ class Knn(ProbeProtocol):
     k: int | None = None
     temperature: float = TEMPERATURE
 
-    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
-        bank, test = (encode(source, encoder, quiet=quiet) for source in (images.labelled, images.test))
+    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, progress: Progress | None = None) -> ProbeResult:
+        bank, test = (encode(source, encoder, progress=progress) for source in (images.labelled, images.test))
         k = default_neighbours(bank.labels) if self.k is None else min(self.k, len(bank.labels))
         shares = knn_predict(
             test.features, bank.features, bank.labels, images.num_classes, k=k, temperature=self.temperature
@@ -150,8 +151,8 @@ class Linear(ProbeProtocol):
         refuse_too_few(images, self.seed)
         return images
 
-    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
-        fitted, test = (encode(source, encoder, quiet=quiet) for source in (images.labelled, images.test))
+    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, progress: Progress | None = None) -> ProbeResult:
+        fitted, test = (encode(source, encoder, progress=progress) for source in (images.labelled, images.test))
         scale = standardisation(fitted.features)
         held_out = torch.zeros(len(fitted.labels), dtype=torch.bool)
         held_out[torch.from_numpy(rows_to_choose_on(fitted.source, self.seed))] = True
@@ -208,7 +209,7 @@ def evaluate_encoder(
     split: str | None = None,
     *,
     near_duplicates: bool = False,
-    quiet: bool = True,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate on a split of a source, by default the one that the encoder was trained on; see `open_evaluation_set`.
 
@@ -218,10 +219,10 @@ def evaluate_encoder(
     source that has no labels, one class only, no such split, or too few labels.
     """
     images = protocol.open(encoder, data, split)
-    trained = protocol.score(encoder, images, quiet=quiet)
+    trained = protocol.score(encoder, images, progress=progress)
     untrained = None
     if isinstance(encoder, HasUntrained):
-        untrained = protocol.score(encoder.untrained(), images, quiet=quiet)
+        untrained = protocol.score(encoder.untrained(), images, progress=progress)
     share = f"{trained.labelled} of {len(images.pool)} labelled images"
     share += f" of {images.train_data!r}" if images.train_data else ""
     where = f"{number_of(trained.metrics.count, 'image')} of {images.data!r}, split {images.split!r}"

@@ -17,6 +17,7 @@ from opsin.counts import none_of
 from opsin.encoders.base import ImageEncoder, NetworkEncoder
 from opsin.encoders.features import source_features, source_vectors
 from opsin.errors import DataError
+from opsin.progress import Progress
 from opsin.sources.image_source import ImageSource, NothingReadable
 
 IMAGES_AT_A_TIME = 1024
@@ -31,7 +32,9 @@ class Encoded:
     labels: Tensor
 
 
-def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, quiet: bool = True) -> Encoded:
+def encode(
+    source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, progress: Progress | None = None
+) -> Encoded:
     """Features of a labelled source, from the cache; of length one, or as they are, which takes a NetworkEncoder.
 
     Raises DataError when no image can be read, or when the cache cannot be written.
@@ -41,7 +44,7 @@ def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, qui
         rows = np.arange(start, min(start + IMAGES_AT_A_TIME, len(source)))
         piece = replace(source.select(rows), skipped=[])
         try:
-            usable, vectors = _vectors(piece, encoder, quiet, unit)
+            usable, vectors = _vectors(piece, encoder, progress, unit)
         except NothingReadable as error:
             skipped += error.skipped
             continue
@@ -57,9 +60,11 @@ def encode(source: ImageSource, encoder: ImageEncoder, *, unit: bool = True, qui
     return Encoded(whole, torch.cat(features), torch.from_numpy(whole.labels))
 
 
-def _vectors(source: ImageSource, encoder: ImageEncoder, quiet: bool, unit: bool) -> tuple[ImageSource, Tensor]:
+def _vectors(
+    source: ImageSource, encoder: ImageEncoder, progress: Progress | None, unit: bool
+) -> tuple[ImageSource, Tensor]:
     if unit:
-        return source_vectors(source, encoder, quiet=quiet)
+        return source_vectors(source, encoder, progress=progress)
     assert isinstance(encoder, NetworkEncoder)
-    usable, vectors = source_features(source, encoder, quiet=quiet)
+    usable, vectors = source_features(source, encoder, progress=progress)
     return usable, torch.from_numpy(np.array(vectors, dtype=np.float32))

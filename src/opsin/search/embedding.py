@@ -18,7 +18,7 @@ from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError, DataError
 from opsin.files import remove_leftovers
 from opsin.images.opening import Skipped
-from opsin.progress import counted
+from opsin.progress import Progress, tracked
 from opsin.search.collection import Collection, open_collection
 from opsin.search.paths import path_to_text
 from opsin.search.shards import (
@@ -62,7 +62,7 @@ def embed(
     exclude: Sequence[str] = (),
     engine: Engine = "local",
     rows_per_shard: int = ROWS_PER_SHARD,
-    quiet: bool = True,
+    progress: Progress | None = None,
 ) -> EmbedReport:
     """Write the shards of a source (a folder of images, or any other data source) that `out` lacks.
 
@@ -87,7 +87,7 @@ def embed(
 
         write_with_ray(collection, out, missing, load_encoder, info.dim)
     else:
-        for task in counted(missing, "embedding", len(missing), unit="shards", quiet=quiet):
+        for task in tracked(missing, progress, "embedding", len(missing), unit="shards"):
             write_task(collection, out, task, encoder, info.dim)
     for number in shard_numbers(out):
         if number >= len(tasks) and number % count == index:

@@ -24,6 +24,7 @@ from opsin.encoders.loading import load
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.opening import ImageLike, Skipped
 from opsin.names import printable
+from opsin.progress import Progress
 from opsin.search import compaction
 from opsin.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.search.confidence import BACKGROUND_TEXTS, standout
@@ -143,7 +144,7 @@ class ImageIndex:
         *,
         exclude: Sequence[str] | None = None,
         rehash: bool = False,
-        quiet: bool = True,
+        progress: Progress | None = None,
     ) -> UpdateReport:
         """Make the index follow its folder (or other source): new images are encoded, changed ones encoded anew, and
         the rest is kept, moved or removed. A folder that was moved as a whole is given by its new path.
@@ -164,7 +165,7 @@ class ImageIndex:
                 self._database.renew(encoder_info(self._encoder))
             encode, size = self._encode_images, self._input_size
             update = Update(self.path, self._database, collection, encode, size, rehash=rehash)
-            report = update.run(quiet=quiet)
+            report = update.run(progress=progress)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(
                     f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"

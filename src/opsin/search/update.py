@@ -20,7 +20,7 @@ from opsin.errors import OpsinError
 from opsin.files import remove_leftovers
 from opsin.images.opening import Skipped
 from opsin.names import printable
-from opsin.progress import CountedProgress
+from opsin.progress import Progress, working
 from opsin.search.collection import Collection, Entry, FolderCollection
 from opsin.search.database import FOLDER, SOURCE, Changes, Database, Known, Place, Shard
 from opsin.search.encoding import Encode, Encoded, InputSize, encode_entries
@@ -99,7 +99,7 @@ class Update:
         self._staged_at = time.monotonic()
         self._outcome = _Outcome()
 
-    def run(self, *, quiet: bool = True) -> UpdateReport:
+    def run(self, *, progress: Progress | None = None) -> UpdateReport:
         remove_leftovers(self._directory)
         self._collect_leftovers()
         difference = self._compare()
@@ -107,7 +107,7 @@ class Update:
             self._free.setdefault(known.digest, []).append((known.place, known.entry.id))
         candidates = self._adopt_staged(difference.candidates)
         try:
-            self._place_all(candidates, quiet)
+            self._place_all(candidates, progress)
         except BaseException:
             with suppress(OpsinError):  # such as a full disk, which may be why the update ends
                 self._stage()
@@ -116,14 +116,14 @@ class Update:
         self._commit(difference)
         return self._report(difference)
 
-    def _place_all(self, candidates: Sequence[Entry], quiet: bool) -> None:
+    def _place_all(self, candidates: Sequence[Entry], progress: Progress | None) -> None:
         """Read and encode what is new or changed."""
         encode, is_known, size = self._encode, self._has_vector, self._input_size
-        with CountedProgress("indexing", len(candidates), quiet=quiet) as counter:
+        with working(progress, "indexing", len(candidates)) as advance:
             for batch in encode_entries(self._collection, candidates, encode, is_known, size=size):
                 for result in batch:
                     self._place(result)
-                counter.advance(len(batch))
+                advance(len(batch))
 
     def _collect_leftovers(self) -> None:
         """Shards of an interrupted update are used, those that compaction has replaced are removed."""

@@ -22,6 +22,7 @@ from opsin.config import to_dict
 from opsin.data.datasets import ImageDataset, batches_of
 from opsin.errors import TrainingInterrupted
 from opsin.images.preprocessing import Preprocessing
+from opsin.progress import Progress
 from opsin.runtime import autocast, seeded
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.inference import SimclrEncoder
@@ -66,7 +67,7 @@ def finetune(
     *,
     epochs: int = EPOCHS,
     seed: int = 0,
-    quiet: bool = False,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """A classifier from network input (N, 3, S, S) to scores (N, K), of a copy of the encoder, ready to be used.
 
@@ -91,7 +92,7 @@ def finetune(
     task = FinetuneTask(model, encoder.preprocessing, augment)
     with tempfile.TemporaryDirectory() as directory:
         try:
-            Trainer(config, directory, quiet=quiet).fit(task, labelled, to_dict(config))
+            Trainer(config, directory, progress=progress).fit(task, labelled, to_dict(config))
         except TrainingInterrupted as error:
             raise TrainingInterrupted(
                 "fine-tuning was stopped, and nothing of it is kept; run the command again", error.exit_code - 128

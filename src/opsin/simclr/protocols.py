@@ -22,6 +22,7 @@ from opsin.probing.evaluation import Evaluation, ProbeProtocol, ProbeResult
 from opsin.probing.evaluation_set import EvaluationSet
 from opsin.probing.features import encode
 from opsin.probing.linear_probe import LinearProbe, accuracy
+from opsin.progress import Progress
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import AugmentConfig
 from opsin.simclr.finetune import EPOCHS, finetune, predict
@@ -59,9 +60,9 @@ class LinearCourse(_OfSimclr):
 
     name = "linear-course"
 
-    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
+    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, progress: Progress | None = None) -> ProbeResult:
         assert isinstance(encoder, SimclrEncoder)
-        test = encode(images.test, encoder, unit=False, quiet=quiet)
+        test = encode(images.test, encoder, unit=False, progress=progress)
         dataset = image_dataset(images.labelled, encoder.preprocessing.image_size)
         labelled = _count_readable(dataset)
         generator = make_generator(self.seed, "views", device=encoder.device)
@@ -93,12 +94,14 @@ class Finetune(_OfSimclr):
     name = "finetune"
     epochs: int = EPOCHS
 
-    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, quiet: bool = True) -> ProbeResult:
+    def score(self, encoder: ImageEncoder, images: EvaluationSet, *, progress: Progress | None = None) -> ProbeResult:
         assert isinstance(encoder, SimclrEncoder)
         size = encoder.preprocessing.image_size
         labelled, test = image_dataset(images.labelled, size), image_dataset(images.test, size)
         count = _count_readable(labelled)
-        classifier = finetune(encoder, labelled, images.num_classes, epochs=self.epochs, seed=self.seed, quiet=quiet)
+        classifier = finetune(
+            encoder, labelled, images.num_classes, epochs=self.epochs, seed=self.seed, progress=progress
+        )
         scores, labels = predict(classifier, test, encoder)
         skipped = tuple(dict.fromkeys((*labelled.skipped, *test.skipped)))
         return ProbeResult(classification_metrics(scores, labels), count, skipped)

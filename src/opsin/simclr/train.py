@@ -10,6 +10,7 @@ import numpy as np
 from opsin.checkpoint import load_pretrained
 from opsin.data.datasets import batches_of
 from opsin.probing.evaluation import ADVICE
+from opsin.progress import Progress
 from opsin.runtime import resolve_device
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits, open_splits
@@ -21,7 +22,7 @@ from opsin.training.run import FinalScores, TrainReport, run_training
 
 
 def train_simclr(
-    config: SimclrConfig, directory: str | Path, *, resume: bool = False, quiet: bool = False
+    config: SimclrConfig, directory: str | Path, *, resume: bool = False, progress: Progress | None = None
 ) -> TrainReport[SimclrSplits]:
     """Train as `config` says into the run directory, or go on with the run that is there.
 
@@ -30,7 +31,7 @@ def train_simclr(
     """
     splits = open_splits(config)
     task = build_task(config, splits)
-    return run_training(config, directory, task, splits, measure_run, resume=resume, quiet=quiet)
+    return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
 
 
 def measure_run(config: SimclrConfig, splits: SimclrSplits, model: Path, metrics: Mapping[str, float]) -> FinalScores:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opsin.images.opening import Skipped
+from opsin.progress import Progress
 from opsin.sources.image_source import SPLITS, UNLABELLED, ImageSource, map_readable
 
 
@@ -36,10 +37,10 @@ class SourceReport:
     """How many 16-bit images use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
 
 
-def check_source(source: ImageSource, *, quiet: bool = False) -> SourceReport:
-    """Decode every image once, with progress on stderr unless `quiet`. DataError when not a single one can be read."""
+def check_source(source: ImageSource, *, progress: Progress | None = None) -> SourceReport:
+    """Decode every image once. DataError when not a single one can be read."""
 
-    good, facts = map_readable(source, source.examine, quiet=quiet)
+    good, facts = map_readable(source, source.examine, progress=progress)
     sizes = sorted((image.size for image in facts), key=lambda size: (size[0] * size[1], size))
     bits = Counter(image.used_bits for image in facts if image.used_bits is not None)
     return SourceReport(

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from opsin.errors import DataError, OfflineError
 from opsin.files import atomic_write
-from opsin.progress import CountedProgress
+from opsin.progress import Progress, working
 from opsin.runtime import is_offline
 
 CHUNK = 1 << 20
@@ -35,13 +35,13 @@ class RemoteFile:
         return self.url.rsplit("/", 1)[-1]
 
 
-def download(remote: RemoteFile, directory: Path, *, quiet: bool = False) -> Path:
+def download(remote: RemoteFile, directory: Path, *, progress: Progress | None = None) -> Path:
     """Fetch a file into `directory` unless it is there; returns its path.
 
     What has arrived is kept in `NAME.part`, and a later call goes on from there, as this one does when the connection
-    drops after it brought something. The file gets its name only when its checksum is right. Progress is shown on
-    stderr unless `quiet`. Raises OfflineError without network, DataError when the content is not what was expected or
-    cannot be written.
+    drops after it brought something. The file gets its name only when its checksum is right. Raises
+    OfflineError without network, DataError when the content is not what was expected or cannot be written, and
+    Cancelled.
     """
     target = directory / remote.name
     if target.is_file() and _md5(target) == remote.md5:
@@ -54,7 +54,7 @@ def download(remote: RemoteFile, directory: Path, *, quiet: bool = False) -> Pat
         # A second process waits here, and then finds the file.
         with FileLock(target.with_name(target.name + ".lock")):
             if not (target.is_file() and _md5(target) == remote.md5):
-                _fetch_all(remote, part, quiet=quiet)
+                _fetch_all(remote, part, progress=progress)
                 _put_in_place(remote, part, target)
     except OSError as error:
         raise DataError(f"{part} cannot be written ({error.strerror or error}); what has arrived is kept") from error
@@ -83,12 +83,12 @@ def extract(archive: Path, directory: Path) -> None:
         raise DataError(f"{archive} cannot be unpacked into {directory}: {error}") from error
 
 
-def _fetch_all(remote: RemoteFile, part: Path, *, quiet: bool) -> None:
+def _fetch_all(remote: RemoteFile, part: Path, *, progress: Progress | None) -> None:
     """Fetch until nothing is missing, as long as every attempt brings something."""
     while True:
         before = _size(part)
         try:
-            _fetch(remote.url, part, quiet=quiet)
+            _fetch(remote.url, part, progress=progress)
             return
         except _ConnectionFailed as error:
             if _size(part) <= before:
@@ -100,7 +100,7 @@ class _ConnectionFailed(Exception):
     """The server could not be reached, refused, or went away; says why."""
 
 
-def _fetch(url: str, part: Path, *, quiet: bool) -> None:
+def _fetch(url: str, part: Path, *, progress: Progress | None) -> None:
     """Append what is still missing to `part`; a server that cannot continue sends everything again."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
@@ -121,11 +121,11 @@ def _fetch(url: str, part: Path, *, quiet: bool) -> None:
         name = part.name.removesuffix(".part")
         with (
             open(part, "ab" if continued else "wb") as file,
-            CountedProgress(name, total, unit="bytes", done=done, quiet=quiet) as counter,
+            working(progress, name, total, unit="bytes", done=done) as advance,
         ):
             while chunk := _read(response):
                 file.write(chunk)
-                counter.advance(len(chunk))
+                advance(len(chunk))
                 done += len(chunk)
     if total is not None and done < total:
         raise _ConnectionFailed(f"the connection was closed after {done:,} of {total:,} bytes")

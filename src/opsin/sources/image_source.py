@@ -16,7 +16,7 @@ from opsin.errors import DataError
 from opsin.images.opening import ImageFacts, ImageLike, Skipped, examine_image, open_image
 from opsin.images.threads import map_rows
 from opsin.names import printable
-from opsin.progress import counted
+from opsin.progress import Progress, tracked
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = -1
@@ -162,12 +162,17 @@ class NothingReadable(DataError):
 
 
 def map_readable(
-    source: ImageSource, function: Callable[[int], ResultT], *, quiet: bool = True
+    source: ImageSource,
+    function: Callable[[int], ResultT],
+    *,
+    progress: Progress | None = None,
+    title: str | None = None,
 ) -> tuple[ImageSource, list[ResultT]]:
     """`function` of each row, computed by several threads, for those rows that it raises no DataError for.
 
     The source comes back without the other rows, which are listed in its `skipped`, so that result i belongs to its row
-    i. Progress is shown on stderr unless `quiet`. Raises NothingReadable when no row is left.
+    i. `title` is that of the progress, by default the name of the source. Raises NothingReadable when no row is left,
+    and Cancelled.
     """
 
     def attempt(row: int) -> ResultT | DataError:
@@ -177,7 +182,7 @@ def map_readable(
             return error
 
     attempts = map_rows(attempt, len(source))
-    outcomes = list(counted(attempts, source.name, len(source), quiet=quiet))
+    outcomes = list(tracked(attempts, progress, title or source.name, len(source)))
     is_good = np.array([not isinstance(outcome, DataError) for outcome in outcomes], dtype=bool)
     problems = zip(source.ids, outcomes, strict=True)
     skipped = [Skipped(name, str(outcome)) for name, outcome in problems if isinstance(outcome, DataError)]

@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from opsin.config import nearest_name
 from opsin.errors import DataError
+from opsin.progress import Progress
 from opsin.sources import cifar10, emoji
 from opsin.sources.download import RemoteFile, download, extract
 from opsin.sources.parquet_files import find_parquet
@@ -22,24 +23,24 @@ class NamedSource:
     summary: str
     directory: Callable[[], Path]
     ready: Callable[[], bool]
-    prepare: Callable[[bool], None]
-    """Takes `quiet`."""
+    prepare: Callable[[Progress | None], None]
+    """Takes `progress`."""
 
 
 CIFAR10 = RemoteFile("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
 
 
-def _prepare_emoji(quiet: bool) -> None:
+def _prepare_emoji(progress: Progress | None) -> None:
     emoji.load_emoji()
 
 
-def _prepare_cifar10(quiet: bool) -> None:
+def _prepare_cifar10(progress: Progress | None) -> None:
     directory = cifar10.cifar10_directory()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".prepare.lock"):  # a second process waits here, and then finds everything done
             if not _has_cifar10():
-                archive = download(CIFAR10, directory, quiet=quiet)
+                archive = download(CIFAR10, directory, progress=progress)
                 extract(archive, directory)
                 archive.unlink()
     except OSError as error:
@@ -69,7 +70,7 @@ NAMED_SOURCES: dict[str, NamedSource] = {
 }
 
 
-def prepare_source(name: str, *, quiet: bool = False) -> Path:
+def prepare_source(name: str, *, progress: Progress | None = None) -> Path:
     """Make a named source ready; returns where it lies. Does nothing when it is ready already.
 
     Raises DataError for a name that is none, and what `download` raises.
@@ -80,5 +81,5 @@ def prepare_source(name: str, *, quiet: bool = False) -> Path:
         raise DataError(f"{name!r} is no source that can be prepared; {hint}")
     source = NAMED_SOURCES[name]
     if not source.ready():
-        source.prepare(quiet)
+        source.prepare(progress)
     return source.directory()

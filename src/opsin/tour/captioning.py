@@ -16,6 +16,7 @@ from opsin.captioning.metrics import is_exact_match
 from opsin.captioning.pictures import attention_by_word, captions_figure
 from opsin.captioning.recipes import emoji
 from opsin.captioning.train import train_captioner
+from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
 from opsin.training.curves import learning_curves
 from opsin.training.run import TrainReport
@@ -26,12 +27,12 @@ SHOWN = 8
 """Pictures of each kind, right and wrong."""
 
 
-def captioning_section(directory: Path, minutes: float, quiet: bool) -> Section:
+def captioning_section(directory: Path, minutes: float, progress: Progress | None) -> Section:
     """Train by time budget, then show curves, right and wrong captions, and where the decoder looked for each word."""
     shutil.rmtree(directory, ignore_errors=True)
     recipe = emoji()
     training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
-    report = train_captioner(dataclasses.replace(recipe, training=training), directory, quiet=quiet)
+    report = train_captioner(dataclasses.replace(recipe, training=training), directory, progress=progress)
     beginner = evaluate_all(Captioner.from_pretrained(report.model))
     captioner = Captioner.from_pretrained(SHIPPED)
     unseen, other_style = evaluate_all(captioner)

@@ -15,6 +15,7 @@ from opsin.classification.task import evaluate_dataset
 from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
 from opsin.pictures import confusion_figure
+from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table, spread
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_labelled
@@ -22,13 +23,13 @@ from opsin.training.curves import learning_curves
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
 
-def classification_section(directory: Path, minutes: float, quiet: bool) -> Section:
+def classification_section(directory: Path, minutes: float, progress: Progress | None) -> Section:
     """Train by time budget, then show curves, confusions, right and wrong predictions, and attention."""
     shutil.rmtree(directory, ignore_errors=True)
     recipe = emoji_groups()
     training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
     config = dataclasses.replace(recipe, training=training)
-    report = train_classifier(config, directory, quiet=quiet)
+    report = train_classifier(config, directory, progress=progress)
 
     classifier = Classifier.from_pretrained(report.model)
     source = open_labelled(config.data)

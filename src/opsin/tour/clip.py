@@ -19,6 +19,7 @@ from opsin.data.captioned import open_captioned
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.loading import load_image_text
 from opsin.pictures import RIGHT, WRONG, cut
+from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.search.index import ImageIndex
 from opsin.search.results import SearchResults
@@ -83,7 +84,7 @@ class _Labelled:
         return self.cosines.argmax(dim=1).numpy() == self.truths
 
 
-def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
+def clip_section(directory: Path, minutes: float, progress: Progress | None) -> Section:
     """Measure the model of the package on all emoji, label them, and search in an index of them, which stays in
     `directory`. Nothing is trained, whatever `minutes` says."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -93,7 +94,7 @@ def clip_section(directory: Path, minutes: float, quiet: bool) -> Section:
     styles = _retrieval(encoder, source, features)
     labelled = _zero_shot(encoder, source, features)
     index = ImageIndex.create(directory / "index", encoder)
-    index.update("emoji", quiet=quiet)
+    index.update("emoji", progress=progress)
     found = {query: index.search(query, k=HITS) for query in QUERIES}
     return Section(
         title="Images and texts",

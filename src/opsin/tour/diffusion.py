@@ -23,6 +23,7 @@ from opsin.diffusion.recipes import emoji_small
 from opsin.diffusion.task import DiffusionTask, build_task
 from opsin.diffusion.text import load_text_encoder
 from opsin.encoders.loading import load_image_text
+from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.sources.opening import open_source
 from opsin.training.trainer import Trainer, TrainingResult
@@ -51,7 +52,7 @@ class _WatchedTask(DiffusionTask):
             self.stages[step] = [generation.images[0] for generation in drawn]
 
 
-def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
+def diffusion_section(directory: Path, minutes: float, progress: Progress | None) -> Section:
     """Train by time budget and show how drawings come about, first over the training, then over the steps of one."""
     shutil.rmtree(directory, ignore_errors=True)
     recipe = emoji_small()
@@ -62,7 +63,7 @@ def diffusion_section(directory: Path, minutes: float, quiet: bool) -> Section:
     start = build_task(config, splits).model
     assert isinstance(start, TextDiffusion)
     task = _WatchedTask(start, config, splits)
-    trainer = Trainer(training, directory, quiet=quiet)
+    trainer = Trainer(training, directory, progress=progress)
     result = trainer.fit(task, splits.train, to_dict(config))
 
     model = TextToImage.from_pretrained(str(trainer.run.model))

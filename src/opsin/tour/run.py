@@ -11,6 +11,7 @@ from pathlib import Path
 import filelock
 
 from opsin.errors import ConfigError
+from opsin.progress import Progress
 from opsin.report import Report, machine
 from opsin.runtime import describe_environment
 from opsin.systems import SYSTEMS, System, load
@@ -23,7 +24,7 @@ INTRODUCTION = (
 )
 
 
-def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: bool = False) -> Path:
+def run_tour(directory: Path | str, *, training_minutes: float = 4.5, progress: Progress | None = None) -> Path:
     """Train the systems for their shares of `training_minutes`, show what they and the models of the package do, and
     write `report.html`; returns its path.
 
@@ -39,7 +40,7 @@ def run_tour(directory: Path | str, *, training_minutes: float = 4.5, quiet: boo
     total = sum(system.tour_share for system in shown.values())
     with _owned(directory):
         sections = [
-            load(system.tour_section)(directory / name, training_minutes * system.tour_share / total, quiet)
+            load(system.tour_section)(directory / name, training_minutes * system.tour_share / total, progress)
             for name, system in shown.items()
         ]
         minutes = (time.monotonic() - started) / 60

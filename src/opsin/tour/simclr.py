@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from opsin.data.pixels import fit_image
 from opsin.probing.evaluation import Evaluation, Knn, evaluate_encoder
+from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
@@ -28,17 +29,17 @@ from opsin.training.run import TrainReport
 SHOWN = 8
 
 
-def simclr_section(directory: Path, minutes: float, quiet: bool) -> Section:
+def simclr_section(directory: Path, minutes: float, progress: Progress | None) -> Section:
     """Train by time budget, then show the views, the curve of the neighbours' accuracy, and neighbours themselves."""
     shutil.rmtree(directory, ignore_errors=True)
     recipe = emoji_simclr()
     training = dataclasses.replace(recipe.training, epochs=None, max_steps=None, max_minutes=minutes)
     config = dataclasses.replace(recipe, training=training)
     source = open_source(config.data)
-    report = train_simclr(config, directory, quiet=quiet)
+    report = train_simclr(config, directory, progress=progress)
     encoder = SimclrEncoder.from_pretrained(report.model)
     protocol = Knn()
-    evaluation = evaluate_encoder(encoder, protocol, quiet=quiet)
+    evaluation = evaluate_encoder(encoder, protocol, progress=progress)
     return Section(
         title="Learning without labels",
         introduction=(

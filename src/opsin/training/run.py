@@ -12,6 +12,7 @@ from opsin.data.datasets import DatasetT, Splits
 from opsin.data.repeats import warn_of_repeats
 from opsin.images.opening import Skipped
 from opsin.pretrained import PretrainedModel
+from opsin.progress import Progress
 from opsin.runtime import is_first_process
 from opsin.training.baselines import BaselineComparison
 from opsin.training.config import RunConfig
@@ -69,7 +70,7 @@ def run_training(
     measure: Callable[[ConfigT, SplitsT, Path, Mapping[str, float]], FinalScores] | None = None,
     *,
     resume: bool,
-    quiet: bool,
+    progress: Progress | None,
 ) -> TrainReport[SplitsT]:
     """Train `task` on `splits.train` as `config` says into the run directory, or go on with the run that is there.
 
@@ -78,7 +79,7 @@ def run_training(
     """
     if splits.source is not None:
         warn_of_repeats(splits.source)
-    trainer = Trainer(config.training, directory, quiet=quiet)
+    trainer = Trainer(config.training, directory, progress=progress)
     result = trainer.fit(task, splits.train, to_dict(config), resume=resume)
     final = FinalScores()
     if measure is not None and is_first_process():

@@ -14,10 +14,10 @@ from PIL import Image
 from opsin.checkpoint import read_model_config
 from opsin.config import load_json
 from opsin.errors import CheckpointError, ConfigError
+from opsin.progress import format_duration
 from opsin.report import MEASURED, Picture, Report, Section, Table, machine, spread
 from opsin.training.curves import course_curves, score_curves
 from opsin.training.loggers import read_metrics, tensorboard_command
-from opsin.training.progress import format_duration
 from opsin.training.run_directory import RunDirectory
 from opsin.training.selection import describe_metrics, without_errors
 

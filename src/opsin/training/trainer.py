@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from opsin.checkpoint import read_domain, write_domain
 from opsin.errors import DataError, TrainingError, TrainingInterrupted
+from opsin.progress import Progress, format_duration
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
 from opsin.training.ema import ExponentialMovingAverage
@@ -31,7 +32,6 @@ from opsin.training.loader import load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import build_optimizer, learning_rate_factor
 from opsin.training.processes import Processes
-from opsin.training.progress import TrainingProgress
 from opsin.training.run_directory import RunDirectory
 from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
@@ -42,6 +42,8 @@ from opsin.training.task import BatchDataset, StepOutput, Task
 
 logger = logging.getLogger(__name__)
 DISPLAY_SECONDS = 1.0
+REQUESTED = 1000
+"""In the place of a signal's number: the `progress` asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class TrainingResult:
 class Trainer:
     """Trains one task into one run directory."""
 
-    def __init__(self, config: TrainingConfig, directory: Path | str, *, quiet: bool = False) -> None:
+    def __init__(self, config: TrainingConfig, directory: Path | str, *, progress: Progress | None = None) -> None:
         self.config = config
         self.run = RunDirectory(directory)
-        self.quiet = quiet
+        self.progress = progress or Progress()
 
     def fit(
         self, task: Task, dataset: BatchDataset, run_config: Mapping[str, Any], *, resume: bool = False
@@ -71,9 +73,10 @@ class Trainer:
         `run_config` is the resolved config as JSON types; it is written to the run directory. With `resume` the run
         continues from its last training state (or from the start when it was stopped before the first one).
 
-        Raises TrainingError when the loss stops being finite, TrainingInterrupted after SIGINT or SIGTERM (the state
-        is saved first), CheckpointError when a state cannot be written or does not fit, ConfigError when the
-        directory is in use. After a second SIGINT it is TrainingInterrupted at once, with the state saved last.
+        Raises TrainingError when the loss stops being finite, TrainingInterrupted after SIGINT or SIGTERM, or when
+        `progress` says so (the state is saved first), CheckpointError when a state cannot be written or does not fit,
+        ConfigError when the directory is in use. After a second SIGINT it is TrainingInterrupted at once, with the
+        state saved last.
         """
         if len(dataset) == 0:
             raise DataError("there is no training data: the source has no usable image in its training split")
@@ -94,7 +97,7 @@ class _Agreed(NamedTuple):
 
     progress: float
     stop: int
-    """Number of the signal that asked to stop, or 0."""
+    """Number of the signal that asked to stop, `REQUESTED`, or 0."""
     save: bool
     has_time_to_validate: bool
 
@@ -107,7 +110,8 @@ class _Run:
         self.fabric = processes.fabric
         self.processes = processes
         self.paths = trainer.run
-        self.quiet = trainer.quiet
+        self.progress = trainer.progress
+        self.display = self.progress if processes.is_first else Progress()
         self.task = task
         self.dataset = dataset
         if any(isinstance(module, nn.Conv2d) for module in task.modules()):
@@ -161,7 +165,8 @@ class _Run:
         The state is always saved before a validation, which may fail: a resumed run begins with the one that is due.
         """
         with contextlib.ExitStack() as stack:
-            log, display = stack.enter_context(self._outputs())
+            log = stack.enter_context(self._log())
+            stack.callback(self.display.finish)
             signals = stack.enter_context(StopSignals(announce=self.processes.is_first))
             stack.enter_context(contextlib.closing(self.batches))
             agreed = self._agree(signals)
@@ -169,24 +174,28 @@ class _Run:
             self.counters.validations = min(self.counters.validations, self._validations_due(agreed.progress))
             while agreed.progress < 1:
                 if self._validation_is_due(agreed):
-                    self._validate(log, display, agreed.progress)
+                    self._validate(log, agreed.progress)
                 metrics = self._step(agreed.progress)
                 self.counters.step += 1
                 agreed = self._agree(signals)
-                self._report(log, display, metrics, agreed.progress)
+                self._report(log, metrics, agreed.progress)
                 if agreed.stop or agreed.save or agreed.progress == 1 or self._validation_is_due(agreed):
                     self._save()
                 if agreed.stop:
-                    raise TrainingInterrupted(
-                        f"stopped by {signal.Signals(agreed.stop).name} after step {self.counters.step}; the state is "
-                        f"saved in {self.paths.path}, continue with --resume",
-                        agreed.stop,
-                    )
+                    raise self._interrupted(agreed.stop)
             if self.counters.validated_step != self.counters.step:
-                self._validate(log, display, agreed.progress)
+                self._validate(log, agreed.progress)
             self._save()
         self.processes.on_first(self._export)
         return TrainingResult(self.counters.step, self.clock.seconds, self.state.exported_metrics, self.state.choice)
+
+    def _interrupted(self, stop: int) -> TrainingInterrupted:
+        how, number = ("on request", signal.SIGTERM) if stop == REQUESTED else (f"by {signal.Signals(stop).name}", stop)
+        return TrainingInterrupted(
+            f"stopped {how} after step {self.counters.step}; the state is saved in {self.paths.path}, continue with "
+            "--resume",
+            number,
+        )
 
     def _step(self, progress: float) -> dict[str, Tensor]:
         """One optimiser step; returns the loss and metrics of the joint batch, still on the device."""
@@ -233,7 +242,7 @@ class _Run:
         slowest = self.counters.slowest_validation
         values = [
             self.schedule.progress(self.counters.step, self.clock, slowest),
-            float(signals.received),
+            float(signals.received or (REQUESTED if self.progress.should_stop() else 0)),
             float(time.monotonic() - self.last_save >= 60 * self.config.checkpoint_minutes),
             float(not self.schedule.has_time_to_validate(self.clock, slowest)),
         ]
@@ -269,17 +278,17 @@ class _Run:
     def _validations_due(self, progress: float) -> int:
         return math.floor(progress * self.config.validations)
 
-    def _validate(self, log: MetricsLog | None, display: TrainingProgress, progress: float) -> None:
+    def _validate(self, log: MetricsLog | None, progress: float) -> None:
         """Evaluate in the first process, with averaged weights if there are any, and remember the best."""
         self._refuse_non_finite()
         started = time.monotonic()
         with self.clock.pause():
-            self.processes.on_first(lambda: self._evaluate(log, display))
+            self.processes.on_first(lambda: self._evaluate(log))
         self.counters.slowest_validation = max(self.counters.slowest_validation, time.monotonic() - started)
         self.counters.validated_step = self.counters.step
         self.counters.validations = self._validations_due(progress)
 
-    def _evaluate(self, log: MetricsLog | None, display: TrainingProgress) -> None:
+    def _evaluate(self, log: MetricsLog | None) -> None:
         step = self.counters.step
         with self.state.exported_weights():
             measured = self.task.evaluate()
@@ -290,7 +299,7 @@ class _Run:
             self.task.save_samples(self.paths.samples, step)
             if metrics and log is not None:
                 log.write(step, {**metrics, "seconds": self.clock.seconds})
-                display.note(f"step {step}  {describe_metrics(metrics)}")
+                self.display.note(f"step {step}  {describe_metrics(metrics)}")
             self.state.keep_if_best(metrics)
         if self.ema is not None:
             with torch.no_grad():
@@ -305,25 +314,18 @@ class _Run:
 
     # ----------------------------------------------------------------------------------------- reporting
 
-    @contextlib.contextmanager
-    def _outputs(self) -> Iterator[tuple[MetricsLog | None, TrainingProgress]]:
-        """The log, in the first process only, and the display, which shows nothing in the others."""
-        first = self.processes.is_first
-        with contextlib.ExitStack() as stack:
-            log: MetricsLog | None = None
-            if first:
-                log = MetricsLog(
-                    self.paths.path,
-                    start_step=self.counters.step,
-                    start_is_validated=self.counters.validated_step == self.counters.step,
-                    wandb_project=self.config.wandb,
-                )
-                stack.enter_context(log)
-            yield log, stack.enter_context(TrainingProgress("training", enabled=first and not self.quiet))
+    def _log(self) -> contextlib.AbstractContextManager[MetricsLog | None]:
+        """The log, in the first process only."""
+        if not self.processes.is_first:
+            return contextlib.nullcontext()
+        return MetricsLog(
+            self.paths.path,
+            start_step=self.counters.step,
+            start_is_validated=self.counters.validated_step == self.counters.step,
+            wandb_project=self.config.wandb,
+        )
 
-    def _report(
-        self, log: MetricsLog | None, display: TrainingProgress, metrics: dict[str, Tensor], progress: float
-    ) -> None:
+    def _report(self, log: MetricsLog | None, metrics: dict[str, Tensor], progress: float) -> None:
         """Log every so many steps, and keep the display fresh; reading the values waits for the device."""
         step = self.counters.step
         to_log = step % self.config.log_every == 0 or progress >= 1
@@ -340,4 +342,10 @@ class _Run:
             row |= {"epoch": step / self.sampler.steps_per_epoch, "seconds": self.clock.seconds}
             log.write(step, row)
         left = self.clock.seconds / progress - self.clock.seconds if progress > 0 else math.inf
-        display.update(progress, step, float(metrics["loss"]), samples_per_second, waiting, left)
+        self.display.report(
+            "training",
+            progress,
+            1.0,
+            status=f"step {step}  loss {float(metrics['loss']):.4f}  {samples_per_second:.0f} samples/s  "
+            f"waiting for data {waiting:.0%}  left {format_duration(left)}",
+        )
