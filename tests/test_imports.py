@@ -59,6 +59,7 @@ def test_answers_about_images_import_only_what_they_need(tmp_path: Path) -> None
         ["classify", str(photo), "--labels", "a red square,a dog"],
         ["search", str(index), "red"],
         ["search", str(index), "--image", str(photo)],
+        ["caption", str(photo)],
     ]
     code = f"""
 from opsin.cli.main import main, sys
@@ -67,5 +68,5 @@ for command in {commands!r}:
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    verdicts = [line for line in result.stderr.splitlines() if line.startswith(("classify ", "search "))]
+    verdicts = [line for line in result.stderr.splitlines() if line.startswith(("classify ", "search ", "caption "))]
     assert verdicts == [f"{command[0]} 0 set()" for command in commands], result.stderr

@@ -35,7 +35,10 @@ class PositionalEncoding(nn.Module):
     def __init__(self, embed_dim: int, dropout: float = 0.1, max_len: int = 5000) -> None:
         super().__init__()
         self.dropout = Dropout(dropout)
-        self.register_buffer("pe", sinusoidal_positions(max_len, embed_dim).unsqueeze(0))
+        table = torch.empty(1, max_len, embed_dim)
+        if not table.is_meta:  # arithmetic without memory makes torch import its compiler, which takes a second
+            table = sinusoidal_positions(max_len, embed_dim).unsqueeze(0)
+        self.register_buffer("pe", table)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """(N, T, D) to (N, T, D), where the first token has position `start`; `start + T` may be at most `max_len`."""
