@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.evaluation import caption_loss
-from opsin.captioning.image_captioner import build_model
+from opsin.captioning.model import build_model
 from opsin.captioning.task import CaptioningTask
 from opsin.captioning.vocabulary import SPECIAL_WORDS, Vocabulary
 from opsin.images.preprocessing import Preprocessing

@@ -127,7 +127,7 @@ class PretrainedModel:
 
     @classmethod
     def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Self:
-        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`.
+        """Load a zoo name, a run or model directory, or `hf-hub:ORG/NAME`; the weights come frozen.
 
         Raises CheckpointError, OfflineError, and ConfigError for a device or precision that this machine lacks.
         """

@@ -17,8 +17,8 @@ from PIL import Image
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset, word_loss
-from opsin.captioning.image_captioner import build_model
 from opsin.captioning.inference import Captioner, Sampling
+from opsin.captioning.model import build_model
 from opsin.captioning.recipes import RECIPES
 from opsin.captioning.splits import open_splits
 from opsin.captioning.task import CaptioningTask, build_task

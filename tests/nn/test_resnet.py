@@ -6,11 +6,9 @@ import pytest
 import torch
 from torchvision import models
 
-from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.resnet import NAMES, ResNet
-from opsin.nn.stems import LARGEST_SMALL_IMAGE, least_trained_side
-from opsin.nn.vision_transformer import VisionTransformer
 from opsin.profile import profile_model
+from opsin.simclr.config import LARGEST_SMALL_IMAGE, least_trained_side
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,20 +74,6 @@ def test_size_and_work_of_the_courses_encoder() -> None:
     profile = profile_model(network, torch.zeros(1, 3, 32, 32))
     assert profile.parameters == 23_500_352
     assert profile.macs == 1_297_809_408
-
-
-@pytest.mark.parametrize(("size", "small"), [(32, True), (63, True), (64, False), (96, False)])
-def test_the_stem_follows_the_size(size: int, small: bool) -> None:
-    options = {"patch_size": 4, "embed_dim": 8, "num_layers": 1, "num_heads": 2}
-    network = build_image_encoder(size, name="resnet18", **options)
-    assert isinstance(network, ResNet)
-    assert network[0].kernel_size == ((3, 3) if small else (7, 7))
-
-
-def test_a_transformer_makes_one_vector() -> None:
-    network = build_image_encoder(16, name="vit", patch_size=4, embed_dim=8, num_layers=1, num_heads=2)
-    assert isinstance(network, VisionTransformer)
-    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, network.feature_dim) == (2, 8)
 
 
 def test_grey_stripes_and_single_pixels() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from opsin.nn.resnet import ResNet
+from opsin.nn.vision_transformer import VisionTransformer
 from opsin.profile import profile_model
 from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.loss import nt_xent_loss
@@ -79,3 +80,17 @@ def test_the_stem_follows_the_size_of_the_run() -> None:
     encoders = [build_encoder(EncoderConfig(), size) for size in (32, 64)]
     assert all(isinstance(encoder, ResNet) for encoder in encoders)
     assert [encoder[0].kernel_size for encoder in encoders] == [(3, 3), (7, 7)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("size", "small"), [(32, True), (63, True), (64, False), (96, False)])
+def test_the_stem_follows_the_size(size: int, small: bool) -> None:
+    network = build_encoder(EncoderConfig(name="resnet18"), size)
+    assert isinstance(network, ResNet)
+    assert network[0].kernel_size == ((3, 3) if small else (7, 7))
+
+
+def test_a_transformer_makes_one_vector() -> None:
+    config = EncoderConfig(name="vit", patch_size=4, embed_dim=8, num_layers=1, num_heads=2)
+    network = build_encoder(config, 16)
+    assert isinstance(network, VisionTransformer)
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, network.feature_dim) == (2, 8)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
-from opsin.captioning.image_captioner import ImageCaptioner, build_model
-from opsin.captioning.model import feature_tensor
+from opsin.captioning.model import ImageCaptioner, build_model, feature_tensor
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.pixels import each_image, pixel_batches
 from opsin.encoders import load

@@ -3,6 +3,7 @@
 The image is the decoder's memory: one pooled vector, or one vector a patch. Deviations from the paper: exact GELU in
 the feed-forward network, no dropout on the memory, and, as an option, pre-normalisation. Embedding and output weights
 are separate unless tied ("Using the Output Embedding to Improve Language Models", Press and Wolf 2017).
+`ImageCaptioner` joins it with the image encoder that is trained along.
 
 Dimensions: N images, R captions written at once (N, or several an image), T caption length, P image vectors, I their
 width, D width of the decoder, L layers, H heads, V words in the vocabulary.
@@ -10,6 +11,7 @@ width, D width of the decoder, L layers, H heads, V words in the vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -18,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opsin.captioning.config import DecoderConfig, EncoderConfig
+from opsin.captioning.vocabulary import Vocabulary
 from opsin.nn.embeddings import PositionalEncoding
 from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import (
@@ -26,6 +30,7 @@ from opsin.nn.transformer import (
     TransformerDecoderLayer,
     initialize_transformer_weights,
 )
+from opsin.nn.vision_transformer import VisionTransformer
 
 
 class CaptioningTransformer(nn.Module):
@@ -159,3 +164,46 @@ def _causal_mask(captions: Tensor) -> Tensor:
     """bool (T, T): each position may look at itself and at those before it."""
     length = captions.shape[1]
     return torch.ones(length, length, dtype=torch.bool, device=captions.device).tril()
+
+
+class PatchEncoder(VisionTransformer):
+    """A Vision Transformer that is called for its patch tokens, (N, P, D)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_features(images)
+
+
+class ImageCaptioner(nn.Module):
+    """Encoder and decoder, trained together; without an encoder, features take the place of images."""
+
+    def __init__(self, encoder: PatchEncoder | None, decoder: CaptioningTransformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Images (N, 3, S, S) to the decoder's features (N, P, I); features (N, I) or (N, P, I) stay what they are."""
+        return inputs if self.encoder is None else self.encoder(inputs)
+
+    def forward(self, inputs: Tensor, captions: Tensor) -> Tensor:
+        """Scores (N, T, V) of the word after each word of `captions` (N, T); `inputs` as `encode` takes them."""
+        return self.decoder(self.encode(inputs), captions)
+
+
+def build_model(
+    encoder: EncoderConfig,
+    decoder: DecoderConfig,
+    image_size: int,
+    vocabulary: Vocabulary,
+    feature_dim: int | None = None,
+) -> ImageCaptioner:
+    """A freshly initialised network; with `feature_dim` it has no encoder and takes features of that width."""
+    network = None
+    if feature_dim is None:
+        shape = dataclasses.asdict(encoder)
+        network = PatchEncoder(img_size=image_size, num_classes=0, norm="pre", positions="learned", **shape)
+    settings = dataclasses.asdict(decoder)
+    width = settings.pop("embed_dim")
+    return ImageCaptioner(
+        network, CaptioningTransformer(vocabulary.word_to_idx, feature_dim or encoder.embed_dim, width, **settings)
+    )

@@ -11,8 +11,8 @@ from torch import Tensor
 from opsin.captioning.config import CaptioningConfig
 from opsin.captioning.data import CaptionDataset, ImageCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_dataset, word_loss
-from opsin.captioning.image_captioner import ImageCaptioner, build_model
 from opsin.captioning.inference import Captioner, CaptionerContent
+from opsin.captioning.model import ImageCaptioner, build_model
 from opsin.captioning.splits import CaptionSplits
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.config import json_digest

@@ -9,10 +9,20 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from opsin.errors import ConfigError
-from opsin.nn.stems import least_trained_side
 from opsin.training.config import RunConfig, TrainingConfig
 
 MOST_HUE = 0.5
+LARGEST_SMALL_IMAGE = 63
+"""Side in pixels up to which a ResNet has the stem for small images."""
+
+
+def least_trained_side(image_size: int) -> int:
+    """The least side of what a ResNet for images of this size can be trained on, in pixels.
+
+    The last stage has to find maps of 2 x 2 places at least: of its convolutions of 3 x 3 and stride 2 on a single
+    place the library that torch computes with on a CPU (oneDNN) gives wrong gradients in bfloat16, up to infinite ones.
+    """
+    return 5 if image_size <= LARGEST_SMALL_IMAGE else 17
 
 
 @dataclass(frozen=True, kw_only=True)

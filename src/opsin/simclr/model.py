@@ -11,11 +11,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opsin.config import to_dict
-from opsin.nn.image_encoder import build_image_encoder
 from opsin.nn.resnet import ResNet
 from opsin.nn.vision_transformer import VisionTransformer
-from opsin.simclr.config import EncoderConfig, SimclrConfig
+from opsin.simclr.config import LARGEST_SMALL_IMAGE, EncoderConfig, SimclrConfig
 
 
 class ProjectionHead(nn.Sequential):
@@ -45,8 +43,24 @@ class SimclrModel(nn.Module):
 
 
 def build_encoder(config: EncoderConfig, image_size: int) -> ResNet | VisionTransformer:
-    """A new encoder from images (N, 3, S, S) to features (N, D), with D as its `feature_dim`."""
-    return build_image_encoder(image_size, **to_dict(config))
+    """A freshly initialized encoder from images (N, 3, S, S) to features (N, D), with D as its `feature_dim`.
+
+    A Vision Transformer has pre-normalization, learned positions and the mean over its patches.
+    """
+    if config.name != "vit":
+        return ResNet(config.name, small_images=image_size <= LARGEST_SMALL_IMAGE)
+    return VisionTransformer(
+        image_size,
+        config.patch_size,
+        embed_dim=config.embed_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        dim_feedforward=4 * config.embed_dim,
+        num_classes=0,
+        dropout=0.0,
+        norm="pre",
+        positions="learned",
+    )
 
 
 def build_model(config: SimclrConfig) -> SimclrModel:
