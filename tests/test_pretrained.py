@@ -16,7 +16,7 @@ from opsin.classification.inference import Classifier
 from opsin.clip.inference import ClipEncoder
 from opsin.diffusion.inference import TextToImage
 from opsin.errors import CheckpointError, ConfigError, OfflineError
-from opsin.pretrained import PretrainedModel
+from opsin.pretrained import PretrainedModel, load_model
 from opsin.simclr.inference import SimclrEncoder
 
 KINDS: dict[str, Any] = {kind.kind: kind for kind in (Captioner, Classifier, ClipEncoder, SimclrEncoder, TextToImage)}
@@ -41,6 +41,34 @@ def test_saved_and_loaded_again(model: PretrainedModel, tmp_path: Path) -> None:
     for name in ("config.json", "README.md"):
         assert (tmp_path / "again" / name).read_bytes() == (directory / name).read_bytes()
     assert json.loads((directory / "config.json").read_text())["metrics"] == model.metrics
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": [1]}, r"training should hold the settings of a run, not \[1\]"),
+        ({"training": {"dat": "x"}}, "training: unknown setting 'dat'; did you mean 'data'"),
+        ({"training": {"source_digest": 5}}, "training: 'source_digest' should be a text, not 5"),
+        ({"run": {"data": "x"}}, "unknown setting 'run'; did you mean 'training'"),
+        ({"metrics": None}, '"metrics"'),
+    ],
+)
+def test_a_record_of_a_run_that_is_none(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    directory = load_model("cifar10-simclr", "cpu").save_pretrained(tmp_path / "model")
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(ConfigError, match=f"config.json.*{message}"):
+        load_model(directory, "cpu")
+
+
+def test_a_run_that_is_not_known(tmp_path: Path) -> None:
+    directory = load_model("cifar10-simclr", "cpu").save_pretrained(tmp_path / "model")
+    content = json.loads((directory / "config.json").read_text())
+    for training in ({}, None):
+        (directory / "config.json").write_text(json.dumps({**content, "training": training}))
+        model = load_model(directory, "cpu")
+        assert model.run is None and "unknown data" in model.card_text().description
+    assert json.loads((model.save_pretrained(tmp_path / "again") / "config.json").read_text())["training"] == {}
 
 
 def test_what_is_uploaded_is_the_directory(

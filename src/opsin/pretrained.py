@@ -36,10 +36,15 @@ class RunRecord(Generic[ConfigT]):
     source_digest: str | None = None
 
     @classmethod
-    def from_json(cls, config_class: type[ConfigT], content: Mapping[str, Any], where: str) -> RunRecord[ConfigT]:
+    def from_json(cls, config_class: type[ConfigT], content: Any, where: str) -> RunRecord[ConfigT]:
         """What `to_json` gave. Raises ConfigError for settings of another kind."""
-        settings = {name: value for name, value in content.items() if name != "source_digest"}
-        return cls(config=from_dict(config_class, settings, where), source_digest=content.get("source_digest"))
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{where} should hold the settings of a run, not {content!r}")
+        settings = dict(content)
+        digest = settings.pop("source_digest", None)
+        if not isinstance(digest, str | None):
+            raise ConfigError(f"{where}: 'source_digest' should be a text, not {digest!r}")
+        return cls(config=from_dict(config_class, settings, where), source_digest=digest)
 
     def to_json(self) -> dict[str, Any]:
         """The settings with the digest among them."""
@@ -63,9 +68,11 @@ class ModelContent(Generic[ConfigT]):
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str) -> Self:
         """Raises ConfigError for a wrong or unknown setting; `where` names the file in its message."""
-        own = {name: value for name, value in content.items() if name not in ("run", "training")}
-        run = content.get("training") or None
-        record = None if run is None else RunRecord.from_json(cls.config_class, run, f"{where}, training")
+        own = dict(content)
+        run = own.pop("training", None)
+        if "run" in own:
+            raise ConfigError(f"{where}: unknown setting 'run'; did you mean 'training'?")
+        record = RunRecord.from_json(cls.config_class, run, f"{where}, training") if run else None
         return replace(from_dict(cls, own, where), run=record)
 
     def to_json(self) -> dict[str, Any]:
