@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
+from opsin.config import Bounds, Config, differences, from_dict, load_json, nearest_name, to_dict
 from opsin.errors import ConfigError
 
 
@@ -148,3 +148,32 @@ def test_json_that_is_nested_too_deeply_is_refused(tmp_path: Path, text: str) ->
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match="is not valid JSON: it is nested too deeply"):
         load_json(tmp_path / "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded(Config):
+    count: Annotated[int | None, Bounds()] = None
+    rate: Annotated[float, Bounds(above=0, below=1)] = 0.5
+    scales: Annotated[tuple[float, ...], Bounds(-1, 1)] = ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0}, "count must be at least 1, not 0"),
+        ({"count": 2**31}, "count must be at most 2147483647, not 2147483648"),
+        ({"rate": 0.0}, "rate must be above 0 and below 1, not 0.0"),
+        ({"rate": 1.0}, "rate must be above 0 and below 1, not 1.0"),
+        ({"rate": float("nan")}, "rate must be above 0 and below 1, not nan"),
+        ({"scales": [1.0, -1.5]}, "scales must be at least -1 and at most 1, not -1.5"),
+    ],
+)
+def test_numbers_beyond_their_bounds_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^file: {message}$"):
+        from_dict(Bounded, settings, where="file")
+
+
+@given(st.none() | st.integers(1, 2**31 - 1), st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_numbers_within_their_bounds_are_kept(count: int | None, rate: float) -> None:
+    config = Bounded(count=count, rate=rate, scales=(-1.0, 1.0))
+    assert from_dict(Bounded, to_dict(config)) == config

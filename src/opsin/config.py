@@ -6,17 +6,63 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import dacite
 
 from opsin.errors import ConfigError, ConfigNotFoundError
 
 ConfigT = TypeVar("ConfigT")
+LARGEST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Annotates the type of a setting or of an option with the numbers that it takes.
+
+    These are the numbers from `least`, or `above` one, to `most`, or `below` one, and never NaN.
+    """
+
+    least: float = 1
+    most: float = LARGEST
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ConfigError for a number beyond the bounds. None is allowed; each number of a tuple is checked."""
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            is_large_enough = number >= self.least if self.above is None else number > self.above
+            is_small_enough = number <= self.most if self.below is None else number < self.below
+            if not (is_large_enough and is_small_enough):
+                raise ConfigError(f"{name} must be {self._range(number)}, not {number}")
+
+    def _range(self, number: float) -> str:
+        """The allowed range in words; only the bound that `number` breaks where `most` is not a choice of the field."""
+        low = f"at least {self.least:.10g}" if self.above is None else f"above {self.above:.10g}"
+        high = f"at most {self.most:.10g}" if self.below is None else f"below {self.below:.10g}"
+        if self.below is None and self.most >= LARGEST:
+            return high if number > self.most else low
+        return f"{low} and {high}"
+
+
+Count = Annotated[int, Bounds()]
+Share = Annotated[float, Bounds(0, 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of configs. Numbers beyond the `Bounds` of their fields are refused by the name that the option has."""
+
+    def __post_init__(self) -> None:
+        for field, hint in get_type_hints(type(self), include_extras=True).items():
+            extras = getattr(hint, "__metadata__", ())
+            name = next((extra.name for extra in extras if getattr(extra, "name", None)), field)  # of `tyro.conf.arg`
+            for bounds in (extra for extra in extras if isinstance(extra, Bounds)):
+                bounds.check(name, getattr(self, field))
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
@@ -36,20 +82,6 @@ def parse_json(text: str | bytes) -> Any:
 def json_digest(content: Any) -> str:
     """SHA-256, in hexadecimal, of JSON types."""
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def check_numbers(
-    config: Any, *names: str, least: float = 0, most: float = math.inf, below: float = math.inf, part: str = ""
-) -> None:
-    """Raise ConfigError unless each of these settings is None or a finite number in this range.
-
-    `part` stands before the name in the message, where several parts of a config have settings of one name.
-    """
-    limit = f" and at most {most:g}" if most < math.inf else f" and below {below:g}" if below < math.inf else ""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not (least <= value <= most and value < below):
-            raise ConfigError(f"{part}{name} must be at least {least:g}{limit}, not {value}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

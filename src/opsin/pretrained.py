@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from opsin import checkpoint
-from opsin.config import from_dict, to_dict
+from opsin.config import Config, from_dict, to_dict
 from opsin.domain import ImageDomain, Watch
 from opsin.errors import CheckpointError, ConfigError
 from opsin.model_cards import CardText, inline_code, model_card
@@ -56,7 +56,7 @@ class RunRecord(Generic[ConfigT]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelContent(Generic[ConfigT]):
+class ModelContent(Config, Generic[ConfigT]):
     """What config.json holds besides the kind and the format version. A kind of model adds what its network is built
     of. In the file the run is called `training`, and is an object without settings where it is not known."""
 

@@ -45,7 +45,7 @@ def test_a_classifier_can_be_evaluated_by_its_features_and_options_have_their_pr
     run = str(pattern_run[0])
     for options, words in (
         (["--protocol", "linear", "-k", "3"], "-k and --temperature are for --protocol knn, not for linear"),
-        (["--labels-fraction", "1.5"], "--labels-fraction must be at most 1, not 1.5"),
+        (["--labels-fraction", "1.5"], "--labels-fraction must be above 0 and at most 1, not 1.5"),
         (["--temperature", "0"], "--temperature must be above 0"),
         (["--k", "0"], "--k must be at least 1"),
         (["--worst", "3"], "--worst is for captioners"),

@@ -290,7 +290,7 @@ def test_contact_sheet(index: Path, photos: Path, tmp_path: Path, capsys: Captur
         (["--minus", "red"], 2, "the query is empty"),
         (["red", "--minus", "red"], 1, "cancel each other out"),
         (["red", "--weight", "1", "--weight", "2"], 1, "1 parts and 2 weights"),
-        (["red", "--weight", "nan"], 2, "--weight must be at least -1000000, not nan"),
+        (["red", "--weight", "nan"], 2, "--weight must be at least -1000000 and at most 1000000, not nan"),
         (["--image", "missing.png"], 1, "missing.png"),
         (["--image", "photos/broken.png"], 1, "broken.png"),
         (["--image", "photos/empty.jpg"], 1, "empty.jpg"),

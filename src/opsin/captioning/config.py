@@ -12,61 +12,54 @@ import numpy as np
 from tyro.conf import arg
 
 from opsin.captioning.vocabulary import tokenise
-from opsin.config import check_numbers
+from opsin.config import Bounds, Config, Count, Share
 from opsin.data.captioned import open_captioned
 from opsin.data.splits import Rows, rows_of_run, rows_of_some_styles
 from opsin.errors import ConfigError
-from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.sources.image_source import ImageSource
-from opsin.training.config import CaptionedConfig, TrainingConfig
+from opsin.training.config import TestedConfig, TrainingConfig, check_heads, check_image_size, check_stem
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Config):
     """Shape of the image encoder, a Vision Transformer with pre-normalisation and learned positions.
 
     With no layers and the convolutional stem it is a small convolutional network.
     """
 
-    patch_size: int = 8
-    embed_dim: Annotated[int, arg(name="encoder.embed_dim")] = 192
-    num_layers: Annotated[int, arg(name="encoder.num_layers")] = 4
-    num_heads: Annotated[int, arg(name="encoder.num_heads")] = 4
-    dim_feedforward: Annotated[int, arg(name="encoder.dim_feedforward")] = 384
-    dropout: Annotated[float, arg(name="encoder.dropout")] = 0.1
+    patch_size: Count = 8
+    embed_dim: Annotated[int, Bounds(), arg(name="encoder.embed_dim")] = 192
+    num_layers: Annotated[int, Bounds(0), arg(name="encoder.num_layers")] = 4
+    num_heads: Annotated[int, Bounds(), arg(name="encoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, Bounds(), arg(name="encoder.dim_feedforward")] = 384
+    dropout: Annotated[float, Bounds(0, below=1), arg(name="encoder.dropout")] = 0.1
     stem: Literal["linear", "conv"] = "conv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Shape of the decoder; see `opsin.captioning.model`."""
 
-    embed_dim: Annotated[int, arg(name="decoder.embed_dim")] = 192
-    num_layers: Annotated[int, arg(name="decoder.num_layers")] = 3
-    num_heads: Annotated[int, arg(name="decoder.num_heads")] = 4
-    dim_feedforward: Annotated[int, arg(name="decoder.dim_feedforward")] = 768
-    dropout: Annotated[float, arg(name="decoder.dropout")] = 0.1
+    embed_dim: Annotated[int, Bounds(), arg(name="decoder.embed_dim")] = 192
+    num_layers: Annotated[int, Bounds(), arg(name="decoder.num_layers")] = 3
+    num_heads: Annotated[int, Bounds(), arg(name="decoder.num_heads")] = 4
+    dim_feedforward: Annotated[int, Bounds(), arg(name="decoder.dim_feedforward")] = 768
+    dropout: Annotated[float, Bounds(0, below=1), arg(name="decoder.dropout")] = 0.1
     pre_norm: bool = True
     tie_weights: bool = True
-    max_length: int = 32
+    max_length: Annotated[int, Bounds(3)] = 32
     """Tokens of the longest caption, `<START>` and `<END>` counted; longer ones are cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptioningConfig(CaptionedConfig):
+class CaptioningConfig(TestedConfig):
     """A whole run: data, model, augmentation, training."""
 
     data: str = "emoji"
     """A data source with captions: emoji, coco:DIR, course-coco:DIR, a directory, or FILE.parquet."""
-    image_size: int = 64
-    """Side of the square images that the model sees, in pixels."""
-    min_count: int = 1
+    min_count: Count = 1
     """Words that occur less often in the training captions are not learned."""
-    test_fraction: float = 0.0
-    """Share of the training images held out for the final test, when the source has no test split of its own."""
-    max_val: int | None = None
-    """Validate on so many images at most."""
-    style_fraction: float = 0.0
+    style_fraction: Share = 0.0
     """Share of the training emoji of which one of the two drawing styles is not trained on; the final test looks at
     these drawings apart. Only for sources with drawing styles."""
     frozen_encoder: str | None = None
@@ -78,40 +71,30 @@ class CaptioningConfig(CaptionedConfig):
     decoder: DecoderConfig = DecoderConfig()
     flip: bool = False
     """Mirror half of the images. Captions that say left or right become wrong by it."""
-    shift: int = 0
+    shift: Annotated[int, Bounds(0)] = 0
     """Largest shift in pixels."""
-    augment_ops: int = 0
+    augment_ops: Annotated[int, Bounds(0)] = 0
     """RandAugment-style operations per image."""
-    augment_magnitude: float = 0.5
+    augment_magnitude: Share = 0.5
     """Their largest strength, 0 to 1."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Probability spread evenly over all words in the targets."""
-    word_loss: float = 0.0
+    word_loss: Annotated[float, Bounds(0)] = 0.0
     """Weight of a second loss: the words of the caption, in any order, from the mean image vector alone."""
-    beams: int = 3
+    beams: Count = 3
     """Beams of the final test; validation is greedy."""
     training: TrainingConfig = TrainingConfig(max_minutes=5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_layers(self.encoder, least_layers=0, part="encoder: ")
-        check_layers(self.decoder, part="decoder: ")
-        check_patches(self.encoder)
+        check_heads(self.encoder, "encoder: ")
+        check_heads(self.decoder, "decoder: ")
+        check_stem(self.encoder)
         check_image_size(self.image_size, self.encoder.patch_size, self.shift)
         if self.decoder.embed_dim % 2 != 0:
             raise ConfigError(f"decoder: embed_dim must be even, not {self.decoder.embed_dim}")
-        if self.decoder.max_length < 3:
-            raise ConfigError(f"decoder: max_length must leave room for a word, not {self.decoder.max_length}")
-        check_numbers(self, "test_fraction", below=1)
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ConfigError(
-                f"val_fraction ({self.val_fraction}) and test_fraction ({self.test_fraction}) must be together below 1"
-            )
-        check_numbers(self, "style_fraction", "augment_magnitude", "label_smoothing", most=1)
         if self.style_fraction > 0 and self.max_train is not None:
             raise ConfigError("style_fraction needs every emoji in training; leave max_train out")
-        check_numbers(self, "augment_ops", "word_loss", "shift")
-        check_numbers(self, "min_count", "beams", "max_val", least=1)
 
     def open(self, *, to_train: bool = True) -> ImageSource:
         return open_captioned(self.data, self.captions, self.exclude, is_usable=tokenise)

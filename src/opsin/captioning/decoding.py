@@ -14,33 +14,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from opsin.captioning.model import CaptioningTransformer
+from opsin.config import Bounds, Config
 from opsin.errors import ConfigError
 from opsin.nn.evaluating import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(Config):
     """What a written caption must keep to, whatever the decoder."""
 
     min_length: int = 1
     """Words before a caption may end."""
     max_length: int = 30
     """Tokens at most, `<END>` counted; a caption that has not ended by then is cut."""
-    no_repeat_ngram: int = 0
+    no_repeat_ngram: Annotated[int, Bounds(0)] = 0
     """No run of so many words may occur twice in a caption; 0 allows it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.min_length < self.max_length:
             raise ConfigError(
                 f"min_length ({self.min_length}) must be at least 0 and below max_length ({self.max_length})"
             )
-        if self.no_repeat_ngram < 0:
-            raise ConfigError(f"no_repeat_ngram must be at least 0, not {self.no_repeat_ngram}")
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,9 @@ def nucleus(
 
     `generator` decides every draw: one number a caption and step, whatever the model's device.
     """
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p must be above 0 and at most 1, not {top_p}")
-    if not 0.01 <= temperature <= 100:  # beyond, the words are the greedy ones or any, and numbers may overflow
-        raise ConfigError(f"temperature must be in 0.01 to 100, not {temperature}")
+    Bounds(above=0, most=1).check("top_p", top_p)
+    # Beyond, the words are the greedy ones or any, and numbers may overflow.
+    Bounds(0.01, 100).check("temperature", temperature)
 
     def choose(scores_RV: Tensor) -> Tensor:
         probs, words = (scores_RV / temperature).softmax(dim=1).sort(dim=1, descending=True, stable=True)
@@ -108,10 +108,8 @@ def beam_search(
     Captions that have ended are compared by log-probability divided by length ** `length_penalty`; an image is done
     when `beams` of its captions have ended, or none can go on. One beam gives what `greedy` gives.
     """
-    if beams < 1:
-        raise ConfigError(f"beams must be at least 1, not {beams}")
-    if not -10 <= length_penalty <= 10:
-        raise ConfigError(f"length_penalty must be in -10 to 10, not {length_penalty}")
+    Bounds().check("beams", beams)
+    Bounds(-10, 10).check("length_penalty", length_penalty)
     start, end, banned = _special_words(model, limits)
     with evaluating(model):
         cache = model.start(features)

@@ -3,60 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from opsin.config import check_numbers
+from opsin.config import Bounds, Config, Count, Share
 from opsin.errors import ConfigError
-from opsin.nn.shape import check_image_size, check_layers, check_patches
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_labelled
-from opsin.training.config import RunConfig, TrainingConfig
+from opsin.training.config import RunConfig, TrainingConfig, check_heads, check_image_size, check_stem
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(Config):
     """Shape of the Vision Transformer; see `opsin.nn.vision_transformer`."""
 
-    patch_size: int = 4
-    embed_dim: int = 192
-    num_layers: int = 6
-    num_heads: int = 4
-    dim_feedforward: int = 384
-    dropout: float = 0.0
+    patch_size: Count = 4
+    embed_dim: Count = 192
+    num_layers: Count = 6
+    num_heads: Count = 4
+    dim_feedforward: Count = 384
+    dropout: Annotated[float, Bounds(0, below=1)] = 0.0
     norm: Literal["post", "pre"] = "pre"
     pool: Literal["mean", "class_token"] = "mean"
     positions: Literal["sinusoidal", "learned"] = "learned"
     stem: Literal["linear", "conv"] = "conv"
 
     def __post_init__(self) -> None:
-        check_layers(self)
-        check_patches(self)
+        super().__post_init__()
+        check_heads(self)
+        check_stem(self)
         if self.positions == "sinusoidal" and self.embed_dim % 2 != 0:
             raise ConfigError(f"sinusoidal positions need an even embed_dim, not {self.embed_dim}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """What is done to training images, drawn per sample; see `opsin.images.augment`."""
 
     flip: bool = True
     """Mirror half of the images. Switch it off where left and right matter (digits, text)."""
-    shift: int = 4
+    shift: Annotated[int, Bounds(0)] = 4
     """Largest shift in pixels."""
-    augment_ops: int = 0
+    augment_ops: Annotated[int, Bounds(0)] = 0
     """RandAugment-style operations per image."""
-    augment_magnitude: float = 0.5
+    augment_magnitude: Share = 0.5
     """Their largest strength, 0 to 1."""
-    mixup: float = 0.0
+    mixup: Annotated[float, Bounds(0)] = 0.0
     """Alpha of mixup; 0 is off."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, Bounds(0)] = 0.0
     """Alpha of CutMix; 0 is off."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Probability spread evenly over all classes in the targets."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "shift", "augment_ops", "mixup", "cutmix")
-        check_numbers(self, "augment_magnitude", "label_smoothing", most=1)
 
 
 @dataclass(frozen=True, kw_only=True)

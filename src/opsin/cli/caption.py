@@ -51,10 +51,10 @@ class CaptionOptions(ModelOptions):
     """Words at most, the end counted as one; by default as many as the model can write."""
     no_repeat_ngram: Annotated[int, Bounds(0)] = 0
     """No run of so many words may occur twice in a caption; 0 allows it."""
-    top_p: Annotated[float | None, Bounds(0, 1, is_open=True)] = None
+    top_p: Annotated[float | None, Bounds(above=0, most=1)] = None
     """Draw each word at random from the most probable ones, whose probabilities sum to this (nucleus sampling). Takes
     the place of --beams."""
-    temperature: Annotated[float, Bounds(0, is_open=True)] = 1.0
+    temperature: Annotated[float, Bounds(above=0)] = 1.0
     """With --top-p: below 1 probable words become more probable, above 1 less."""
     seed: int = 0
     """With --top-p: decides what is drawn."""

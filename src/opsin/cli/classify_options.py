@@ -38,7 +38,7 @@ class ClassifyOptions(ModelOptions):
     template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
     """With --labels: a text that is made of each label, which stands at {}. Can be given several times; by default
     several texts such as "a photo of {}"."""
-    logit_scale: Annotated[float | None, Bounds(0, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
+    logit_scale: Annotated[float | None, Bounds(above=0), tyro.conf.arg(metavar="FLOAT")] = None
     """With --labels: the factor on cosines from which probabilities come; `opsin evaluate --zero-shot` says which one
     fits labelled images. By default the model's own."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None

@@ -44,13 +44,13 @@ class EvaluateOptions(ModelOptions):
     train_data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
     """Of --protocol: fit on the labels of this source, and evaluate on --data: on its test or validation split where it
     has one, else on all of it (--split all)."""
-    labels_fraction: Annotated[float | None, Bounds(0, 1, is_open=True), tyro.conf.arg(metavar="SHARE")] = None
+    labels_fraction: Annotated[float | None, Bounds(above=0, most=1), tyro.conf.arg(metavar="SHARE")] = None
     """Of --protocol: the share of the labels that are used, evenly from every class. By default 1 for knn, 0.1 for
     linear-course and finetune; for linear 0.1 where that leaves 10 images of most classes, else 1."""
     k: Annotated[int | None, Bounds(), tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
     """Of --protocol knn: how many neighbours vote, all where there are fewer. By default as many as the square root of
     the number of labelled images, 200 at most, and no more than the smallest class has images."""
-    temperature: Annotated[float | None, Bounds(0, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
+    temperature: Annotated[float | None, Bounds(above=0), tyro.conf.arg(metavar="FLOAT")] = None
     """Of --protocol knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
     picture: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
     """Also draw into this PNG file: the confusion matrix of a classifier, of --zero-shot and of fine-tuning, nearest

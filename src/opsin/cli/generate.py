@@ -64,7 +64,7 @@ class GenerateOptions(ModelOptions):
     """Also draw how the pictures came about, into OUT-filmstrip.png."""
     image: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Begin at this image instead of at noise, cut to the square in its middle and reduced; see --strength."""
-    strength: Annotated[float | None, Bounds(0, 1, is_open=True), tyro.conf.arg(metavar="FLOAT")] = None
+    strength: Annotated[float | None, Bounds(above=0, most=1), tyro.conf.arg(metavar="FLOAT")] = None
     """With --image: the share of the way from noise to picture that is gone, from above 0 (keeps the image) to 1,
     which leaves nothing of it but what --mask keeps; by default 0.6, and 1 with --mask."""
     mask: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

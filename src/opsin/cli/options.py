@@ -16,6 +16,8 @@ from opsin.cli.help import help_text, options_of
 from opsin.cli.refusals import refuse
 from opsin.cli.usage import HELP_ALL, asks_for_help
 from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
+from opsin.config import Bounds as Bounds
+from opsin.errors import ConfigError
 from opsin.progress import ConsoleProgress, Progress
 
 if TYPE_CHECKING:
@@ -25,25 +27,6 @@ OptionsT = TypeVar("OptionsT", bound="SharedOptions")
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 """An option that is off unless it is given. A plain `bool` of a config also gets its opposite (`--no-flip`), whatever
 its default is in a recipe."""
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Annotates the type of an option: which numbers it takes."""
-
-    least: float = 1
-    most: float = 2**31 - 1
-    is_open: bool = False
-    """Whether `least` itself is not among them."""
-
-    def refuse(self, number: float, flag: str) -> None:
-        """Raise UsageError for a number that is beyond them, or is none (NaN)."""
-        if number > self.most:
-            raise UsageError(f"{flag} must be at most {self.most:.10g}, not {number}")
-        if not number >= self.least or (self.is_open and number == self.least):
-            raise UsageError(
-                f"{flag} must be {'above' if self.is_open else 'at least'} {self.least:.10g}, not {number}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +76,11 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
     with on_parse_error(partial(refuse, options=options_of(options_class), argv=args)):
         options = tyro.cli(options_class, args=args, prog=prog, add_help=False, config=(tyro.conf.OmitArgPrefixes,))
     for option in options_of(options_class):
-        for bounds in (extra for extra in option.metadata if isinstance(extra, Bounds)):
-            given = getattr(options, option.name)
-            for number in given if isinstance(given, tuple) else () if given is None else (given,):
-                bounds.refuse(number, option.flags[-1])
+        for bounds in (extra for extra in option.metadata if isinstance(extra, Bounds) and not option.section):
+            try:  # a config in a section has checked itself
+                bounds.check(option.flags[-1], getattr(options, option.name))
+            except ConfigError as error:
+                raise UsageError(str(error)) from error
     if options.offline:
         os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
     return options

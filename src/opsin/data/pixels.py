@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opsin.errors import ConfigError
+from opsin.config import Bounds
 from opsin.images.opening import ImageLike, StoredImage, open_image
 from opsin.sources.image_source import ImageSource, map_readable
 
@@ -41,8 +41,7 @@ def pixel_batches(images: ImageLike | Iterable[ImageLike], size: int, batch_size
 
     Raises ConfigError for a batch without room for an image.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+    Bounds().check("batch_size", batch_size)
     fitted = (fit_image(image, size) for image in each_image(images))
     while batch := list(islice(fitted, batch_size)):
         yield torch.from_numpy(np.stack(batch))

@@ -10,12 +10,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from opsin.config import check_numbers, json_digest
+from opsin.config import Bounds, Config, json_digest
 from opsin.errors import ConfigError, DataError, OpsinError
+from opsin.images.preprocessing import ImageSize
 from opsin.pretrained import RunRecord
 from opsin.runtime import derive_seed
 from opsin.sources.exclusion import Patterns
@@ -31,7 +32,7 @@ Rows = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Config):
     """What the configs of all systems say of their data. A system overrides how its source is opened, and adds what
     else decides which rows are used for what."""
 
@@ -39,16 +40,12 @@ class DataConfig:
     """A data source: emoji, cifar10, cifar10:DIR, coco:DIR, a directory, or FILE.parquet."""
     exclude: Patterns = ()
     """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
-    image_size: int = 32
+    image_size: ImageSize = 32
     """Side of the square images that the model sees, in pixels."""
-    val_fraction: float = 0.1
+    val_fraction: Annotated[float, Bounds(0, below=1)] = 0.1
     """Share of the training images held out to validate on, when the source has no validation split of its own."""
-    max_train: int | None = None
+    max_train: Annotated[int | None, Bounds()] = None
     """Train on the first so many images of a fixed random order only."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "max_train", least=1)
-        check_numbers(self, "val_fraction", below=1)
 
     @property
     def seed(self) -> int:

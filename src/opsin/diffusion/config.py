@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from opsin.config import check_numbers
+from opsin.config import Bounds, Config, Count, Share
 from opsin.data.splits import Rows, rows_of_run
 from opsin.diffusion.gaussian_diffusion import Objective
 from opsin.diffusion.schedules import BetaSchedule, make_betas
@@ -13,52 +13,45 @@ from opsin.errors import ConfigError
 from opsin.sources.image_source import ImageSource
 from opsin.training.config import CaptionedConfig, TrainingConfig
 
-LARGEST_GUIDANCE = 1e6
-MAX_TIMESTEPS = 100_000
-MAX_IMAGE_SIZE = 4096
+GuidanceScale = Annotated[float, Bounds(-1e6, 1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnetConfig:
+class UnetConfig(Config):
     """Shape of the network; see `opsin.diffusion.unet`."""
 
-    dim: int = 48
+    dim: Annotated[int, Bounds(4)] = 48
     """Width at full resolution."""
-    dim_mults: tuple[int, ...] = (1, 2, 4, 8)
+    dim_mults: Annotated[tuple[int, ...], Bounds()] = (1, 2, 4, 8)
     """Width, in units of dim, after each halving of the resolution."""
-    patch_size: int = 1
+    patch_size: Count = 1
     """Pixels to a side of the squares that the network takes as one; 2 leaves a quarter of the arithmetic."""
-    uncond_prob: float = 0.1
+    uncond_prob: Share = 0.1
     """Share of the training texts that are left out, so that the network also learns to do without."""
 
     def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 2 != 0:
-            raise ConfigError(f"dim must be an even number of at least 4, not {self.dim}")
-        if not self.dim_mults or min(self.dim_mults) < 1:
-            raise ConfigError(f"dim_mults must be one or more numbers above zero, not {self.dim_mults}")
-        if self.patch_size < 1:
-            raise ConfigError(f"patch_size must be at least 1, not {self.patch_size}")
-        if not 0 <= self.uncond_prob <= 1:
-            raise ConfigError(f"uncond_prob must be in [0, 1], not {self.uncond_prob}")
+        super().__post_init__()
+        if self.dim % 2 != 0:
+            raise ConfigError(f"dim must be an even number, not {self.dim}")
+        if not self.dim_mults:
+            raise ConfigError("dim_mults must be one or more numbers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProcessConfig:
+class ProcessConfig(Config):
     """The diffusion process; see `opsin.diffusion.gaussian_diffusion`."""
 
-    timesteps: int = 100
+    timesteps: Annotated[int, Bounds(1, 100_000)] = 100
     """Time steps of the noise schedule."""
     objective: Objective = "pred_v"
     """What the network predicts: the noise, the image, or the velocity between the two."""
     beta_schedule: BetaSchedule = "sigmoid"
-    min_snr_gamma: float | None = None
+    min_snr_gamma: Annotated[float | None, Bounds(above=0)] = None
     """Weigh the time steps by min(SNR, this) (usually 5), instead of as the objective has it."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, "timesteps", least=1, most=MAX_TIMESTEPS)
+        super().__post_init__()
         make_betas(self.beta_schedule, self.timesteps)  # refuses here what training or drawing would refuse later
-        if self.min_snr_gamma is not None and not self.min_snr_gamma > 0:
-            raise ConfigError(f"min_snr_gamma must be above zero, not {self.min_snr_gamma}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +66,7 @@ class DiffusionConfig(CaptionedConfig):
     on others."""
     flip: bool = False
     """Mirror half of the images. Texts that say left or right become wrong by it."""
-    sample_guidance: float = 2.0
+    sample_guidance: GuidanceScale = 2.0
     """Guidance scale of the sample pictures that are drawn during training."""
     model: UnetConfig = UnetConfig()
     process: ProcessConfig = ProcessConfig()
@@ -82,7 +75,6 @@ class DiffusionConfig(CaptionedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_senseless_size(self.image_size, self.model)
-        refuse_senseless_guidance("sample_guidance", self.sample_guidance)
 
     def rows(self, source: ImageSource) -> Rows:
         return rows_of_run(source, self, train_on_all=self.train_on == "all")
@@ -91,18 +83,8 @@ class DiffusionConfig(CaptionedConfig):
 def refuse_senseless_size(image_size: int, model: UnetConfig) -> None:
     """Raise ConfigError for a size that the network cannot cut into patches and halve at every level."""
     factor = model.patch_size * 2 ** len(model.dim_mults)
-    if image_size > MAX_IMAGE_SIZE:
-        raise ConfigError(f"image_size must be at most {MAX_IMAGE_SIZE}, not {image_size}")
-    if image_size < 1 or image_size % factor != 0:
+    if image_size % factor != 0:
         raise ConfigError(
             f"image_size ({image_size}) must be divisible by {factor}: the network takes patches of "
             f"{model.patch_size} and halves once for each of the {len(model.dim_mults)} dim_mults"
-        )
-
-
-def refuse_senseless_guidance(name: str, scale: float) -> None:
-    """Raise ConfigError, with the name of the setting, for a guidance scale that is no number or far too large."""
-    if not abs(scale) <= LARGEST_GUIDANCE:
-        raise ConfigError(
-            f"{name} must be a number from {-LARGEST_GUIDANCE:.0e} to {LARGEST_GUIDANCE:.0e}, not {scale}"
         )

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opsin.diffusion.config import refuse_senseless_guidance
+from opsin.config import Config
+from opsin.diffusion.config import GuidanceScale
 from opsin.diffusion.denoising import Threshold
 from opsin.diffusion.samplers import SamplerName, Spacing, get_sampler
 from opsin.errors import ConfigError
@@ -20,7 +21,7 @@ DEFAULT_STEPS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Config):
     """How images are drawn.
 
     `guidance_scale` w is that of Ho and Salimans, `(w + 1) * conditional - w * unconditional`: 0 is the plain
@@ -28,7 +29,7 @@ class Sampling:
     unconditional)` call w + 1 by that name.
     """
 
-    guidance_scale: float = 2.0
+    guidance_scale: GuidanceScale = 2.0
     steps: int | None = None
     """Calls of the network for each image; None takes 20, or all time steps of a model that has fewer."""
     sampler: SamplerName = "dpm-solver"
@@ -36,7 +37,7 @@ class Sampling:
     threshold: Threshold = "static"
 
     def __post_init__(self) -> None:
-        refuse_senseless_guidance("guidance_scale", self.guidance_scale)
+        super().__post_init__()
         if self.threshold not in ("static", "dynamic"):
             raise ConfigError(f"threshold must be static or dynamic, not {self.threshold!r}")
         get_sampler(self.sampler)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from opsin.config import Count
 from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig, refuse_senseless_size
 from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
 from opsin.diffusion.unet import Unet
-from opsin.errors import ConfigError
+from opsin.images.preprocessing import ImageSize
 from opsin.pretrained import ModelContent
 
 
@@ -47,17 +48,16 @@ class DiffusionContent(ModelContent[DiffusionConfig]):
     config_class = DiffusionConfig
     model: UnetConfig
     process: ProcessConfig
-    image_size: int
+    image_size: ImageSize
     text_encoder: str
     """The reference of the text encoder whose vectors the network was trained on; see `load_text_encoder`."""
     text_fingerprint: str | None = None
     """That encoder's `opsin.encoders.fingerprint`; None where it is not known."""
-    text_dim: int
+    text_dim: Count
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_senseless_size(self.image_size, self.model)
-        if self.text_dim < 1:
-            raise ConfigError(f"text_dim must be at least 1, not {self.text_dim}")
 
 
 def build_model(model: UnetConfig, process: ProcessConfig, image_size: int, text_dim: int) -> TextDiffusion:

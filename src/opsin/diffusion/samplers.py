@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsin.config import Bounds
 from opsin.errors import ConfigError
 
 Denoiser = Callable[[Tensor, int], Tensor]
@@ -101,8 +102,7 @@ def ddpm(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource) -> I
 
 def ddim(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource, *, eta: float = 0.0) -> Iterator[Tensor]:
     """The noise that was there is kept with `eta` 0, and redrawn as in ancestral sampling with `eta` 1."""
-    if not 0 <= eta <= 1:
-        raise ConfigError(f"eta must be in [0, 1], not {eta}")
+    Bounds(0, 1).check("eta", eta)
     return _ddim(denoise, x, path, noise, eta)
 
 
@@ -137,8 +137,7 @@ def dpm_solver(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource
 
 def unipc(denoise: Denoiser, x: Tensor, path: NoisePath, noise: NoiseSource, *, order: int = 3) -> Iterator[Tensor]:
     """A predictor and a corrector of this order, which share their evaluations: one a step. No noise is added."""
-    if not 1 <= order <= 4:
-        raise ConfigError(f"the order of UniPC must be 1 to 4, not {order}")
+    Bounds(1, 4).check("the order of UniPC", order)
     return _unipc(denoise, x, path, order)
 
 

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from opsin.config import check_numbers
+from opsin.config import Bounds, Config
 
 STATISTICS_IMAGES = 4096
-MAX_IMAGE_SIZE = 4096
-"""Of network input, in pixels. A model that asks for more is damaged: one image would take gigabytes."""
+ImageSize = Annotated[int, Bounds(1, 4096)]
+"""Side of network input, in pixels. A model that asks for more is damaged: one image would take gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Config):
     """Resize the shorter side to `image_size`, crop the centre, scale to [0, 1], subtract `mean`, divide by `std`.
 
     `mean` and `std` are per channel (red, green, blue), in units of [0, 1].
     """
 
-    image_size: int
+    image_size: ImageSize
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    def __post_init__(self) -> None:
-        check_numbers(self, "image_size", least=1, most=MAX_IMAGE_SIZE)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Float images (N, 3, H, W) in [0, 1] to network input of the same shape."""

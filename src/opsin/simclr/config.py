@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from opsin.config import Bounds, Config, Count, Share
 from opsin.errors import ConfigError
-from opsin.training.config import RunConfig, TrainingConfig
+from opsin.training.config import RunConfig, TrainingConfig, check_contrast, check_heads, check_image_size
 
-MOST_HUE = 0.5
 LARGEST_SMALL_IMAGE = 63
 """Side in pixels up to which a ResNet has the stem for small images."""
 
@@ -26,73 +25,56 @@ def least_trained_side(image_size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Config):
     """The network whose features are kept. What follows the name is the shape of a Vision Transformer only."""
 
     name: Annotated[Literal["resnet18", "resnet50", "vit"], arg(name="encoder")] = "resnet18"
     """A ResNet has a stem for small images (3 x 3, stride 1, no pooling) below 64 pixels, and the usual one above."""
-    patch_size: int = 4
-    embed_dim: int = 192
-    num_layers: int = 6
-    num_heads: int = 4
+    patch_size: Count = 4
+    embed_dim: Count = 192
+    num_layers: Count = 6
+    num_heads: Count = 4
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "embed_dim", "num_layers", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be above zero, not {getattr(self, name)}")
-        if self.embed_dim % self.num_heads != 0:
-            raise ConfigError(f"embed_dim ({self.embed_dim}) must be divisible by num_heads ({self.num_heads})")
+        super().__post_init__()
+        check_heads(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Config):
     """How the two views of an image are made; each view draws its own changes. See `opsin.simclr.views`."""
 
-    view_size: int | None = None
+    view_size: Annotated[int | None, Bounds()] = None
     """Side of the views in pixels, image_size unless it is given. Smaller views make steps cheaper; from three quarters
     of image_size on things look about as large in them as in whole images, since a view shows a part. For ResNets."""
-    min_crop: float = 0.08
+    min_crop: Annotated[float, Bounds(above=0, most=1)] = 0.08
     """Least share of the image's area that a view shows."""
     flip: bool = True
     """Mirror half of the views. Switch it off where left and right matter (digits, text)."""
-    jitter: float = 0.8
+    jitter: Share = 0.8
     """Share of the views whose colours change."""
-    brightness: float = 0.4
+    brightness: Annotated[float, Bounds(0)] = 0.4
     """Largest change of the brightness, as a share of it; likewise the next two."""
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.1
+    contrast: Annotated[float, Bounds(0)] = 0.4
+    saturation: Annotated[float, Bounds(0)] = 0.4
+    hue: Annotated[float, Bounds(0, 0.5)] = 0.1
     """Largest turn of the hue, as a share of the circle, up to 0.5."""
-    grayscale: float = 0.2
+    grayscale: Share = 0.2
     """Share of the views without colour."""
-    blur: float = 0.0
+    blur: Share = 0.0
     """Share of the views that are blurred, by a standard deviation of 0.1 to 2 pixels at 224 pixels, and in proportion
     at other sizes; of use for larger images only."""
-
-    def __post_init__(self) -> None:
-        for name in ("jitter", "grayscale", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be in [0, 1], not {getattr(self, name)}")
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} must be at least zero, not {getattr(self, name)}")
-        if not 0 <= self.hue <= MOST_HUE:
-            raise ConfigError(f"hue must be in [0, {MOST_HUE}], not {self.hue}")
-        if not 0 < self.min_crop <= 1:
-            raise ConfigError(f"min_crop must be above 0 and at most 1, not {self.min_crop}")
-        if self.view_size is not None and self.view_size < 1:
-            raise ConfigError(f"view_size must be above zero, not {self.view_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimclrConfig(RunConfig):
     """A whole run: data, encoder, projection, augmentation, training."""
 
-    temperature: float = 0.5
+    temperature: Annotated[float, Bounds(above=0)] = 0.5
     """What cosines are divided by in the loss."""
-    projection_dim: int = 128
+    projection_dim: Count = 128
     """Width of the vectors that are compared; they are for training only, and the encoder's features are kept."""
-    projection_hidden: int = 512
+    projection_hidden: Count = 512
     """Width of the projection's hidden layer."""
     compile: bool = False
     """Compile the network for this machine first: that takes a minute or two, and pays off in long runs on a GPU."""
@@ -102,26 +84,14 @@ class SimclrConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("image_size", "projection_dim", "projection_hidden"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be above zero, not {value}")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature must be above zero, not {self.temperature}")
         if self.encoder.name == "vit":
             self._check_vit()
         else:
             self._check_resnet()
-        if self.training.accumulate != 1:
-            raise ConfigError("accumulate must be 1: parts of a batch would not be compared with each other")
-        if self.training.batch_size < 2:
-            raise ConfigError("batch_size must be at least 2: an image is compared with the others of its batch")
+        check_contrast(self.training)
 
     def _check_vit(self) -> None:
-        if self.image_size % self.encoder.patch_size != 0:
-            raise ConfigError(
-                f"image_size ({self.image_size}) must be divisible by patch_size ({self.encoder.patch_size})"
-            )
+        check_image_size(self.image_size, self.encoder.patch_size)
         if self.augment.view_size not in (None, self.image_size):
             raise ConfigError(
                 f"view_size ({self.augment.view_size}) must be image_size ({self.image_size}) for a Vision "

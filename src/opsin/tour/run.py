@@ -10,6 +10,7 @@ from pathlib import Path
 
 import filelock
 
+from opsin.config import Bounds
 from opsin.errors import ConfigError
 from opsin.progress import Progress
 from opsin.report import Report, machine
@@ -32,8 +33,7 @@ def run_tour(directory: Path | str, *, training_minutes: float = 4.5, progress: 
     ConfigError for a directory that cannot be used, that another tour is writing to, or that holds folders of these
     names which no tour has made.
     """
-    if not training_minutes > 0:
-        raise ConfigError(f"max_minutes must be above zero, not {training_minutes}")
+    Bounds(above=0).check("max_minutes", training_minutes)
     started = time.monotonic()
     directory = Path(directory)
     shown = _shown()
