@@ -19,6 +19,7 @@ from opsin.captioning.splits import open_splits
 from opsin.captioning.train import train_captioner
 from opsin.classification.config import ViTConfig
 from opsin.classification.inference import Classifier, ClassifierContent, build_model
+from opsin.encoders.features import image_features
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing
@@ -80,7 +81,7 @@ def test_captions_images_with_the_encoder_it_refers_to(frozen_run: tuple[Path, T
     for caption in captions:
         assert caption.attention is not None
         assert caption.attention.shape == (len(caption.words), 3, 3)
-    features = captioner.load_frozen_encoder().encode_dense(images).tokens  # type: ignore[attr-defined]
+    features, _ = image_features(captioner.load_frozen_encoder(), images)
     again = captioner.caption_features(features)
     assert [caption.text for caption in again] == [caption.text for caption in captions]
     copy = Captioner.from_pretrained(captioner.save_pretrained(frozen_run[0].parent / "copy"), device="cpu")

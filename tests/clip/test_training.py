@@ -61,7 +61,7 @@ def test_encodes_new_images_and_texts(colour_run: Run) -> None:
     odd = encoder.encode_text(["", "word " * 10_000, "日本語", "\udcff", "🤠"], normalize=False)
     assert odd.shape == (5, 16) and odd.isfinite().all()
     assert 1 < encoder.logit_scale <= 100
-    dense = encoder.encode_dense([Image.new("RGB", (9, 9))])
+    (dense,) = encoder.encode_dense([Image.new("RGB", (9, 9))])
     assert dense.tokens.shape == (1, 16, 16) and dense.grid == (4, 4)
 
 

@@ -86,7 +86,7 @@ def test_timm_from_the_cache(hub_cache: Path) -> None:
     features = encoder.encode_image(pictures(), normalize=False)
     torch.testing.assert_close(features, expected)
     torch.testing.assert_close(encoder.encode_image(pictures()), expected / expected.norm(dim=1, keepdim=True))
-    dense = encoder.encode_dense(pictures())
+    (dense,) = encoder.encode_dense(pictures())
     torch.testing.assert_close(dense.tokens, tokens)
     assert dense.tokens.shape[1] == dense.grid[0] * dense.grid[1]
     assert {features.dtype, dense.tokens.dtype} == {torch.float32}
@@ -98,7 +98,7 @@ def test_convolutional_network_of_timm(name: str) -> None:
     torch.manual_seed(0)
     network = timm.create_model(name, pretrained=False, num_classes=0)
     encoder = TimmEncoder(f"timm:{name}", network, CPU)
-    dense = encoder.encode_dense(pictures(1))
+    (dense,) = encoder.encode_dense(pictures(1))
     (rows, columns), width = dense.grid, dense.tokens.shape[2]
     assert dense.tokens.shape == (1, rows * columns, width)
     pooled = encoder.encode_image(pictures(1), normalize=False)
@@ -122,7 +122,7 @@ def test_open_clip_vision_transformer() -> None:
         model.visual.output_tokens = False
     torch.testing.assert_close(encoder.encode_image(pictures(), normalize=False), expected)
     torch.testing.assert_close(encoder.encode_image(pictures()).norm(dim=1), torch.ones(3))
-    dense = encoder.encode_dense(pictures())
+    (dense,) = encoder.encode_dense(pictures())
     assert dense.grid == (4, 4)
     torch.testing.assert_close(dense.tokens, tokens)
 
@@ -144,7 +144,7 @@ def test_open_clip_from_the_cache(hub_cache: Path) -> None:
     encoder = load("open_clip:MobileCLIP2-S0/dfndr2b", device="cpu")
     expected = model.visual.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.network.state_dict().items())
-    dense = encoder.encode_dense(pictures(1))  # type: ignore[attr-defined]
+    (dense,) = encoder.encode_dense(pictures(1))  # type: ignore[attr-defined]
     assert dense.tokens.shape[1] == dense.grid[0] * dense.grid[1]
 
 
@@ -158,7 +158,7 @@ def test_classifier_of_ones_own(tmp_path: Path, pool: str) -> None:
     Classifier(model, content).save_pretrained(tmp_path / "model")
     encoder = load(str(tmp_path / "model"), device="cpu")
     assert isinstance(encoder, DenseEncoder)
-    dense = encoder.encode_dense(pictures())
+    (dense,) = encoder.encode_dense(pictures())
     assert (dense.tokens.shape, dense.grid) == ((3, 16, 32), (4, 4))
     features = encoder.encode_image(pictures(), normalize=False)
     if pool == "mean":
@@ -187,10 +187,13 @@ def test_nothing_is_trained() -> None:
 @pytest.mark.parametrize("method", ["encode_image", "encode_dense"])
 def test_what_cannot_be_encoded(method: str) -> None:
     encode = getattr(wrap("open_clip:x/y", small_clip(), CPU), method)
-    with pytest.raises(ValueError, match="at least one image"):
-        encode([])
+    if method == "encode_dense":
+        assert list(encode([])) == []
+    else:
+        with pytest.raises(ValueError, match="at least one image"):
+            encode([])
     with pytest.raises(DataError, match="there is no file missing"):
-        encode(["missing.png"])
+        list(encode(["missing.png"]))
 
 
 @pytest.mark.parametrize(
@@ -312,4 +315,4 @@ def test_vectors_that_are_nan_are_refused() -> None:
     encoder = Classifier(network, content, name="huge")
     for encode in (encoder.encode_image, encoder.encode_dense):
         with pytest.raises(CheckpointError, match="huge gives NaN or Inf: its weights are damaged"):
-            encode(pictures(2))
+            list(encode(pictures(2)))

@@ -189,7 +189,7 @@ def test_features_of_a_source_are_those_of_the_image_half(
         Image.new("RGB", (40, 40), (80 * index, 0, 0)).save(tmp_path / "images" / f"{index}.png")
     encoder = in_full_precision(wrap("open_clip:x/y", model, CPU))
     _, features = source_features(open_source(tmp_path / "images"), encoder)
-    dense = encoder.encode_dense([tmp_path / "images" / f"{index}.png" for index in range(3)])  # type: ignore[attr-defined]
+    (dense,) = encoder.encode_dense([tmp_path / "images" / f"{index}.png" for index in range(3)])  # type: ignore[attr-defined]
     torch.testing.assert_close(torch.from_numpy(features.copy()).float(), dense.tokens, rtol=2e-3, atol=1e-3)
 
 

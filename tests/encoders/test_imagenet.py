@@ -75,14 +75,14 @@ def test_it_is_an_encoder_like_any_other(encoder: ImagenetEncoder) -> None:
 
 
 def test_the_vector_is_the_mean_of_the_map(encoder: ImagenetEncoder, photos: list[Image.Image]) -> None:
-    dense = encoder.encode_dense(photos)
+    (dense,) = encoder.encode_dense(photos)
     assert (dense.tokens.shape, dense.grid) == ((2, 49, 1280), (7, 7))
     torch.testing.assert_close(dense.tokens.mean(dim=1), encoder.encode_image(photos, normalize=False))
 
 
 def test_stages_are_joined_on_the_finest_grid(encoder: ImagenetEncoder, photos: list[Image.Image]) -> None:
     """Against each stage by itself, from the network's own blocks."""
-    dense = encoder.encode_dense(photos[0], size=(96, 160), strides=(32, 4, 8, 16))
+    (dense,) = encoder.encode_dense(photos[0], size=(96, 160), strides=(32, 4, 8, 16))
     assert (dense.tokens.shape, dense.grid) == ((1, 24 * 40, 24 + 40 + 112 + 320), (24, 40))
     resized = np.asarray(photos[0].resize((160, 96), Image.Resampling.BICUBIC))
     features = PREPROCESSING.prepare(torch.from_numpy(resized.copy()).permute(2, 0, 1)[None])
@@ -105,23 +105,17 @@ def test_stages_are_joined_on_the_finest_grid(encoder: ImagenetEncoder, photos: 
     ("size", "stride", "grid"), [((1, 1), 32, (1, 1)), ((45, 70), 4, (12, 18)), ((33, 64), 2, (17, 32))]
 )
 def test_any_size(encoder: ImagenetEncoder, size: tuple[int, int], stride: int, grid: tuple[int, int]) -> None:
-    dense = encoder.encode_dense(np.zeros((20, 30), dtype=np.uint8), size=size, strides=[stride])
+    (dense,) = encoder.encode_dense(np.zeros((20, 30), dtype=np.uint8), size=size, strides=[stride])
     assert dense.grid == grid
     assert dense.tokens.shape[1] == grid[0] * grid[1]
     assert dense.tokens.isfinite().all()
 
 
 def test_large_maps_are_computed_few_at_a_time(encoder: ImagenetEncoder, photos: list[Image.Image]) -> None:
-    seen = []
-    stem = encoder.network.conv_stem.register_forward_hook(  # type: ignore[union-attr, operator]
-        lambda module, inputs, output: seen.append(tuple(inputs[0].shape))
-    )
-    try:
-        together = encoder.encode_dense([*photos, photos[0]], size=(900, 900), strides=(2,))
-    finally:
-        stem.remove()
-    assert seen == [(1, 3, 900, 900)] * 3
-    torch.testing.assert_close(together.tokens[0], together.tokens[2])
+    sizes = [
+        tuple(batch.tokens.shape) for batch in encoder.encode_dense([*photos, photos[0]], size=(900, 900), strides=(2,))
+    ]
+    assert sizes == [(1, 450 * 450, 16)] * 3
 
 
 def test_senseless_sizes_and_strides(encoder: ImagenetEncoder, photos: list[Image.Image]) -> None:
@@ -130,8 +124,6 @@ def test_senseless_sizes_and_strides(encoder: ImagenetEncoder, photos: list[Imag
     for strides in ((), (4, 5)):
         with pytest.raises(ConfigError, match="strides are some of 2, 4, 8, 16, 32"):
             encoder.encode_dense(photos, strides=strides)
-    with pytest.raises(ValueError, match="at least one image"):
-        encoder.encode_dense([], strides=(4,))
     with pytest.raises(DataError, match="there is no file missing"):
         encoder.class_scores(["missing.png"])
 

@@ -66,7 +66,8 @@ def test_state_dict_of_vit_b_32(tmp_path: Path) -> None:
     assert sum(parameter.numel() for parameter in encoder.model.parameters()) == 151_277_313
     assert encoder.encode_image(pictures(1)).shape == encoder.encode_text(["a dog"]).shape == (1, 512)
     assert encoder.logit_scale == pytest.approx(100, rel=2e-3)
-    assert encoder.encode_dense(pictures(1)).grid == (7, 7)  # type: ignore[attr-defined]
+    (dense,) = encoder.encode_dense(pictures(1))  # type: ignore[attr-defined]
+    assert dense.grid == (7, 7)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")

@@ -155,6 +155,10 @@ of that source: expect worse on images that differ from them.
     def _pooled(self, images: Tensor) -> Tensor:
         return self.model.pooled(images)
 
+    @property
+    def patch_size(self) -> int:  # type: ignore[override]
+        return self.model.patch_size
+
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.model.patch_tokens(images)
 

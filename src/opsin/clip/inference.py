@@ -96,5 +96,9 @@ images and words.
     def _pooled_tokens(self, tokens: Tensor) -> Tensor:
         return self.model.encode_text(tokens)
 
+    @property
+    def patch_size(self) -> int:  # type: ignore[override]
+        return self.model.image_tower.patch_size
+
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return self.model.image_tower.patch_tokens(images)

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from opsin.data.pixels import each_image
 from opsin.data.unread import Unread
+from opsin.errors import ConfigError
 from opsin.images.opening import ImageLike, open_image
+from opsin.images.preprocessing import Preprocessing
 from opsin.images.threads import DECODING_THREADS
 from opsin.progress import Progress, tracked
 from opsin.runtime import autocast, refuse_damaged
@@ -34,7 +36,8 @@ ItemT = TypeVar("ItemT")
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """One vector a patch: `tokens` float32 (N, P, D) on the CPU, patches row by row; `grid` is (rows, columns)."""
+    """One vector a patch for a batch of images: `tokens` float32 (N, P, D) on the CPU, patches row by row; `grid` is
+    (rows, columns)."""
 
     tokens: Tensor
     grid: tuple[int, int]
@@ -97,8 +100,28 @@ class DenseEncoder(Protocol):
     name: str
     """The reference that `opsin.encoders.load` takes."""
 
-    def encode_dense(self, images: Iterable[ImageLike]) -> DenseFeatures:
-        """The patches of at least one image. Raises DataError for a broken image."""
+    def encode_dense(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        size: tuple[int, int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> Iterator[DenseFeatures]:
+        """The patches of a stream of images, such as the frames of a video, a batch at a time, in order.
+
+        Args:
+            images: Taken as they are needed: two batches are held at a time, so that memory is bounded.
+            size: Rows and columns in pixels that each whole image is resized to, whatever its shape, rounded to whole
+                patches; positions are interpolated. By default images are prepared as for `encode_image`. The larger
+                the size, the fewer images are in a batch.
+            strides: Of a convolutional network, which stages to join, by the pixels between neighboring places: their
+                maps are brought to the grid of the finest by bilinear interpolation, scaled to length one at each
+                place, and concatenated. By default the network's last map.
+
+        Raises:
+            ConfigError: For a size or strides that the network does not have.
+            DataError: For a broken image, when its turn comes.
+        """
         ...
 
 
@@ -227,28 +250,61 @@ class TextNetwork:
 class DenseNetworkEncoder(NetworkEncoder):
     """A network that has a vector for every patch as well."""
 
-    def encode_dense(self, images: ImageLike | Iterable[ImageLike]) -> DenseFeatures:
-        """See `DenseEncoder.encode_dense`. Raises ValueError without any image."""
-        return self._collect_dense(self._batches(images), self._dense)
+    patch_size = 1
+    """Sides of the network's input are multiples of it."""
 
-    def _collect_dense(
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Mean and deviation of the channels, for images of any size."""
+        raise NotImplementedError
+
+    def encode_dense(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        size: tuple[int, int] | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> Iterator[DenseFeatures]:
+        """See `DenseEncoder.encode_dense`. Raises CheckpointError for a network whose vectors are NaN."""
+        dense = self._dense if strides is None else self._joined(strides)
+        if size is None:
+            return self._dense_batches(self._batches(images), dense)
+        rows, columns = self._fitted(size)
+
+        def prepare(image: Image.Image) -> Tensor:
+            if image.size != (columns, rows):
+                image = image.resize((columns, rows), Image.Resampling.BICUBIC)
+            pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+            return self.preprocessing.prepare(pixels[None])[0]
+
+        batch_size = max(1, BATCH_SIZE * self.input_size**2 // (rows * columns))
+        return self._dense_batches(self._batches(images, prepare, batch_size), dense)
+
+    def _dense_batches(
         self, batches: Iterator[Tensor], dense: Callable[[Tensor], tuple[Tensor, tuple[int, int]]]
-    ) -> DenseFeatures:
-        """What `dense` gives for each batch of network input, as one."""
-        parts, grid = [], (0, 0)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            for batch in batches:
+    ) -> Iterator[DenseFeatures]:
+        for batch in batches:
+            # Modes of torch are those of a thread: between two batches they would be the caller's.
+            with torch.inference_mode(), autocast(self.device, self.precision):
                 tokens, grid = dense(batch)
-                parts.append(tokens.float().cpu())
-        if not parts:
-            raise ValueError("encode_dense needs at least one image")
-        tokens = torch.cat(parts)
-        refuse_damaged(tokens, self.name)
-        return DenseFeatures(tokens, grid)
+                tokens = tokens.float().cpu()
+            refuse_damaged(tokens, self.name)
+            yield DenseFeatures(tokens, grid)
+
+    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The nearest size that is whole patches, at least one in each direction."""
+        if min(size) < 1:
+            raise ConfigError(f"size is rows and columns of at least one pixel each, not {size}")
+        rows, columns = (max(1, round(side / self.patch_size)) * self.patch_size for side in size)
+        return rows, columns
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens (N, P, D) of network input (N, 3, H, W), and their grid."""
         raise NotImplementedError
+
+    def _joined(self, strides: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, tuple[int, int]]]:
+        """What gives the tokens of these stages, joined, in the place of `_dense`."""
+        raise ConfigError(f"{self.name} has one map of features; strides are for convolutional networks")
 
 
 def unread_texts(encoder: TextEncoder, texts: Sequence[str]) -> Unread:

@@ -51,8 +51,10 @@ def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tupl
     """Features float32 of at least one image on the CPU: (N, P, D) with the grid of the patches where the encoder has
     patches, else one vector an image, (N, D), and None."""
     if isinstance(encoder, DenseEncoder):
-        dense = encoder.encode_dense(images)
-        return dense.tokens, dense.grid
+        batches = list(encoder.encode_dense(images))
+        if not batches:
+            raise ValueError("features need at least one image")
+        return torch.cat([batch.tokens for batch in batches]), batches[0].grid
     return encoder.encode_image(images, normalize=False), None
 
 

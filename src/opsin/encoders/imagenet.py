@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from opsin.checkpoint import IMAGENET
-from opsin.encoders.base import BATCH_SIZE, DenseFeatures, DenseNetworkEncoder
-from opsin.errors import CheckpointError, ConfigError, MissingExtraError
+from opsin.encoders.base import DenseNetworkEncoder
+from opsin.encoders.timm import as_tokens, joined_stages
+from opsin.errors import CheckpointError, MissingExtraError
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
 
@@ -36,8 +36,6 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 RESIZED, CROP = 256, 224
 """Pixels of the shorter side after resizing, and of the sides of its centre, which is the network's input."""
 PREPROCESSING = Preprocessing(image_size=CROP, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-STRIDES = (2, 4, 8, 16, 32)
-"""Pixels between neighbouring places of the feature map that each stage of the network ends with."""
 
 
 class ImagenetEncoder(DenseNetworkEncoder):
@@ -49,46 +47,6 @@ class ImagenetEncoder(DenseNetworkEncoder):
         DenseNetworkEncoder.__init__(self, IMAGENET, network.to(memory_format=torch.channels_last), device)
         self._layers: Any = self.network
 
-    def encode_dense(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        size: tuple[int, int] | None = None,
-        strides: Sequence[int] | None = None,
-    ) -> DenseFeatures:
-        """Feature maps of at least one image.
-
-        Args:
-            size: Rows and columns in pixels that each whole image is resized to, whatever its shape. By default the
-                centre of the image at 224 x 224, as for `encode_image`. Sizes that are multiples of the largest stride
-                keep the stages exactly aligned.
-            strides: Stages to join, some of `STRIDES`: their maps are brought to the grid of the finest by bilinear
-                interpolation, scaled to length one at each place, and concatenated (24 + 40 + 112 + 320 numbers for 4,
-                8, 16 and 32). By default the map of width 1,280 at stride 32 whose mean is the vector of the image.
-
-        Returns:
-            Tokens (N, P, D). The network sees as many images at once as keep its memory bounded at any `size`; the
-            tokens of all images are held together.
-
-        Raises:
-            ConfigError: For a size or strides that cannot be.
-            ValueError: Without any image.
-            DataError: For a broken image.
-        """
-        if size is not None and min(size) < 1:
-            raise ConfigError(f"size is rows and columns of at least one pixel each, not {size}")
-        stages = None if strides is None else _stages(strides)
-
-        def prepare(image: Image.Image) -> Tensor:
-            return self._prepare(image) if size is None else _network_input(_resized(image, size))
-
-        def dense(batch: Tensor) -> tuple[Tensor, tuple[int, int]]:
-            return self._dense(batch) if stages is None else self._joined(batch, stages)
-
-        rows, columns = size or (CROP, CROP)
-        batch_size = max(1, BATCH_SIZE * CROP**2 // (rows * columns))
-        return self._collect_dense(self._batches(images, prepare, batch_size), dense)
-
     def class_scores(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Scores (logits) float32 (N, 1000) on the CPU, in the order of `class_names`.
 
@@ -99,6 +57,10 @@ class ImagenetEncoder(DenseNetworkEncoder):
             scores: Tensor = self._layers.classifier(features).cpu()
         return scores
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return PREPROCESSING
+
     def _prepare(self, image: Image.Image) -> Tensor:
         return _network_input(centre_crop(image))
 
@@ -107,22 +69,19 @@ class ImagenetEncoder(DenseNetworkEncoder):
         return pooled
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return _tokens(self._map(images))
+        return as_tokens(self._map(images))
 
     def _map(self, images: Tensor) -> Tensor:
         """(N, 1280, H, W) at stride 32."""
         features: Tensor = self._layers.forward_features(images.contiguous(memory_format=torch.channels_last))
         return features
 
-    def _joined(self, images: Tensor, stages: list[int]) -> tuple[Tensor, tuple[int, int]]:
-        maps = self._layers.forward_intermediates(
-            images.contiguous(memory_format=torch.channels_last), stages, stop_early=True, intermediates_only=True
-        )
-        grid = maps[0].shape[-2:]
-        fitted = [
-            F.normalize(F.interpolate(map.float(), grid, mode="bilinear", align_corners=False), dim=1) for map in maps
-        ]
-        return _tokens(torch.cat(fitted, dim=1))
+    def _joined(self, strides: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, tuple[int, int]]]:
+        """24, 40, 112 and 320 numbers at the strides 4, 8, 16 and 32. The default map, of width 1,280 at stride 32, is
+        the one whose mean is the vector of the image. Sizes that are multiples of the largest stride keep the stages
+        exactly aligned."""
+        joined = joined_stages(self._layers, strides, self.name)
+        return lambda images: joined(images.contiguous(memory_format=torch.channels_last))
 
 
 def load_imagenet(device: torch.device) -> ImagenetEncoder:
@@ -186,13 +145,6 @@ def _signature(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return name.rpartition(".")[2], tuple(tensor.shape)
 
 
-def _stages(strides: Sequence[int]) -> list[int]:
-    """Places of the strides in `STRIDES`, the finest first."""
-    if not strides or not set(strides) <= set(STRIDES):
-        raise ConfigError(f"strides are some of {', '.join(map(str, STRIDES))}, not {tuple(strides)}")
-    return sorted({STRIDES.index(stride) for stride in strides})
-
-
 def centre_crop(image: Image.Image) -> Image.Image:
     """What the weights were trained to see of an image: the shorter side resized to 256 pixels (bicubic), of which the
     centre of 224 x 224. The rest is not computed, so that a very long image makes no huge intermediate one."""
@@ -204,16 +156,6 @@ def centre_crop(image: Image.Image) -> Image.Image:
     return image.resize((CROP, CROP), Image.Resampling.BICUBIC, box=box)
 
 
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    rows, columns = size
-    return image if image.size == (columns, rows) else image.resize((columns, rows), Image.Resampling.BICUBIC)
-
-
 def _network_input(image: Image.Image) -> Tensor:
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
     return PREPROCESSING.prepare(pixels[None])[0]
-
-
-def _tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """(N, D, H, W) as tokens (N, P, D), row by row, with their grid."""
-    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -13,9 +14,17 @@ from torch import Tensor, nn
 from opsin.config import load_json, nearest_name
 from opsin.data.unread import Unread
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder, TextNetwork
-from opsin.encoders.timm import patch_tokens
+from opsin.encoders.timm import (
+    interpolate_any_size,
+    joined_stages,
+    patch_size_of,
+    patch_tokens,
+    refuse_fixed_size,
+)
 from opsin.errors import CheckpointError, ConfigError
 from opsin.hub import hub_file, hub_files
+from opsin.images.preprocessing import Preprocessing
+from opsin.nn.embeddings import interpolate_positions
 from opsin.state_dicts import load_state_dict, state_dict_of
 
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -105,15 +114,45 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
 class DenseOpenClipEncoder(OpenClipEncoder, DenseNetworkEncoder):
     """One whose network is a Vision Transformer of open_clip's own, or a network of timm."""
 
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        device: torch.device,
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
+    ) -> None:
+        super().__init__(name, network, device, load_tokenizer)
+        visual: Any = self.network
+        if hasattr(visual, "trunk"):
+            interpolate_any_size(visual.trunk)
+        self.patch_size = patch_size_of(visual.trunk) if hasattr(visual, "trunk") else max(visual.patch_size)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        config = cast(Any, self.network).preprocess_cfg
+        size = config["size"] if isinstance(config["size"], int) else max(config["size"])
+        return Preprocessing(image_size=size, mean=tuple(config["mean"]), std=tuple(config["std"]))
+
+    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        refuse_fixed_size(getattr(self.network, "trunk", None), self.name)
+        return super()._fitted(size)
+
+    def _joined(self, strides: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, tuple[int, int]]]:
+        return joined_stages(getattr(self.network, "trunk", None), strides, self.name)
+
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         visual: Any = self.network
         if hasattr(visual, "trunk"):
             return patch_tokens(visual.trunk, images)
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        if grid != tuple(visual.grid_size):  # a copy that shares all but the positions, for other threads use it too
+            positions = interpolate_positions(visual.positional_embedding[None], 1, grid)[0]
+            visual, parameters = copy(visual), {**visual._parameters}
+            visual._parameters = {**parameters, "positional_embedding": nn.Parameter(positions, requires_grad=False)}
         result = visual.forward_intermediates(
-            images, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NCHW"
+            images, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
         )
-        features = result["image_intermediates"][-1]
-        return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+        return result["image_intermediates"][-1], grid
 
 
 def _lay_out_by_token(

@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from opsin.encoders.base import DenseNetworkEncoder
 from opsin.errors import CheckpointError, ConfigError
 from opsin.hub import hub_file
+from opsin.images.preprocessing import Preprocessing
 from opsin.state_dicts import state_dict_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +35,19 @@ class TimmEncoder(DenseNetworkEncoder):
         from timm.data import create_transform, resolve_model_data_config
 
         super().__init__(name, network, device)
-        self._transform = create_transform(**resolve_model_data_config(network), is_training=False)
+        interpolate_any_size(self.network)
+        self.patch_size = patch_size_of(self.network)
+        self._config = resolve_model_data_config(network)
+        self._transform = create_transform(**self._config, is_training=False)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        size = max(self._config["input_size"][-2:])
+        return Preprocessing(image_size=size, mean=tuple(self._config["mean"]), std=tuple(self._config["std"]))
+
+    def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        refuse_fixed_size(self.network, self.name)
+        return super()._fitted(size)
 
     def _prepare(self, image: Image.Image) -> Tensor:
         return self._transform(image)
@@ -42,6 +57,61 @@ class TimmEncoder(DenseNetworkEncoder):
 
     def _dense(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         return patch_tokens(self.network, images)
+
+    def _joined(self, strides: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, tuple[int, int]]]:
+        return joined_stages(self.network, strides, self.name)
+
+
+def interpolate_any_size(network: nn.Module) -> None:
+    """Let a Vision Transformer of timm take images of any number of patches, as its option `dynamic_img_size` does when
+    it is built; it gives the same for images of its own size."""
+    from timm.layers import Format, PatchEmbed
+    from timm.models.vision_transformer import VisionTransformer
+
+    if isinstance(network, VisionTransformer) and type(network.patch_embed) is PatchEmbed:
+        network.dynamic_img_size = True  # type: ignore[misc]  # Final is meant for TorchScript
+        embed = network.patch_embed
+        embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+
+
+def patch_size_of(network: Any) -> int:
+    """Of a transformer of timm; 1 of a convolutional network."""
+    sides = getattr(getattr(network, "patch_embed", None), "patch_size", 1)
+    return int(max(sides)) if isinstance(sides, tuple | list) else int(sides)
+
+
+def refuse_fixed_size(network: Any, name: str) -> None:
+    """Raise ConfigError for a transformer of timm whose positions are of one size of images only."""
+    if getattr(getattr(network, "patch_embed", None), "strict_img_size", False):
+        raise ConfigError(f"{name} takes images of its own size only; leave out the size")
+
+
+def joined_stages(
+    network: Any, strides: Sequence[int], name: str
+) -> Callable[[Tensor], tuple[Tensor, tuple[int, int]]]:
+    """A function from network input to the maps of the stages with these strides, joined on the grid of the finest; see
+    `DenseEncoder.encode_dense`. Raises ConfigError for strides that the network does not have."""
+    known = {info["reduction"]: place for place, info in enumerate(getattr(network, "feature_info", ()))}
+    if len(known) < 2:
+        raise ConfigError(f"{name} has one map of features; strides are for convolutional networks")
+    if not strides or not set(strides) <= known.keys():
+        raise ConfigError(f"strides are some of {', '.join(map(str, known))}, not {tuple(strides)}")
+    stages = sorted({known[stride] for stride in strides})
+
+    def joined(images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        maps = network.forward_intermediates(images, stages, stop_early=True, intermediates_only=True)
+        grid = maps[0].shape[-2:]
+        fitted = [
+            F.normalize(F.interpolate(map.float(), grid, mode="bilinear", align_corners=False), dim=1) for map in maps
+        ]
+        return as_tokens(torch.cat(fitted, dim=1))
+
+    return joined
+
+
+def as_tokens(features: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """A map (N, D, H, W) as tokens (N, P, D), row by row, with their grid."""
+    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
 
 
 def patch_tokens(network: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -53,7 +123,7 @@ def patch_tokens(network: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]
         return tokens, (int(rows), int(columns))
     if getattr(network, "output_fmt", "NCHW") == "NHWC":
         features = features.permute(0, 3, 1, 2)
-    return features.flatten(2).transpose(1, 2), (features.shape[2], features.shape[3])
+    return as_tokens(features)
 
 
 def load_timm(name: str, device: torch.device, file: Path | None = None) -> TimmEncoder:

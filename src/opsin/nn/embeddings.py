@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opsin.nn.dropout import Dropout
@@ -47,6 +48,10 @@ class PositionalEncoding(nn.Module):
             raise ValueError(f"a sequence of {end} tokens exceeds the {self.pe.shape[1]} positions of this model")
         return self.dropout(x + self.pe[:, start:end])
 
+    def table(self, length: int) -> Tensor:
+        """The first positions, (1, length, D)."""
+        return self.pe[:, :length]
+
 
 class LearnedPositions(nn.Module):
     """Adds one learned vector per position, then drops out; initialised from a normal with deviation 0.02."""
@@ -62,6 +67,19 @@ class LearnedPositions(nn.Module):
         if x.shape[1] != self.positions.shape[1]:  # one token would otherwise be broadcast to all positions
             raise ValueError(f"a sequence of {x.shape[1]} tokens, but {self.positions.shape[1]} learned positions")
         return self.dropout(x + self.positions)
+
+    def table(self, length: int) -> Tensor:
+        """The first positions, (1, length, D)."""
+        return self.positions[:, :length]
+
+
+def interpolate_positions(table: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Positions (1, prefix + G * G, D) of a square grid for another one, (1, prefix + rows * columns, D): bicubic, as
+    of an image, in float32; the first `prefix` ones are those of no patch and stay."""
+    side = math.isqrt(table.shape[1] - prefix)
+    square = table[:, prefix:].float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    resized = F.interpolate(square, grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:, :prefix], resized.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
 
 
 class PatchEmbedding(nn.Module):
@@ -80,10 +98,14 @@ class PatchEmbedding(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, img_size, img_size) to (N, P, D); ValueError for any other shape."""
         check_image_shape(images, self.in_channels, self.img_size)
-        N, C = images.shape[:2]
-        G, p = self.grid_size, self.patch_size
-        patches = images.reshape(N, C, G, p, G, p).permute(0, 2, 4, 1, 3, 5)  # (N, row, column, C, p, p)
-        return self.proj(patches.reshape(N, G * G, C * p * p))
+        return self.tokens(images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, P, D) for sides of any number of patches."""
+        N, C, H, W = images.shape
+        p = self.patch_size
+        patches = images.reshape(N, C, H // p, p, W // p, p).permute(0, 2, 4, 1, 3, 5)  # (N, row, column, C, p, p)
+        return self.proj(patches.reshape(N, -1, C * p * p))
 
 
 class ConvStem(nn.Module):
@@ -115,6 +137,10 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, img_size, img_size) to (N, P, D); ValueError for any other shape."""
         check_image_shape(images, self.in_channels, self.img_size)
+        return self.tokens(images)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, P, D) for sides of any number of patches."""
         images = images.contiguous(memory_format=torch.channels_last)
         return self.layers(images).flatten(2).transpose(1, 2)
 

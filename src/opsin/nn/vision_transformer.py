@@ -14,7 +14,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from opsin.nn.embeddings import ConvStem, LearnedPositions, PatchEmbedding, PositionalEncoding
+from opsin.nn.embeddings import (
+    ConvStem,
+    LearnedPositions,
+    PatchEmbedding,
+    PositionalEncoding,
+    interpolate_positions,
+)
 from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
 
@@ -58,9 +64,10 @@ class VisionTransformer(nn.Module):
         self.feature_dim = self.embed_dim = embed_dim
         stem_class = ConvStem if stem == "conv" else PatchEmbedding
         self.patch_embed = stem_class(img_size, patch_size, in_channels, embed_dim)
+        self.patch_size = patch_size
         self.grid_size = self.patch_embed.grid_size
         num_tokens = self.grid_size**2 + (pool == "class_token")
-        self.positional_encoding: nn.Module
+        self.positional_encoding: LearnedPositions | PositionalEncoding
         if positions == "learned":
             self.positional_encoding = LearnedPositions(embed_dim, num_tokens, dropout)
         else:
@@ -86,10 +93,20 @@ class VisionTransformer(nn.Module):
         return self.norm(self.transformer(self._embed(images)))
 
     def patch_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images (N, C, img_size, img_size) to the final tokens of their patches (N, P, D), without the class token,
-        and the grid (rows, columns) of the patches."""
-        tokens = self.forward_features(images)
-        return tokens[:, int(self.class_token is not None) :], (self.grid_size, self.grid_size)
+        """Images (N, C, H, W) to the final tokens of their patches (N, P, D), without the class token, and the grid
+        (rows, columns) of the patches.
+
+        The sides are multiples of the patch size. Where they are others than img_size, positions are interpolated.
+        """
+        prefix = int(self.class_token is not None)
+        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        tokens = self.patch_embed.tokens(images)
+        if grid == (self.grid_size, self.grid_size):
+            tokens = self.positional_encoding(self._with_class_token(tokens))
+        else:
+            table = self.positional_encoding.table(prefix + self.grid_size**2)
+            tokens = self._with_class_token(tokens) + interpolate_positions(table, prefix, grid)
+        return self.norm(self.transformer(tokens))[:, prefix:], grid
 
     @torch.no_grad()
     def attention_weights(self, images: Tensor) -> Tensor:
@@ -107,7 +124,9 @@ class VisionTransformer(nn.Module):
             return torch.stack(weights, dim=1)
 
     def _embed(self, images: Tensor) -> Tensor:
-        tokens = self.patch_embed(images)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        return self.positional_encoding(tokens)
+        return self.positional_encoding(self._with_class_token(self.patch_embed(images)))
+
+    def _with_class_token(self, tokens: Tensor) -> Tensor:
+        if self.class_token is None:
+            return tokens
+        return torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
