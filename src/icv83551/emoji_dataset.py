@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from opsin.data.course_emoji import CourseEmoji, load_course_emoji
+from icv83551.emoji_file import CourseEmoji, load_course_emoji
 from opsin.data.pixels import fit_image
 from opsin.diffusion.text import TextTable, load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder

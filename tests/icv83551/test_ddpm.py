@@ -19,9 +19,9 @@ from torch import Tensor
 from icv83551 import emoji_dataset
 from icv83551.ddpm_trainer import Trainer
 from icv83551.emoji_dataset import EmojiDataset, TextEmbedder
+from icv83551.emoji_file import load_course_emoji
 from icv83551.gaussian_diffusion import GaussianDiffusion
 from icv83551.unet import Unet
-from opsin.data.course_emoji import load_course_emoji
 from opsin.errors import CheckpointError, ConfigError, DataError
 from tests.diffusion.conftest import BagOfWords
 
