@@ -16,15 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from harness.captioning_transformers import COURSE_DECODER, FEATURES, PlainCaptioner, TorchCaptioner
 from harness.timing import parse_arguments, print_machine, print_timings, time_in_turn
 from torch import Tensor, nn
 
 from opsin.captioning.config import CaptioningConfig
+from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
 from opsin.captioning.evaluation import caption_loss
 from opsin.captioning.model import build_model
-from opsin.captioning.task import CaptioningTask
+from opsin.captioning.splits import CaptionSplits
+from opsin.captioning.train import CaptioningTask
 from opsin.captioning.vocabulary import SPECIAL_WORDS, Vocabulary
 from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
@@ -41,7 +44,10 @@ def opsin_step(features: Tensor, captions: Tensor, precision: str) -> Callable[[
     """A step as the trainer takes it."""
     model = build_model(CONFIG.encoder, CONFIG.decoder, CONFIG.image_size, VOCABULARY, FEATURES)
     preprocessing = Preprocessing(image_size=CONFIG.image_size)
-    task = CaptioningTask(model, CONFIG, VOCABULARY, preprocessing, None, float(LENGTH - 1), FEATURES)
+    table = CaptionTable(captions.cpu(), np.arange(len(captions) + 1), VOCABULARY)
+    train = FeatureCaptionDataset(features.cpu().numpy(), table)
+    splits = CaptionSplits(datasets={"train": train}, vocabulary=VOCABULARY, feature_dim=FEATURES)
+    task = CaptioningTask(model, CONFIG, preprocessing, splits)
     config = TrainingConfig(max_steps=1, device=features.device.type, precision=precision)
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))

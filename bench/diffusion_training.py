@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, open_splits
-from opsin.diffusion.task import DiffusionTask
+from opsin.diffusion.train import DiffusionTask
 from opsin.profile import profile_model
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig

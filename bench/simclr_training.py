@@ -25,7 +25,7 @@ from opsin.simclr.config import EncoderConfig, SimclrConfig
 from opsin.simclr.data import SimclrSplits
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import build_model
-from opsin.simclr.task import SimclrTask
+from opsin.simclr.train import SimclrTask
 from opsin.simclr.views import two_views
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer

@@ -21,10 +21,10 @@ from harness.vision_transformers import COURSE_VIT, IMAGE_SIZE, NUM_CLASSES, Tex
 from torch import Tensor, nn
 
 from opsin.classification.config import AugmentConfig, ClassificationConfig
+from opsin.classification.data import ClassSplits
 from opsin.classification.inference import build_model
-from opsin.classification.task import ClassificationTask
+from opsin.classification.train import ClassificationTask
 from opsin.images.preprocessing import Preprocessing
-from opsin.pretrained import RunRecord
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer
@@ -40,8 +40,8 @@ def opsin_step(pixels: Tensor, labels: Tensor, precision: str) -> Callable[[], f
     model = build_model(COURSE_VIT, IMAGE_SIZE, NUM_CLASSES)
     augment = AugmentConfig(flip=False, shift=0)  # data_loading.py measures the augmentation
     config = TrainingConfig(max_steps=1, device=pixels.device.type, precision=precision)
-    run = RunRecord(config=ClassificationConfig(model=COURSE_VIT, augment=augment, training=config))
-    task = ClassificationTask(model, run, names, PREPROCESSING, None)
+    run_config = ClassificationConfig(model=COURSE_VIT, augment=augment, training=config)
+    task = ClassificationTask(model, run_config, PREPROCESSING, ClassSplits(datasets={}, class_names=names))
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))
     generator = torch.Generator(pixels.device).manual_seed(0)

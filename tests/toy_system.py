@@ -16,6 +16,7 @@ from opsin.encoders.own import EncoderModel
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText
 from opsin.pretrained import Example, ModelContent, RunRecord
+from opsin.progress import Progress
 from opsin.runtime import seeded
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_labelled
@@ -122,7 +123,7 @@ class ToyTask(Task[ToyNetwork]):
 
 
 def train_toy(
-    config: ToyConfig, directory: Path, *, resume: bool = False, quiet: bool = False
+    config: ToyConfig, directory: Path, *, resume: bool = False, progress: Progress | None = None
 ) -> TrainReport[Splits[ImageDataset]]:
     """Train into a run directory."""
     run = config.split()
@@ -135,7 +136,7 @@ def train_toy(
     with seeded(config.seed, "weights"):
         task = ToyTask(ToyModel.build(content), content)
     splits = Splits(datasets={"train": data}, source=run)
-    return run_training(config, directory, task, splits, resume=resume, quiet=quiet)
+    return run_training(config, directory, task, splits, resume=resume, progress=progress)
 
 
 def accuracy_of(model: ToyModel, data: ImageDataset) -> float:

@@ -17,8 +17,7 @@ from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.evaluation import evaluate_all, evaluate_captioner
 from opsin.captioning.inference import Captioner, CaptionerContent
 from opsin.captioning.splits import open_splits
-from opsin.captioning.task import build_task
-from opsin.captioning.train import train_captioner
+from opsin.captioning.train import build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.errors import ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing

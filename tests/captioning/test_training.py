@@ -20,9 +20,8 @@ from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evalua
 from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.model import build_model
 from opsin.captioning.recipes import RECIPES
-from opsin.captioning.splits import open_splits
-from opsin.captioning.task import CaptioningTask, build_task
-from opsin.captioning.train import train_captioner
+from opsin.captioning.splits import CaptionSplits, open_splits
+from opsin.captioning.train import CaptioningTask, build_task, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
@@ -160,14 +159,7 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
     train_captioner(config, tmp_path / "straight")
     splits = open_splits(config)
     parts = build_task(config, splits)
-    task = StoppingTask(
-        parts.model,  # type: ignore[arg-type]
-        config,
-        parts.vocabulary,
-        parts.preprocessing,
-        parts.validation,
-        parts.mean_length,
-    )
+    task = StoppingTask(parts.model, config, parts.preprocessing, splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped").fit(task, splits.train, to_dict(config))
     train_captioner(config, tmp_path / "stopped", resume=True)
@@ -250,8 +242,9 @@ def test_parts_of_a_batch_together_are_the_joint_batch(word_weight: float) -> No
     )
     torch.manual_seed(0)
     model = build_model(encoder, decoder, 64, vocabulary, feature_dim=5)
-    task = CaptioningTask(model, config, vocabulary, Preprocessing(image_size=64), None, table.mean_length, 5).train()
     dataset = FeatureCaptionDataset(np.random.default_rng(0).normal(size=(6, 5)), table)
+    splits = CaptionSplits(datasets={"train": dataset}, vocabulary=vocabulary, feature_dim=5)
+    task = CaptioningTask(model, config, Preprocessing(image_size=64), splits).train()
 
     def step(rows: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         output = task.training_step(dataset.__getitems__(rows), torch.Generator())

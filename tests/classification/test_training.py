@@ -23,8 +23,7 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.task import build_task
-from opsin.classification.train import train_classifier
+from opsin.classification.train import build_task, train_classifier
 from opsin.cli.class_scores import classes_document, print_classes
 from opsin.cli.main import main
 from opsin.config import from_dict, to_dict

@@ -17,8 +17,7 @@ from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.inference import ClipEncoder
 from opsin.clip.recipes import RECIPES
-from opsin.clip.task import ClipTask, build_task
-from opsin.clip.train import train_clip
+from opsin.clip.train import ClipTask, build_task, train_clip
 from opsin.config import from_dict, to_dict
 from opsin.data.splits import OTHER_STYLE
 from opsin.encoders import load
@@ -141,12 +140,11 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
     straight = train_clip(config, tmp_path / "straight")
     task = build_task(config, splits)
     stopping = StoppingTask(
-        task.model,  # type: ignore[arg-type]
+        task.model,
         config,
         task.tokenizer,
         task.preprocessing,
-        splits.train,
-        splits.val,
+        splits,
     )
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "resumed").fit(stopping, splits.train, to_dict(config))

@@ -12,9 +12,8 @@ from opsin.checkpoint import export_pretrained, load_pretrained
 from opsin.config import load_json
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.task import build_task
 from opsin.diffusion.text import EncoderIdentity, TextTable
-from opsin.diffusion.train import train_diffusion
+from opsin.diffusion.train import build_task, train_diffusion
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError
 from opsin.training.run import TrainReport

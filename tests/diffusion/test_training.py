@@ -16,9 +16,8 @@ from opsin.diffusion.config import DiffusionConfig, ProcessConfig, UnetConfig
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
-from opsin.diffusion.task import DiffusionTask, build_task
 from opsin.diffusion.text import TextTable, load_text_encoder
-from opsin.diffusion.train import train_diffusion
+from opsin.diffusion.train import DiffusionTask, build_task, train_diffusion
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
@@ -184,7 +183,7 @@ def test_all_images_are_trained_on(prompted_folder: Path, tmp_path: Path) -> Non
 
 
 def test_validation_looks_all_over_the_held_out_images(prompted_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opsin.diffusion.task.MOST_VALIDATED", 3)
+    monkeypatch.setattr("opsin.diffusion.train.MOST_VALIDATED", 3)
     config = tiny_config(prompted_folder, val_fraction=0.5)
     splits = open_splits(config, BagOfWords())
     assert splits.val is not None

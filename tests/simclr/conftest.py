@@ -18,8 +18,7 @@ from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import open_splits
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.model import SimclrModel, build_encoder
-from opsin.simclr.task import SimclrTask, build_task
-from opsin.simclr.train import train_simclr
+from opsin.simclr.train import SimclrTask, build_task, train_simclr
 from opsin.training.config import TrainingConfig
 from opsin.training.run import TrainReport
 

@@ -23,7 +23,7 @@ from opsin.simclr.finetune import FinetuneTask, finetune
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.protocols import Finetune, LinearCourse, train_course_probe
-from opsin.simclr.task import build_task
+from opsin.simclr.train import build_task
 from opsin.simclr.views import random_view
 from opsin.training.task import Batch, StepOutput
 

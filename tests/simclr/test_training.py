@@ -23,8 +23,7 @@ from opsin.errors import CheckpointError, DataError, TrainingInterrupted
 from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import RECIPES
-from opsin.simclr.task import SimclrTask
-from opsin.simclr.train import train_simclr
+from opsin.simclr.train import SimclrTask, train_simclr
 from opsin.sources.opening import open_source
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
@@ -116,7 +115,7 @@ def test_images_beside_class_folders_are_learned_from_without_a_label(pattern_fo
 def test_every_parameter_gets_a_gradient(pattern_folder: Path, encoder: EncoderConfig) -> None:
     config = tiny_config(pattern_folder, encoder=encoder)
     task = task_of(config).train()
-    task.training_step(task.data.train.__getitems__(list(range(8))), torch.Generator()).loss.backward()
+    task.training_step(task.splits.train.__getitems__(list(range(8))), torch.Generator()).loss.backward()
     for name, parameter in task.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
@@ -157,9 +156,9 @@ def test_a_resumed_run_equals_a_straight_one(pattern_folder: Path, tmp_path: Pat
     )
     straight = train_simclr(config, tmp_path / "straight")
     task = task_of(config)
-    stopping = StoppingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
+    stopping = StoppingTask(task.model, config, task.preprocessing, task.splits)
     with pytest.raises(TrainingInterrupted):
-        Trainer(config.training, tmp_path / "resumed").fit(stopping, task.data.train, to_dict(config))
+        Trainer(config.training, tmp_path / "resumed").fit(stopping, task.splits.train, to_dict(config))
     resumed = train_simclr(config, tmp_path / "resumed", resume=True)
     assert resumed.metrics == straight.metrics
     weights, others = (load_pretrained(tmp_path / name, kind="simclr")[1] for name in ("resumed", "straight"))
@@ -180,16 +179,16 @@ def test_a_last_batch_of_one_image_is_left_out(pattern_folder: Path, tmp_path: P
     for count, sizes in ((9, [4, 4, 4, 4, 4, 4]), (10, [4, 4, 2, 4, 4, 2])):
         config = tiny_config(pattern_folder, max_train=count + 1, batch_size=4, max_steps=6)  # one is broken
         task = task_of(config)
-        assert len(task.data.train) == count
-        counting = CountingTask(task.model, config, task.preprocessing, task.data)  # type: ignore[arg-type]
-        Trainer(config.training, tmp_path / str(count)).fit(counting, task.data.train, to_dict(config))
+        assert len(task.splits.train) == count
+        counting = CountingTask(task.model, config, task.preprocessing, task.splits)
+        Trainer(config.training, tmp_path / str(count)).fit(counting, task.splits.train, to_dict(config))
         assert counting.sizes == sizes
 
 
 def test_an_image_alone_leaves_the_model_sound(pattern_folder: Path) -> None:
     """As where the other files of a batch are broken."""
     task = task_of(tiny_config(pattern_folder, encoder=EncoderConfig())).train()
-    alone = task.training_step(task.data.train.__getitems__([0]), torch.Generator())
+    alone = task.training_step(task.splits.train.__getitems__([0]), torch.Generator())
     assert float(alone.loss.detach()) == 0
     alone.loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in task.parameters() if parameter.grad is not None)
@@ -226,7 +225,7 @@ def test_of_two_images_one_is_held_out_unless_it_is_wanted(pattern_folder: Path,
         shutil.copy(pattern_folder / "fine" / f"0{number}.png", tmp_path / "two")
     with pytest.raises(DataError, match=r"one image only .* beside 1 held out to validate on \(--val-fraction 0 "):
         task_of(tiny_config(tmp_path / "two"))
-    assert len(task_of(tiny_config(tmp_path / "two", val_fraction=0.0)).data.train) == 2
+    assert len(task_of(tiny_config(tmp_path / "two", val_fraction=0.0)).splits.train) == 2
 
 
 def test_every_recipe_is_a_valid_config_that_survives_json() -> None:

@@ -74,11 +74,11 @@ def test_the_validation_loss_is_a_mean_over_images(pattern_folder: Path) -> None
     """Twelve images in batches of five: those of the last two count less."""
     config = tiny_config(pattern_folder, batch_size=5, precision="32")
     task = task_of(config).eval()
-    assert task.data.val is not None and len(task.data.val) == 12
+    assert task.splits.val is not None and len(task.splits.val) == 12
     generator = make_generator(config.training.seed, "validation")
     total = 0.0
     for rows in (range(5), range(5, 10), range(10, 12)):
-        images = task.data.val.__getitems__(list(rows))["image"]
+        images = task.splits.val.__getitems__(list(rows))["image"]
         views = two_views(images.float() / 255, 16, config.augment, generator)
         with torch.no_grad():
             left, right = task.model(task.preprocessing.normalize(views))[1].chunk(2)

@@ -14,9 +14,8 @@ from PIL import Image
 from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import ClassSplits
 from opsin.classification.inference import Classifier
-from opsin.classification.task import evaluate_dataset
 from opsin.counts import number_of
-from opsin.data.datasets import ImageDataset, numbered_dataset
+from opsin.data.datasets import ImageDataset, batches_of, numbered_dataset
 from opsin.data.repeats import Overlap, overlap_with_training
 from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
@@ -149,6 +148,15 @@ def measure_run(
         return FinalScores(named, compare_accuracy(measured.accuracy, measured.labels, advice(config.data)))
 
     return measure_model(classifier, model, held_out, score)
+
+
+def evaluate_dataset(classifier: Classifier, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU."""
+    scores, labels = [], []
+    for batch in batches_of(dataset, 500):
+        scores.append(classifier.predict_pixels(batch["image"]))
+        labels.append(batch["label"])
+    return torch.cat(scores), torch.cat(labels)
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

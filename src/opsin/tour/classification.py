@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from opsin.classification.evaluation import evaluate_dataset
 from opsin.classification.inference import Classifier
 from opsin.classification.pictures import attention_grid, predictions_figure
 from opsin.classification.recipes import emoji_groups
-from opsin.classification.task import evaluate_dataset
 from opsin.classification.train import train_classifier
 from opsin.data.datasets import image_dataset
 from opsin.pictures import confusion_figure

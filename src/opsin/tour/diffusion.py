@@ -20,8 +20,8 @@ from opsin.diffusion.metrics import prompt_ranks
 from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.pictures import filmstrip_figure, generations_figure, rows_figure
 from opsin.diffusion.recipes import emoji_small
-from opsin.diffusion.task import DiffusionTask, build_task
 from opsin.diffusion.text import load_text_encoder
+from opsin.diffusion.train import DiffusionTask, build_task
 from opsin.encoders.loading import load_image_text
 from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from opsin.pretrained import RunRecord
 
 Batch = dict[str, Tensor]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
@@ -48,9 +50,11 @@ class Task(nn.Module, ABC, Generic[NetworkT]):
 
     model: NetworkT
 
-    def __init__(self, model: NetworkT) -> None:
+    def __init__(self, model: NetworkT, run: RunRecord[Any] | None = None) -> None:
+        """`run` is what the model keeps of its run, where it is to be kept itself."""
         super().__init__()
         self.model = model
+        self.run = run
 
     @abstractmethod
     def training_step(self, batch: Batch, generator: torch.Generator) -> StepOutput:
@@ -72,8 +76,8 @@ class Task(nn.Module, ABC, Generic[NetworkT]):
 
     def foundations(self) -> dict[str, str]:
         """What the run builds on and does not train, such as a text encoder: names, and fingerprints that tell each
-        from others. A training state is not taken up with another one. Nothing by default."""
-        return {}
+        from others. A training state is not taken up with another one. By default that is the source."""
+        return {} if self.run is None else self.run.foundations()
 
     @abstractmethod
     def save_model(self, directory: Path, metrics: Mapping[str, float]) -> None:
