@@ -57,10 +57,10 @@ def test_an_error_of_a_block_is_no_failure_to_write(tmp_path: Path) -> None:
 def test_what_a_config_refuses_is_said_as_it_says_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The parser of arguments catches the ValueError that a ConfigError is."""
     for options, words in (
-        (["--image-size", "0"], "image_size (0) must be divisible by patch_size"),
-        (["--learning-rate", "-1"], "learning_rate must be"),
+        (["--image-size", "0"], "image_size must be at least 1"),
+        (["--learning-rate", "-1"], "learning_rate must be above 0"),
     ):
-        assert main(["train", "vit", "--data", "emoji", "--out", str(tmp_path / "run"), *options]) == 1
+        assert main(["train", "vit", "--data", "emoji", "--out", str(tmp_path / "run"), *options]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("opsin: ") and words in error
 

@@ -114,18 +114,10 @@ class OpenClipEncoder(TextNetwork, NetworkEncoder):
 class DenseOpenClipEncoder(OpenClipEncoder, DenseNetworkEncoder):
     """One whose network is a Vision Transformer of open_clip's own, or a network of timm."""
 
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        device: torch.device,
-        load_tokenizer: Callable[[], Tokenizer] | None = None,
-    ) -> None:
-        super().__init__(name, network, device, load_tokenizer)
+    @property
+    def patch_size(self) -> int:  # type: ignore[override]
         visual: Any = self.network
-        if hasattr(visual, "trunk"):
-            interpolate_any_size(visual.trunk)
-        self.patch_size = patch_size_of(visual.trunk) if hasattr(visual, "trunk") else max(visual.patch_size)
+        return patch_size_of(visual.trunk) if hasattr(visual, "trunk") else max(visual.patch_size)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -178,8 +170,10 @@ def wrap(
     name: str, network: nn.Module, device: torch.device, load_tokenizer: Callable[[], Tokenizer] | None = None
 ) -> OpenClipEncoder:
     """The encoder of a model that `open_clip.create_model` gave: a dense one where its network has patches."""
-    visual = network.visual
+    visual: Any = network.visual
     has_patches = hasattr(visual, "trunk") or hasattr(visual, "transformer")
+    if hasattr(visual, "trunk"):
+        interpolate_any_size(visual.trunk)
     return (DenseOpenClipEncoder if has_patches else OpenClipEncoder)(name, network, device, load_tokenizer)
 
 
