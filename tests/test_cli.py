@@ -404,7 +404,7 @@ def test_a_seed_that_does_not_exist_is_wrong_usage(seed: int) -> None:
         ("generate red --steps 0", "--steps must be at least 1, not 0"),
         (f"generate red --num-images {10**20}", f"--num-images must be at least 1 and at most 100000, not {10**20}"),
         ("search x red --weight 1 --weight nan", "--weight must be at least -1000000 and at most 1000000, not nan"),
-        ("evaluate x --data y --labels-fraction 2", "--labels-fraction must be above 0 and at most 1, not 2.0"),
+        ("evaluate x --protocol knn --labels-fraction 2", "--labels-fraction must be above 0 and at most 1, not 2.0"),
         ("embed x --out y --rows-per-shard -1", "--rows-per-shard must be at least 1, not -1"),
     ],
 )

@@ -68,7 +68,7 @@ def test_one_row_is_a_system(
     options = ("--max-steps", 60, "--learning-rate", 0.1, *device)
     trained = json.loads(answer("train", "toy", "--data", folder, "--out", run, "--json", *options))
     assert trained["steps"] == 60
-    assert answer("evaluate", run, *device) == "accuracy 1.00\n"
+    assert json.loads(answer("evaluate", run, "--json", *device)) == {"accuracy": 1.0}
     profile = json.loads(answer("profile", run, "--json"))
     assert (profile["input"], profile["parameters"]) == ([1, 3, 8, 8], 3 * 4 + 4 + 4 * 2 + 2)
     answer("export", run, "--out", tmp_path / "copy", "--half")

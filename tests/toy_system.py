@@ -11,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opsin.cli.evaluate import Evaluated
+from opsin.cli.evaluate_options import EvaluateOptions
 from opsin.data.datasets import ImageDataset, Splits, batches_of, image_dataset, preprocessing_for
 from opsin.encoders.own import EncoderModel
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText
 from opsin.pretrained import Example, ModelContent, RunRecord
 from opsin.progress import Progress
+from opsin.results import Table
 from opsin.runtime import seeded
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_labelled
@@ -146,10 +149,26 @@ def accuracy_of(model: ToyModel, data: ImageDataset) -> float:
     return float((scores.argmax(dim=1) == batch["label"]).float().mean())
 
 
-def evaluate_toy(options: object) -> int:
+@dataclass(frozen=True)
+class ToyResult:
+    """Its accuracy."""
+
+    accuracy: float
+    skipped = baselines = warnings = ()
+
+    def document(self) -> dict[str, float]:
+        return {"accuracy": self.accuracy}
+
+    def tables(self) -> list[Table]:
+        return []
+
+    def figure(self) -> None:
+        pass
+
+
+def evaluate_toy(options: EvaluateOptions) -> Evaluated:
     """What `opsin evaluate` does for it."""
-    model = ToyModel.from_pretrained(options.run, options.device)  # type: ignore[attr-defined]
+    model = ToyModel.from_pretrained(options.run, options.device)
     assert model.run is not None
     data = image_dataset(open_labelled(model.run.config.data), SIDE)
-    print(f"accuracy {accuracy_of(model, data):.2f}")
-    return 0
+    return Evaluated(ToyResult(accuracy_of(model, data)), model)

@@ -31,9 +31,11 @@ class System:
     """The `opsin.pretrained.PretrainedModel` that a run makes. It is an `opsin.encoders.base.NetworkEncoder` as well
     where it encodes images."""
     evaluate: str
-    """A function (options of `opsin evaluate`) that gives the exit code."""
+    """A function (options) that gives an `opsin.cli.evaluate.Evaluated`."""
     next_command: str
     """What to do with a model that takes images; `{run}` and `{data}` stand for those of the run."""
+    evaluate_options: str = "opsin.cli.evaluate_options:EvaluateOptions"
+    """The class of these options."""
     next_unlabelled: str = ""
     """What to do instead after a run on images without labels, where the other command takes some."""
     held_out_section: str = ""
@@ -56,6 +58,7 @@ _ROWS = (
         train="opsin.classification.train:train_classifier",
         model="opsin.classification.inference:Classifier",
         evaluate="opsin.cli.evaluate:evaluate_classifier",
+        evaluate_options="opsin.cli.evaluate_options:ClassifierOptions",
         next_command="opsin classify IMAGES --model {run}",
         held_out_section="opsin.classification.run_section:held_out_section",
         tour_section="opsin.tour.classification:classification_section",
@@ -70,6 +73,7 @@ _ROWS = (
         train="opsin.captioning.train:train_captioner",
         model="opsin.captioning.inference:Captioner",
         evaluate="opsin.cli.evaluate:evaluate_captioner",
+        evaluate_options="opsin.cli.evaluate_options:CaptionerOptions",
         next_command="opsin caption IMAGES --model {run}",
         held_out_section="opsin.captioning.run_section:held_out_section",
         tour_section="opsin.tour.captioning:captioning_section",
@@ -82,7 +86,8 @@ _ROWS = (
         recipes="opsin.simclr.recipes:RECIPES",
         train="opsin.simclr.train:train_simclr",
         model="opsin.simclr.inference:SimclrEncoder",
-        evaluate="opsin.cli.evaluate:evaluate_encoder",
+        evaluate="opsin.cli.evaluate:evaluate_features",
+        evaluate_options="opsin.cli.evaluate_options:ProtocolOptions",
         next_command="opsin evaluate {run} --protocol knn",
         next_unlabelled="opsin index {data} --out {run}.index --model {run}",
         tour_section="opsin.tour.simclr:simclr_section",
@@ -97,6 +102,7 @@ _ROWS = (
         train="opsin.clip.train:train_clip",
         model="opsin.clip.inference:ClipEncoder",
         evaluate="opsin.cli.evaluate:evaluate_clip",
+        evaluate_options="opsin.cli.evaluate_options:ImageTextOptions",
         next_command='opsin classify IMAGES --labels "one thing,another thing" --model {run}',
         tour_section="opsin.tour.clip:clip_section",
     ),
@@ -108,6 +114,7 @@ _ROWS = (
         train="opsin.diffusion.train:train_diffusion",
         model="opsin.diffusion.inference:TextToImage",
         evaluate="opsin.cli.evaluate:evaluate_text_to_image",
+        evaluate_options="opsin.cli.evaluate_options:TextToImageOptions",
         next_command='opsin generate "PROMPT" --model {run} --out grid.png',
         tour_section="opsin.tour.diffusion:diffusion_section",
         tour_share=1.0,

@@ -24,8 +24,8 @@ from opsin.classification.pictures import (
 )
 from opsin.classification.recipes import RECIPES
 from opsin.classification.train import build_task, train_classifier
-from opsin.cli.class_scores import classes_document, print_classes
 from opsin.cli.main import main
+from opsin.cli.output import print_table
 from opsin.config import from_dict, to_dict
 from opsin.data.repeats import Repeat
 from opsin.errors import CheckpointError, ConfigError, DataError
@@ -366,12 +366,13 @@ def test_damaged_weights_are_refused_instead_of_scored(number: float, colour_run
 def test_many_classes_are_written_sparsely(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = classification_metrics(torch.eye(3000), torch.arange(3000).roll(1))
     names = [f"class {index}" for index in range(3000)]
-    text = json.dumps(classes_document(metrics, names))
+    text = json.dumps(metrics.class_document(names))
     assert len(text) < 1_000_000
     document = json.loads(text)
     assert document["confusion"] is None and len(document["confusion_counts"]) == 3000
     assert document["per_class"][5] == {"class": "class 5", "images": 1, "precision": 0.0, "recall": 0.0, "f1": 0.0}
-    print_classes(metrics, names)
+    for table in metrics.class_tables(names):
+        print_table(table.header, table.rows, table.title)
     assert len(capsys.readouterr().out.splitlines()) < 3010
 
 

@@ -163,9 +163,9 @@ def test_a_name_that_is_no_text_costs_no_answers(
     ("options", "message"),
     [
         (["--zero-shot"], "name their source with --data"),
-        (["--zero-shot", "--data", "emoji", "--beams", "2"], "are for captioners"),
+        (["--zero-shot", "--data", "emoji", "--beams", "2"], "--beams is for captioners, and"),
         (["--zero-shot", "--data", "emoji", "--template", "x"], "has no {}"),
-        (["--template", "{}"], "--template is for --zero-shot"),
+        (["--template", "{}"], "--template is for models that are evaluated by --zero-shot, and"),
     ],
 )
 def test_wrong_usage_of_evaluate(

@@ -135,7 +135,7 @@ def test_interrupted(command: Command, run: Path, tmp_path: Path, monkeypatch: p
         (("--samplers", "ddim,euler"), 2, "--samplers takes ddpm, ddim, dpm-solver, unipc, not 'euler'"),
         (("--prompts", "0"), 2, "--prompts must be at least 1"),
         (("--samples", "-1"), 2, "--samples must be at least 1"),
-        (("--beams", "2"), 2, "--beams and --worst are for captioners"),
+        (("--beams", "2"), 2, "--beams is for captioners, and"),
         (("--split", "tset"), 1, "no split 'tset'"),
         (("--data", "nowhere"), 1, "there is no data source 'nowhere'"),
         (("--judge", "emoji-captioner"), 1, "emoji-captioner"),

@@ -50,7 +50,7 @@ def test_a_classifier_can_be_evaluated_by_its_features_and_options_have_their_pr
         (["--k", "0"], "--k must be at least 1"),
         (["--worst", "3"], "--worst is for captioners"),
         (["--guidances", "2"], "--guidances is for text-to-image models"),
-        (["--zero-shot", "--protocol", "knn"], "--protocol is for evaluating features"),
+        (["--zero-shot", "--protocol", "knn"], "--protocol is for encoders, and"),
     ):
         assert main(["evaluate", run, *options, "--quiet"]) == 2
         assert words in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Judging a trained classifier on a labelled source."""
+"""Evaluating a trained classifier on a labelled source."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,11 +22,18 @@ from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal
+from opsin.results import Table, baseline_rows, skipped_document
 from opsin.runtime import refuse_damaged
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 from opsin.training.run import FinalScores, measure_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_MISTAKES = 24
+"""Images that `Evaluation.mistakes_figure` shows."""
 
 
 def advice(data: str) -> str:
@@ -75,6 +83,55 @@ class Evaluation:
         """The accuracy beside its baseline."""
         metrics = self.metrics
         return compare_accuracy(metrics.accuracy, metrics.labels, advice(self.data))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its images have in common with training images."""
+        return self.overlap.warnings if self.overlap else []
+
+    def document(self) -> dict[str, Any]:
+        """The scores as JSON types."""
+        metrics = self.metrics
+        return {
+            "protocol": self.protocol,
+            "accuracy": metrics.accuracy,
+            "top5_accuracy": metrics.top5_accuracy,
+            "loss": metrics.loss,
+            "calibration_error": metrics.calibration_error,
+            "mean_confidence": metrics.mean_confidence,
+            "count": metrics.count,
+            "baselines": [comparison.document() for comparison in self.baselines],
+            **metrics.class_document(self.class_names),
+            **(self.overlap.document() if self.overlap else {}),
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """The scores, those of each class, and the confusions of few classes."""
+        metrics = self.metrics
+        rows = [
+            *metrics.rows(),
+            *baseline_rows(self.baselines),
+            ("loss", metrics.loss),
+            ("mean confidence", metrics.mean_confidence),
+            ("calibration error", metrics.calibration_error),
+        ]
+        return [Table(("metric", "value"), rows, self.protocol), *metrics.class_tables(self.class_names)]
+
+    def figure(self) -> Figure:
+        """The confusion matrix."""
+        from opsin.pictures import confusion_figure
+
+        return confusion_figure(self.metrics.confusion, self.class_names)
+
+    def mistakes_figure(self) -> Figure | None:
+        """The wrongly classified images that the model is surest of; None where every image was classified right."""
+        from opsin.classification.pictures import mistakes_figure
+        from opsin.pictures import LARGEST_PICTURE
+
+        mistakes = self.mistakes(MOST_MISTAKES)
+        images = [self.image(mistake, LARGEST_PICTURE) for mistake in mistakes]
+        return mistakes_figure(images, mistakes) if mistakes else None
 
     def mistakes(self, most: int) -> list[Mistake]:
         """At most so many of the wrongly classified images, the one that the model is surest of first."""

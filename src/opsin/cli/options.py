@@ -81,9 +81,14 @@ def parse(options_class: type[OptionsT], argv: Sequence[str], prog: str, descrip
                 bounds.check(option.flags[-1], getattr(options, option.name))
             except ConfigError as error:
                 raise UsageError(str(error)) from error
-    if options.offline:
-        os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
+    go_offline(["--offline"] if options.offline else [])
     return options
+
+
+def go_offline(argv: Sequence[str]) -> None:
+    """Let `--offline`, where it is among the arguments, take effect for this process."""
+    if "--offline" in argv:
+        os.environ.update(OPSIN_OFFLINE="1", HF_HUB_OFFLINE="1")
 
 
 def _by_current_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:

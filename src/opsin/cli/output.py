@@ -15,6 +15,8 @@ from opsin.names import printable
 
 if TYPE_CHECKING:
     from opsin.images.opening import Skipped
+    from opsin.results import Result
+    from opsin.training.baselines import BaselineComparison
 
 JSON_DIGITS = 6
 """Significant digits of numbers in JSON documents: as many as float32 has for certain."""
@@ -56,6 +58,18 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
             escape(printable(title)), style="bold"
         )  # a title of the table itself would be folded to the table's width
     console.print(table)
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print a result: as one JSON document, or as tables with what was left out."""
+    if as_json:
+        print_json(result.document())
+        return
+    for table in result.tables():
+        print_table(table.header, table.rows, title=table.title)
+        if table.remark:
+            print(table.remark)
+    print_skipped(result.skipped)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -107,6 +121,21 @@ def note_unlike(model: object, name: str, photographs: str | None, quiet: bool) 
     hint = f"; for photographs: {photographs}" if photographs and is_of_emoji else ""
     images = "the image looks" if watch.seen == 1 else f"{watch.unlike} of {watch.seen} images look"
     note(f"{images} unlike the training images of {name}{hint}", quiet)
+
+
+def note_next(command: str | None, baselines: Iterable[BaselineComparison], *, quiet: bool) -> None:
+    """Print the next useful command on stderr, or, where a score is no better than its baseline, a warning that says
+    so and what to do, also when `quiet`."""
+    worse = [comparison.sentence for comparison in baselines if not comparison.is_better]
+    warn(worse)
+    if command is not None and not worse:
+        note(f"next: {command}", quiet=quiet)
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Print warnings on stderr, also when the verb is to be quiet."""
+    for sentence in sentences:
+        note(f"warning: {sentence}")
 
 
 def print_skipped(skipped: Iterable[Skipped]) -> None:

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from opsin.cli.baselines import baseline_rows, note_next
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_skipped, print_table
+from opsin.cli.output import note, note_next, print_json, print_skipped, print_table
 from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
+from opsin.results import baseline_rows, skipped_document
 from opsin.runtime import is_first_process
 from opsin.systems import SYSTEMS, System, load
 from opsin.training.config import TrainingConfig
@@ -158,7 +158,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
                 "seconds": round(report.seconds, 1),
                 "needs": report.needs,
                 "baselines": [comparison.document() for comparison in report.baselines],
-                "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+                "skipped": skipped_document(report.skipped),
             }
         )
         note_next(None, report.baselines, quiet=options.quiet)

@@ -1,22 +1,18 @@
-"""What `opsin classify --labels` and `opsin evaluate --zero-shot` do: labels as texts, without training."""
+"""What `opsin classify --labels` does: labels as texts, without training."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from opsin.cli.baselines import baseline_rows, note_next
-from opsin.cli.class_scores import accuracy_rows, classes_document, print_classes
 from opsin.cli.options import UsageError
 from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
 from opsin.counts import none_of
+from opsin.results import skipped_document
 
 if TYPE_CHECKING:
     from opsin.cli.classify_options import ClassifyOptions
-    from opsin.cli.evaluate_options import EvaluateOptions
     from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
-    from opsin.clip.zero_shot_evaluation import ZeroShotEvaluation
     from opsin.images.opening import ImageReader
 
 DEFAULT_MODEL = "emoji-clip"
@@ -79,10 +75,11 @@ def _refuse_senseless(options: ClassifyOptions) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for trained classifiers, not for --labels")
     if options.picture is not None and options.picture.suffix.lower() != ".png":
         raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
-    _refuse_templates(options.template)
+    refuse_templates(options.template)
 
 
-def _refuse_templates(templates: tuple[str, ...]) -> None:
+def refuse_templates(templates: tuple[str, ...]) -> None:
+    """Raise UsageError for a template without a place for the label."""
     for template in templates:
         if "{}" not in template:
             raise UsageError(f"--template {template!r} has no {{}}, where the label belongs")
@@ -134,7 +131,7 @@ def _print_document(
             "templates": classifier.templates,
             "logit_scale": classifier.logit_scale,
             "images": images,
-            "skipped": [{"id": row.id, "reason": row.reason} for row in reader.skipped],
+            "skipped": skipped_document(reader.skipped),
         }
     )
 
@@ -146,77 +143,3 @@ def _print_labels(reader: ImageReader, results: list[ZeroShotClassification]) ->
         rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
     print_table(("image", "labels"), rows)
     print_skipped(reader.skipped)
-
-
-def evaluate_labels(options: EvaluateOptions) -> int:
-    """Run `opsin evaluate --zero-shot`; returns the exit code."""
-    if options.data is None:
-        raise UsageError("--zero-shot needs labelled images; name their source with --data")
-    if options.beams is not None or options.worst is not None:
-        raise UsageError("--beams and --worst are for captioners, not for --zero-shot")
-    _refuse_templates(options.template)
-    from opsin.clip.calibration import is_fitted
-    from opsin.clip.zero_shot import DEFAULT_TEMPLATES
-    from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
-    from opsin.encoders.loading import load_image_text
-
-    encoder = load_image_text(options.run, options.device, options.precision)
-    templates = options.template or DEFAULT_TEMPLATES
-    evaluation = evaluate_zero_shot(
-        encoder, options.data, options.split, templates=templates, exclude=options.exclude, progress=options.progress
-    )
-    if options.json:
-        print_json(_evaluation_document(evaluation))
-    else:
-        _print_evaluation(evaluation)
-    note_unlike(encoder, options.run, "opsin evaluate open_clip:ViT-B-32/openai --zero-shot", options.quiet)
-    if options.picture is not None:  # after the scores: a picture that cannot be written does not cost them
-        from opsin.pictures import confusion_figure, save_figure
-
-        save_figure(confusion_figure(evaluation.metrics.confusion, evaluation.class_names), options.picture)
-        note(f"confusion matrix: {options.picture}", quiet=options.quiet)
-    scale, model = "", shlex.quote(options.run)
-    if is_fitted(evaluation.fitted_logit_scale):
-        scale = f" --logit-scale {evaluation.fitted_logit_scale:.4g}"
-    else:
-        note("these images do not decide a logit scale: they are all right, or no better than chance", options.quiet)
-    command = f"opsin classify IMAGES --labels LABELS --model {model}{scale}"
-    note_next(command, evaluation.baselines, quiet=options.quiet)
-    return 0
-
-
-def _evaluation_document(evaluation: ZeroShotEvaluation) -> dict[str, Any]:
-    metrics = evaluation.metrics
-    return {
-        "protocol": evaluation.protocol,
-        "accuracy": metrics.accuracy,
-        "top5_accuracy": metrics.top5_accuracy,
-        "loss": metrics.loss,
-        "count": metrics.count,
-        "templates": evaluation.templates,
-        "logit_scale": evaluation.logit_scale,
-        "calibration_error": evaluation.calibration_error,
-        "fitted_logit_scale": evaluation.fitted_logit_scale,
-        "fitted_calibration_error": evaluation.fitted_calibration_error,
-        "mean_confidence": metrics.mean_confidence,
-        "baselines": [comparison.document() for comparison in evaluation.baselines],
-        **classes_document(metrics, evaluation.class_names),
-        "per_class_accuracy": metrics.per_class_accuracy().tolist(),
-        "skipped": [{"id": row.id, "reason": row.reason} for row in evaluation.skipped],
-    }
-
-
-def _print_evaluation(evaluation: ZeroShotEvaluation) -> None:
-    metrics, names = evaluation.metrics, evaluation.class_names
-    rows: list[tuple[str, float | None]] = [*accuracy_rows(metrics), *baseline_rows(evaluation.baselines)]
-    rows += [
-        ("loss", metrics.loss),
-        (f"calibration error at the model's logit scale, {evaluation.logit_scale:.4g}", evaluation.calibration_error),
-        (
-            f"calibration error at a fitted one, about {evaluation.fitted_logit_scale:.4g}",
-            evaluation.fitted_calibration_error,
-        ),
-    ]
-    print_table(("metric", "value"), rows, title=evaluation.protocol)
-    print_classes(metrics, names)
-    print_skipped(evaluation.skipped)

@@ -1,10 +1,11 @@
-"""Judging a dual encoder by retrieval: each text once as a query for images, each image as a query for texts."""
+"""Evaluating a dual encoder by retrieval: each text once as a query for images, each image as a query for texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups
 from opsin.clip.inference import ClipEncoder
 from opsin.clip.model import DualEncoder
-from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval
+from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval, retrieval_table
 from opsin.counts import number_of
 from opsin.data.datasets import Splits, batches_of
 from opsin.data.repeats import Overlap, overlap_with_training
@@ -28,6 +29,7 @@ from opsin.images.opening import Skipped
 from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
+from opsin.results import Table, skipped_document
 from opsin.runtime import autocast
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
@@ -74,6 +76,35 @@ class Evaluation:
     def baselines(self) -> tuple[BaselineComparison, ...]:
         """Recall beside chance, of each style."""
         return compare_with_chance(self.styles)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its images have in common with training images."""
+        return self.overlap.warnings if self.overlap else []
+
+    def document(self) -> dict[str, Any]:
+        """The scores as JSON types."""
+        return {
+            "protocol": self.protocol,
+            "data": self.data,
+            "split": self.split,
+            "styles": {style: pair.document() for style, pair in self.styles.items()},
+            "all_captions": {style: pair.document() for style, pair in self.all_captions.items()} or None,
+            "baselines": [comparison.document() for comparison in self.baselines],
+            **(self.overlap.document() if self.overlap else {}),
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """Recall with the first caption of each image, and with all captions."""
+        tables = [retrieval_table(self.styles, self.protocol)]
+        if self.all_captions:
+            title = "the same images with all of their captions, each a text of its own"
+            tables.append(retrieval_table(self.all_captions, title))
+        return tables
+
+    def figure(self) -> None:
+        """Nothing: the tables say it."""
 
 
 def evaluate_retrieval(

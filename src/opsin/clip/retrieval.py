@@ -5,11 +5,15 @@ Dimensions: I images, T different texts, P pairs of an image and a text of it, E
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from opsin.results import Table
 
 ROWS_AT_A_TIME = 1024
 RECALL_AT = (1, 5, 10)
@@ -37,6 +41,19 @@ class RetrievalPair:
     text_to_image: Retrieval
     image_to_text: Retrieval
 
+    def document(self) -> dict[str, Any]:
+        """The scores of both directions as JSON types."""
+        return {
+            name: {
+                "queries": scores.queries,
+                "candidates": scores.candidates,
+                **{f"recall_at_{k}": value for k, value in scores.recall.items()},
+                **{f"chance_at_{k}": value for k, value in scores.chance.items()},
+                "median_rank": scores.median_rank,
+            }
+            for name, scores in (("text_to_image", self.text_to_image), ("image_to_text", self.image_to_text))
+        }
+
     def mean_recall(self, at: int) -> float:
         """The mean of both directions' recall at one of 1, 5, 10."""
         return (self.text_to_image.recall[at] + self.image_to_text.recall[at]) / 2
@@ -50,6 +67,18 @@ class RetrievalPair:
         """The largest of 1, 5, 10 at which chance finds the right answer for less than half of the queries, else 1:
         beyond it recall tells nothing."""
         return max((k for k in RECALL_AT if self.mean_chance(k) < 0.5), default=1)
+
+
+def retrieval_table(pairs: Mapping[str, RetrievalPair], title: str) -> Table:
+    """Both directions of each drawing style."""
+    rows = [
+        (style, direction, scores.queries, scores.candidates)
+        + (*scores.recall.values(), *scores.chance.values(), scores.median_rank)
+        for style, pair in pairs.items()
+        for direction, scores in (("text to image", pair.text_to_image), ("image to text", pair.image_to_text))
+    ]
+    recalls, chances = ([f"{name}@{k}" for k in RECALL_AT] for name in ("recall", "chance"))
+    return Table(("style", "direction", "queries", "among", *recalls, *chances, "median rank"), rows, title)
 
 
 def measure_retrieval(image_features: Tensor, text_features: Tensor, groups: np.ndarray) -> RetrievalPair:

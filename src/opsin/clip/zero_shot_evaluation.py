@@ -1,9 +1,10 @@
-"""Judging zero-shot classification on a labelled source, whose class names are the labels."""
+"""Evaluating zero-shot classification on a labelled source, whose class names are the labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +17,13 @@ from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors
 from opsin.images.opening import Skipped
 from opsin.progress import Progress
+from opsin.results import Table, baseline_rows, skipped_document
 from opsin.sources.opening import open_labelled
 from opsin.training.baselines import BaselineComparison, compare_accuracy
 from opsin.training.metrics import ClassificationMetrics, classification_metrics, expected_calibration_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ADVICE = (
     "try other --template texts or a larger model (open_clip:ARCHITECTURE/TAG), or train a classifier on labelled "
@@ -57,6 +62,50 @@ class ZeroShotEvaluation:
         """The accuracy beside its baseline."""
         metrics = self.metrics
         return compare_accuracy(metrics.accuracy, metrics.labels, ADVICE)
+
+    @property
+    def warnings(self) -> list[str]:
+        """None: nothing is trained."""
+        return []
+
+    def document(self) -> dict[str, Any]:
+        """The scores as JSON types."""
+        metrics = self.metrics
+        return {
+            "protocol": self.protocol,
+            "accuracy": metrics.accuracy,
+            "top5_accuracy": metrics.top5_accuracy,
+            "loss": metrics.loss,
+            "count": metrics.count,
+            "templates": self.templates,
+            "logit_scale": self.logit_scale,
+            "calibration_error": self.calibration_error,
+            "fitted_logit_scale": self.fitted_logit_scale,
+            "fitted_calibration_error": self.fitted_calibration_error,
+            "mean_confidence": metrics.mean_confidence,
+            "baselines": [comparison.document() for comparison in self.baselines],
+            **metrics.class_document(self.class_names),
+            "per_class_accuracy": metrics.per_class_accuracy().tolist(),
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """The scores, those of each class, and the confusions of few classes."""
+        own, fitted = self.logit_scale, self.fitted_logit_scale
+        rows = [
+            *self.metrics.rows(),
+            *baseline_rows(self.baselines),
+            ("loss", self.metrics.loss),
+            (f"calibration error at the model's logit scale, {own:.4g}", self.calibration_error),
+            (f"calibration error at a fitted one, about {fitted:.4g}", self.fitted_calibration_error),
+        ]
+        return [Table(("metric", "value"), rows, self.protocol), *self.metrics.class_tables(self.class_names)]
+
+    def figure(self) -> Figure:
+        """The confusion matrix."""
+        from opsin.pictures import confusion_figure
+
+        return confusion_figure(self.metrics.confusion, self.class_names)
 
 
 def evaluate_zero_shot(

@@ -30,6 +30,7 @@ from opsin.probing.knn import TEMPERATURE, default_neighbours, knn_predict, near
 from opsin.probing.linear_probe import choose_logistic_regression, standardisation
 from opsin.probing.pictures import embedding_figure, neighbours_figure
 from opsin.progress import Progress
+from opsin.results import Table, baseline_rows, skipped_document
 from opsin.training.baselines import UNTRAINED, BaselineComparison, compare_accuracy, compare_paired
 from opsin.training.metrics import ClassificationMetrics, classification_metrics
 
@@ -65,6 +66,12 @@ class ProbeResult:
     strength: float | None = None
     held_out: int | None = None
     curve: tuple[float, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """The scores as JSON types, without what the protocol has not."""
+        scores: dict[str, Any] = {"accuracy": self.metrics.accuracy, "top5_accuracy": self.metrics.top5_accuracy}
+        details = {"k": self.k, "strength": self.strength, "held_out": self.held_out, "curve": self.curve}
+        return {**scores, "labelled": self.labelled, **{key: value for key, value in details.items() if value}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +197,55 @@ class Evaluation:
     trained: ProbeResult
     untrained: ProbeResult | None
     overlap: Overlap
+    encoder: ImageEncoder
+    made_by: ProbeProtocol
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images that could not be read."""
+        return self.trained.skipped
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the test images have in common with those whose labels were used."""
+        return self.overlap.warnings
+
+    def document(self) -> dict[str, Any]:
+        """The scores as JSON types."""
+        return {
+            "protocol": self.protocol,
+            "name": self.made_by.name,
+            "data": self.data,
+            "train_data": self.made_by.train_data,
+            "split": self.split,
+            "labels_fraction": self.trained.labelled / self.labels,
+            "count": self.trained.metrics.count,
+            **self.trained.document(),
+            "untrained": None if self.untrained is None else self.untrained.document(),
+            "baselines": [comparison.document() for comparison in self.baselines],
+            **self.trained.metrics.class_document(self.class_names),
+            **self.overlap.document(),
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """The scores of the encoder beside those of its untrained twin."""
+        results = [result for result in (self.trained, self.untrained) if result is not None]
+        columns = [dict(result.metrics.rows()) for result in results]
+        rows: list[tuple[str, list[Any]]] = [(name, [column[name] for column in columns]) for name in columns[0]]
+        if self.trained.strength is not None:
+            rows.append(("chosen strength of the regularisation", [result.strength for result in results]))
+        if self.trained.curve:
+            best = [max(result.curve) for result in results]
+            rows.append(("best accuracy after any epoch, as the course reports it", best))
+        guessing = [comparison for comparison in self.baselines if comparison.baseline != UNTRAINED]
+        rows += [(name, [value] * len(results)) for name, value in baseline_rows(guessing)]
+        header = ("metric", "this encoder", "the same untrained")[: 1 + len(results)]
+        return [Table(header, [(name, *values) for name, values in rows], self.protocol)]
+
+    def figure(self) -> Figure:
+        """What belongs to the protocol; see `ProbeProtocol.figure`."""
+        return self.made_by.figure(self.encoder, self)
 
     @property
     def baselines(self) -> tuple[BaselineComparison, ...]:
@@ -239,6 +295,8 @@ def evaluate_encoder(
         trained=trained,
         untrained=untrained,
         overlap=find_overlap(images.test, images.labelled, images.split, near=near_duplicates),
+        encoder=encoder,
+        made_by=protocol,
     )
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from opsin.results import Table
+
+MOST_DENSE = 100
+"""Classes up to which a document has the whole confusion matrix, which is quadratic in them."""
+MOST_PRINTED = 12
+"""Classes up to which the confusion matrix is a table."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,55 @@ class ClassificationMetrics:
         """Share of each true class that was predicted right, (K,); NaN for a class without images."""
         return self.per_class().recall
 
+    def rows(self) -> list[tuple[str, float]]:
+        """Rows of a table of metrics, which mean something for every kind of scores."""
+        top5 = [] if self.top5_accuracy is None else [("top-5 accuracy", self.top5_accuracy)]
+        return [
+            ("accuracy", self.accuracy),
+            *top5,
+            ("balanced accuracy", self.balanced_accuracy),
+            ("macro F1", self.macro_f1),
+        ]
+
+    def class_tables(self, names: Sequence[str]) -> list[Table]:
+        """The scores of each class with its most frequent mistake, and up to 12 classes the confusion matrix."""
+        taken_for = self._most_frequent_mistakes()
+        rows = [
+            (*row, names[taken_for[index]] if index in taken_for else None)
+            for index, row in enumerate(self._class_rows(names))
+        ]
+        header = ("class", "images", "precision", "recall", "F1", "most often taken for")
+        tables = [Table(header, rows, "per class")]
+        if len(names) <= MOST_PRINTED:
+            counts = [(name, *row) for name, row in zip(names, self.confusion.tolist(), strict=True)]
+            tables.append(Table(("true \\ predicted", *names), counts, "confusion"))
+        return tables
+
+    def class_document(self, names: Sequence[str]) -> dict[str, Any]:
+        """The scores of each class and the confusions as JSON types; what is not defined is null."""
+        keys = ("class", "images", "precision", "recall", "f1")
+        return {
+            "balanced_accuracy": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "per_class": [dict(zip(keys, row, strict=True)) for row in self._class_rows(names)],
+            "class_names": list(names),
+            "confusion": self.confusion.tolist() if len(names) <= MOST_DENSE else None,
+            "confusion_counts": self.confusion_counts().tolist(),
+        }
+
+    def _class_rows(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        scores = self.per_class()
+        columns = (scores.images.tolist(), *map(_defined, (scores.precision, scores.recall, scores.f1)))
+        return list(zip(names, *columns, strict=True))
+
+    def _most_frequent_mistakes(self) -> dict[int, int]:
+        """The class that each true class is most often taken for, where it ever is taken for another one."""
+        most: dict[int, tuple[int, int]] = {}
+        for true, predicted, count in self.confusion_counts().tolist():
+            if true != predicted and count > most.get(true, (0, 0))[0]:
+                most[true] = (count, predicted)
+        return {true: predicted for true, (_, predicted) in most.items()}
+
     def confident_mistakes(self, most: int) -> np.ndarray:
         """Places int64 of at most so many wrong predictions, the most confident one first."""
         wrong = np.flatnonzero(self.labels != self.predicted)
@@ -132,3 +190,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """`part / whole`, NaN where there is nothing to take a part of."""
     return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+
+
+def _defined(shares: np.ndarray) -> list[float | None]:
+    return [None if share != share else float(share) for share in shares]
