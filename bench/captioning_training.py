@@ -29,7 +29,6 @@ from opsin.captioning.model import build_model
 from opsin.captioning.splits import CaptionSplits
 from opsin.captioning.train import CaptioningTask
 from opsin.captioning.vocabulary import SPECIAL_WORDS, Vocabulary
-from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer
@@ -42,12 +41,10 @@ CONFIG = CaptioningConfig(decoder=COURSE_DECODER)
 
 def opsin_step(features: Tensor, captions: Tensor, precision: str) -> Callable[[], float]:
     """A step as the trainer takes it."""
-    model = build_model(CONFIG.encoder, CONFIG.decoder, CONFIG.image_size, VOCABULARY, FEATURES)
-    preprocessing = Preprocessing(image_size=CONFIG.image_size)
     table = CaptionTable(captions.cpu(), np.arange(len(captions) + 1), VOCABULARY)
     train = FeatureCaptionDataset(features.cpu().numpy(), table)
     splits = CaptionSplits(datasets={"train": train}, vocabulary=VOCABULARY, feature_dim=FEATURES)
-    task = CaptioningTask(model, CONFIG, preprocessing, splits)
+    task = CaptioningTask(CONFIG, splits)
     config = TrainingConfig(max_steps=1, device=features.device.type, precision=precision)
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))

@@ -84,7 +84,7 @@ def opsin_step(splits: DiffusionSplits, device: torch.device, precision: str) ->
     """A step as the trainer takes it."""
     training = TrainingConfig(max_steps=1, device=device.type, precision=precision, ema_decay=0.999)
     config = dataclasses.replace(CONFIG, training=training)
-    task = DiffusionTask(course_model(), config, splits)
+    task = DiffusionTask(config, splits)
     task.to(memory_format=torch.channels_last)
     fabric = make_fabric(training)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, training))

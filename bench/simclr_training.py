@@ -39,7 +39,7 @@ NETWORKS = ("resnet18", "resnet50")
 def opsin_step(config: SimclrConfig, pixels: Tensor) -> Callable[[], float]:
     """A step as the trainer takes it."""
     data = SimclrSplits(datasets={"train": PixelDataset(pixels.cpu().numpy(), None)}, bank=None, num_classes=0)
-    task = SimclrTask(build_model(config), config, PREPROCESSING, data)
+    task = SimclrTask(config, data)
     task.to(memory_format=torch.channels_last)
     fabric = make_fabric(config.training)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config.training))

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from opsin.classification.config import AugmentConfig, ClassificationConfig
 from opsin.classification.data import ClassSplits
-from opsin.classification.inference import build_model
 from opsin.classification.train import ClassificationTask
+from opsin.data.datasets import PixelDataset
 from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
@@ -37,11 +37,11 @@ PREPROCESSING = Preprocessing(image_size=IMAGE_SIZE)
 def opsin_step(pixels: Tensor, labels: Tensor, precision: str) -> Callable[[], float]:
     """A step as the trainer takes it."""
     names = tuple(str(index) for index in range(NUM_CLASSES))
-    model = build_model(COURSE_VIT, IMAGE_SIZE, NUM_CLASSES)
     augment = AugmentConfig(flip=False, shift=0)  # data_loading.py measures the augmentation
     config = TrainingConfig(max_steps=1, device=pixels.device.type, precision=precision)
     run_config = ClassificationConfig(model=COURSE_VIT, augment=augment, training=config)
-    task = ClassificationTask(model, run_config, PREPROCESSING, ClassSplits(datasets={}, class_names=names))
+    train = PixelDataset(pixels.cpu().numpy(), labels.cpu().numpy())
+    task = ClassificationTask(run_config, ClassSplits(datasets={"train": train}, class_names=names))
     fabric = make_fabric(config)
     wrapped, optimizer = fabric.setup(task, build_optimizer(task, config))
     generator = torch.Generator(pixels.device).manual_seed(0)

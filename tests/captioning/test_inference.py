@@ -17,7 +17,7 @@ from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.evaluation import evaluate_all, evaluate_captioner
 from opsin.captioning.inference import Captioner, CaptionerContent
 from opsin.captioning.splits import open_splits
-from opsin.captioning.train import build_task, train_captioner
+from opsin.captioning.train import CaptioningTask, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.errors import ConfigError, DataError
 from opsin.images.preprocessing import Preprocessing
@@ -141,7 +141,7 @@ def test_own_source_read_as_another_kind_is_judged_on_the_same_images(tmp_path: 
         json.dumps({"images": images, "annotations": annotations})
     )
     config = tiny_config(f"coco:{folder}", val_fraction=0.4)
-    captioner = build_task(config, open_splits(config)).captioner()
+    captioner = CaptioningTask(config, open_splits(config)).captioner()
     own = evaluate_captioner(captioner, beams=1)
     for other in (str(folder), f"coco:{folder}/"):
         again = evaluate_captioner(captioner, other, beams=1)

@@ -21,12 +21,11 @@ from opsin.captioning.inference import Captioner, Sampling
 from opsin.captioning.model import build_model
 from opsin.captioning.recipes import RECIPES
 from opsin.captioning.splits import CaptionSplits, open_splits
-from opsin.captioning.train import CaptioningTask, build_task, train_captioner
+from opsin.captioning.train import CaptioningTask, train_captioner
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.checkpoint import load_pretrained
 from opsin.config import from_dict, to_dict
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
-from opsin.images.preprocessing import Preprocessing
 from opsin.nn.attention import MultiHeadAttention
 from opsin.pretrained import RunRecord
 from opsin.training.run import TrainReport
@@ -158,8 +157,7 @@ def test_interrupted_run_ends_like_a_straight_one(captioned_folder: Path, tmp_pa
     config = tiny_config(captioned_folder, max_steps=8, checkpoint_minutes=0.0, label_smoothing=0.1, flip=True)
     train_captioner(config, tmp_path / "straight")
     splits = open_splits(config)
-    parts = build_task(config, splits)
-    task = StoppingTask(parts.model, config, parts.preprocessing, splits)
+    task = StoppingTask(config, splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped").fit(task, splits.train, to_dict(config))
     train_captioner(config, tmp_path / "stopped", resume=True)
@@ -186,7 +184,7 @@ def test_a_run_is_not_continued_with_other_images_or_words(tmp_path: Path) -> No
 def test_every_parameter_gets_a_gradient(captioned_folder: Path) -> None:
     config = tiny_config(captioned_folder)
     splits = open_splits(config)
-    task = build_task(config, splits).train()
+    task = CaptioningTask(config, splits).train()
     batch = splits.train.__getitems__(list(range(len(splits.train))))
     task.training_step(batch, torch.Generator().manual_seed(0)).loss.backward()
     assert [name for name, value in task.named_parameters() if value.grad is None or not value.grad.any()] == []
@@ -217,7 +215,7 @@ def test_images_are_varied_as_the_config_says(captioned_folder: Path) -> None:
     batch = splits.train.__getitems__(list(range(len(splits.train))))
 
     def losses(augment_ops: int) -> list[float]:
-        task = build_task(dataclasses.replace(config, augment_ops=augment_ops), splits).train()
+        task = CaptioningTask(dataclasses.replace(config, augment_ops=augment_ops), splits).train()
         values = []
         for seed in (1, 1, 2):
             torch.manual_seed(0)  # of dropout
@@ -240,11 +238,10 @@ def test_parts_of_a_batch_together_are_the_joint_batch(word_weight: float) -> No
     config = tiny_config(
         "emoji", encoder=encoder, image_size=64, decoder=decoder, label_smoothing=0.1, word_loss=word_weight
     )
-    torch.manual_seed(0)
-    model = build_model(encoder, decoder, 64, vocabulary, feature_dim=5)
     dataset = FeatureCaptionDataset(np.random.default_rng(0).normal(size=(6, 5)), table)
     splits = CaptionSplits(datasets={"train": dataset}, vocabulary=vocabulary, feature_dim=5)
-    task = CaptioningTask(model, config, Preprocessing(image_size=64), splits).train()
+    task = CaptioningTask(config, splits).train()
+    model = task.model
 
     def step(rows: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         output = task.training_step(dataset.__getitems__(rows), torch.Generator())
@@ -381,7 +378,7 @@ def test_settings_of_the_data(captioned_folder: Path) -> None:
 def test_evaluation_counts_every_caption_of_every_image(captioned_folder: Path) -> None:
     config = tiny_config(captioned_folder)
     splits = open_splits(config)
-    captioner = build_task(config, splits).captioner()
+    captioner = CaptioningTask(config, splits).captioner()
     assert splits.val is not None
     whole = evaluate_dataset(captioner, splits.val)
     parts = evaluate_dataset(captioner, splits.val, batch_size=2)

@@ -23,7 +23,7 @@ from opsin.classification.pictures import (
     predictions_figure,
 )
 from opsin.classification.recipes import RECIPES
-from opsin.classification.train import build_task, train_classifier
+from opsin.classification.train import ClassificationTask, train_classifier
 from opsin.cli.main import main
 from opsin.cli.output import print_table
 from opsin.config import from_dict, to_dict
@@ -118,7 +118,7 @@ def test_precision_is_that_of_the_run_or_the_one_asked_for(colour_run: Run, colo
     """bfloat16 keeps 8 bits of a number, so its scores differ from those in float32; on a CPU both always run."""
     pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     config = tiny_config(colour_folder, precision="bf16")
-    of_run = build_task(config, open_splits(config)).classifier()
+    of_run = ClassificationTask(config, open_splits(config)).classifier()
     assert of_run.precision == "bf16"
     exact = Classifier.from_pretrained(colour_run[0], device="cpu", precision="32").predict_pixels(pixels)
     rounded = Classifier.from_pretrained(colour_run[0], device="cpu", precision="bf16").predict_pixels(pixels)

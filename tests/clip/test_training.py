@@ -17,7 +17,7 @@ from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
 from opsin.clip.inference import ClipEncoder
 from opsin.clip.recipes import RECIPES
-from opsin.clip.train import ClipTask, build_task, train_clip
+from opsin.clip.train import ClipTask, train_clip
 from opsin.config import from_dict, to_dict
 from opsin.data.splits import OTHER_STYLE
 from opsin.encoders import load
@@ -74,7 +74,7 @@ def test_the_directory_holds_all_that_the_run_had(colour_run: Run, folder: Path)
     """The model as the task has it, through its files, bit for bit."""
     encoder = load_run(colour_run)
     config = colour_config(folder)
-    task = build_task(config, open_splits(config))
+    task = ClipTask(config, open_splits(config))
     assert encoder.tokenizer.to_json() == task.tokenizer.to_json()
     assert encoder.preprocessing == task.preprocessing
     assert encoder.run == RunRecord(config=config, source_digest=config.split().digest)
@@ -114,7 +114,7 @@ def test_a_batch_of_emoji_is_learned_by_heart(tmp_path: Path) -> None:
 
 def test_every_parameter_gets_a_gradient(folder: Path) -> None:
     config = tiny_config(folder)
-    task = build_task(config, open_splits(config)).train()
+    task = ClipTask(config, open_splits(config)).train()
     output = task.training_step(open_splits(config).train.__getitems__(list(range(16))), torch.Generator())
     output.loss.backward()
     for name, parameter in task.named_parameters():
@@ -138,14 +138,7 @@ def test_a_resumed_run_equals_a_straight_one(folder: Path, tmp_path: Path) -> No
     config = tiny_config(folder, max_steps=9, checkpoint_minutes=0.0, precision="32")
     splits = open_splits(config)
     straight = train_clip(config, tmp_path / "straight")
-    task = build_task(config, splits)
-    stopping = StoppingTask(
-        task.model,
-        config,
-        task.tokenizer,
-        task.preprocessing,
-        splits,
-    )
+    stopping = StoppingTask(config, splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "resumed").fit(stopping, splits.train, to_dict(config))
     resumed = train_clip(config, tmp_path / "resumed", resume=True)
@@ -237,7 +230,7 @@ def test_data_that_cannot_be_used_is_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="are the same, 'a thing'; there is nothing to tell apart"):
         (plain / "a.txt").write_text("a thing")
         config = tiny_config(plain, val_fraction=0)
-        build_task(config, open_splits(config))
+        ClipTask(config, open_splits(config))
     with pytest.raises(ConfigError, match="no drawing styles"):
         open_splits(tiny_config(folder, held_out_style="openmoji"))
 
@@ -246,7 +239,7 @@ def test_captions_that_are_cut_or_no_words_are_counted(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(folder, val_fraction=0)
-    build_task(config, open_splits(config))
+    ClipTask(config, open_splits(config))
     (message,) = caplog.messages
     assert "the text encoder of this run reads only the first 15 tokens of 1 of 67 captions ('white wh" in message
     for number, text in enumerate(("?!", "...")):
@@ -254,7 +247,7 @@ def test_captions_that_are_cut_or_no_words_are_counted(
         (tmp_path / f"{number}.txt").write_text(text)
     config = tiny_config(tmp_path, val_fraction=0)
     with pytest.raises(DataError, match="can read nothing of any of the 2 captions"):
-        build_task(config, open_splits(config))
+        ClipTask(config, open_splits(config))
 
 
 @pytest.mark.parametrize(
@@ -279,5 +272,5 @@ def test_recipes_fit_the_size_that_ships(name: str) -> None:
     assert from_dict(ClipConfig, to_dict(config)) == config
     if name == "emoji":
         splits = open_splits(dataclasses.replace(config, max_train=300))
-        model = build_task(config, splits).model
+        model = ClipTask(config, splits).model
         assert sum(parameter.numel() for parameter in model.parameters()) < 5.5e6

@@ -13,7 +13,7 @@ from opsin.config import load_json
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.text import EncoderIdentity, TextTable
-from opsin.diffusion.train import build_task, train_diffusion
+from opsin.diffusion.train import DiffusionTask, train_diffusion
 from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import CheckpointError
 from opsin.training.run import TrainReport
@@ -93,10 +93,10 @@ def test_texts_are_centred_by_those_of_training_only(prompted_folder: Path) -> N
     """Held-out captions may be anything without moving a number of the network."""
     config = tiny_config(prompted_folder, max_train=1)
     splits = open_splits(config, BagOfWords())
-    network = build_task(config, splits).text_to_image().model
+    network = DiffusionTask(config, splits).text_to_image().model
     used = {row for rows in splits.train.texts_of for row in rows}
     features = BagOfWords().encode_text([splits.texts[row] for row in sorted(used)])
     torch.testing.assert_close(network.text_mean, features.mean(dim=0))
     assert len(used) == 2 < len(splits.texts)
     splits.features[sorted(set(range(len(splits.texts))) - used)] = 100.0
-    assert torch.equal(build_task(config, splits).text_to_image().model.text_mean, network.text_mean)
+    assert torch.equal(DiffusionTask(config, splits).text_to_image().model.text_mean, network.text_mean)

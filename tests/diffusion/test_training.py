@@ -17,7 +17,7 @@ from opsin.diffusion.data import open_splits
 from opsin.diffusion.model import build_model
 from opsin.diffusion.recipes import RECIPES
 from opsin.diffusion.text import TextTable, load_text_encoder
-from opsin.diffusion.train import DiffusionTask, build_task, train_diffusion
+from opsin.diffusion.train import DiffusionTask, train_diffusion
 from opsin.errors import CheckpointError, ConfigError, DataError, TrainingInterrupted
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
@@ -60,7 +60,7 @@ def test_interrupted_run_ends_like_a_straight_one(prompted_folder: Path, tmp_pat
     config = tiny_config(prompted_folder, max_steps=8, checkpoint_minutes=0.0, flip=True)
     train_diffusion(config, tmp_path / "straight", text_encoder=BagOfWords())
     splits = open_splits(config, BagOfWords())
-    task = StoppingTask(build_task(config, splits).model, config, splits)
+    task = StoppingTask(config, splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "stopped").fit(task, splits.train, to_dict(config))
     train_diffusion(config, tmp_path / "stopped", resume=True, text_encoder=BagOfWords())
@@ -88,7 +88,7 @@ def test_a_run_is_not_continued_with_another_text_encoder(prompted_folder: Path,
 
 def test_every_parameter_gets_a_gradient(prompted_folder: Path) -> None:
     splits = open_splits(tiny_config(prompted_folder), BagOfWords())
-    task = build_task(tiny_config(prompted_folder), splits).train()
+    task = DiffusionTask(tiny_config(prompted_folder), splits).train()
     task.training_step(splits.train.__getitems__([0, 9, 17]), torch.Generator().manual_seed(0)).loss.backward()
     assert [name for name, value in task.named_parameters() if value.grad is None or not value.grad.any()] == []
 
@@ -102,7 +102,7 @@ def test_texts_are_encoded_once(prompted_folder: Path) -> None:
         first, second = (splits.texts[row] for row in texts[:count].tolist())
         assert second == f"all {first}"
     torch.testing.assert_close(splits.features, BagOfWords().encode_text(splits.texts))
-    scaled = build_task(tiny_config(prompted_folder), splits).model.scaled(splits.features)
+    scaled = DiffusionTask(tiny_config(prompted_folder), splits).model.scaled(splits.features)
     torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(scaled.square().mean(), torch.tensor(1.0))
 
@@ -117,7 +117,7 @@ class WatchedTask(DiffusionTask):
 
     def __init__(self, config: DiffusionConfig) -> None:
         splits = open_splits(config, BagOfWords())
-        super().__init__(build_task(config, splits).model, config, splits)
+        super().__init__(config, splits)
         self.batch = splits.train.__getitems__(list(range(len(splits.train))))
         self.rows: list[int] = []
         self.images: list[torch.Tensor] = []
@@ -161,7 +161,7 @@ def test_half_of_the_images_are_mirrored(prompted_folder: Path, flip: bool) -> N
 def test_samples_are_drawn_with_their_guidance(prompted_folder: Path, tmp_path: Path) -> None:
     def picture(scale: float) -> bytes:
         config = tiny_config(prompted_folder, sample_guidance=scale, process=ProcessConfig(timesteps=4))
-        build_task(config, open_splits(config, BagOfWords())).eval().save_samples(tmp_path, 1)
+        DiffusionTask(config, open_splits(config, BagOfWords())).eval().save_samples(tmp_path, 1)
         return (tmp_path / "step-0000001.png").read_bytes()
 
     assert picture(-1.0) == picture(-1.0) != picture(50.0)
@@ -190,7 +190,7 @@ def test_validation_looks_all_over_the_held_out_images(prompted_folder: Path, mo
     seen = []
     ask = splits.val.images.__getitems__
     monkeypatch.setattr(splits.val.images, "__getitems__", lambda indices: seen.extend(indices) or ask(indices))
-    build_task(config, splits).evaluate()
+    DiffusionTask(config, splits).evaluate()
     assert len(seen) <= 3
     assert max(seen) > len(splits.val) / 2
 
@@ -200,11 +200,11 @@ def test_weights_of_the_losses_reach_training(prompted_folder: Path) -> None:
     for gamma in (None, 5.0):
         config = tiny_config(prompted_folder, process=ProcessConfig(timesteps=50, min_snr_gamma=gamma))
         splits = open_splits(config, BagOfWords())
-        task = build_task(config, splits).eval()
+        task = DiffusionTask(config, splits).eval()
         batch = splits.train.__getitems__(list(range(24)))
         torch.manual_seed(0)
         losses.append(float(task.training_step(batch, torch.Generator().manual_seed(0)).loss.detach()))
-        assert task.evaluate()["val_loss"] == pytest.approx(build_task(config, splits).eval().evaluate()["val_loss"])
+        assert task.evaluate()["val_loss"] == pytest.approx(DiffusionTask(config, splits).eval().evaluate()["val_loss"])
     assert losses[1] < 0.9 * losses[0]
 
 

@@ -18,7 +18,7 @@ from opsin.simclr.config import AugmentConfig, EncoderConfig, SimclrConfig
 from opsin.simclr.data import open_splits
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.model import SimclrModel, build_encoder
-from opsin.simclr.train import SimclrTask, build_task, train_simclr
+from opsin.simclr.train import SimclrTask, train_simclr
 from opsin.training.config import TrainingConfig
 from opsin.training.run import TrainReport
 
@@ -61,7 +61,7 @@ def tiny_config(data: Path | str, **options: object) -> SimclrConfig:
 
 
 def task_of(config: SimclrConfig) -> SimclrTask:
-    return build_task(config, open_splits(config))
+    return SimclrTask(config, open_splits(config))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from opsin.simclr.finetune import FinetuneTask, finetune
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.protocols import Finetune, LinearCourse, train_course_probe
-from opsin.simclr.train import build_task
+from opsin.simclr.train import SimclrTask
 from opsin.simclr.views import random_view
 from opsin.training.task import Batch, StepOutput
 
@@ -33,7 +33,7 @@ from .conftest import tiny_config
 
 def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
     config = tiny_config(pattern_folder, encoder=encoder.content.encoder)
-    model = build_task(config, open_splits(config)).model
+    model = SimclrTask(config, open_splits(config)).model
     assert isinstance(model, SimclrModel)
     began = model.encoder.state_dict()
     ours = encoder.untrained()

@@ -156,7 +156,7 @@ def test_a_resumed_run_equals_a_straight_one(pattern_folder: Path, tmp_path: Pat
     )
     straight = train_simclr(config, tmp_path / "straight")
     task = task_of(config)
-    stopping = StoppingTask(task.model, config, task.preprocessing, task.splits)
+    stopping = StoppingTask(config, task.splits)
     with pytest.raises(TrainingInterrupted):
         Trainer(config.training, tmp_path / "resumed").fit(stopping, task.splits.train, to_dict(config))
     resumed = train_simclr(config, tmp_path / "resumed", resume=True)
@@ -180,7 +180,7 @@ def test_a_last_batch_of_one_image_is_left_out(pattern_folder: Path, tmp_path: P
         config = tiny_config(pattern_folder, max_train=count + 1, batch_size=4, max_steps=6)  # one is broken
         task = task_of(config)
         assert len(task.splits.train) == count
-        counting = CountingTask(task.model, config, task.preprocessing, task.splits)
+        counting = CountingTask(config, task.splits)
         Trainer(config.training, tmp_path / str(count)).fit(counting, task.splits.train, to_dict(config))
         assert counting.sizes == sizes
 

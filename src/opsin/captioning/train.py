@@ -17,7 +17,6 @@ from opsin.captioning.splits import CaptionSplits, open_splits
 from opsin.config import json_digest
 from opsin.data.datasets import pick_one, preprocessing_for
 from opsin.images.augment import vary
-from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
 from opsin.runtime import seeded
@@ -43,16 +42,15 @@ class CaptioningTask(Task[ImageCaptioner]):
     higher_is_better = True
     other_metrics = {"val_loss": False, "val_distinct_ratio": True}
 
-    def __init__(
-        self,
-        model: ImageCaptioner,
-        config: CaptioningConfig,
-        preprocessing: Preprocessing,
-        splits: CaptionSplits,
-    ) -> None:
+    def __init__(self, config: CaptioningConfig, splits: CaptionSplits) -> None:
+        """With a network initialized from the run's seed."""
+        words, width = splits.vocabulary, splits.feature_dim
+        with seeded(config.seed, "weights"):
+            model = build_model(config.encoder, config.decoder, config.image_size, words, width)
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
-        self.preprocessing = preprocessing
+        images = splits.train.images if isinstance(splits.train, ImageCaptionDataset) else None
+        self.preprocessing = preprocessing_for(images, config.image_size)
         self.splits = splits
         self.mean_length = splits.train.table.mean_length
 
@@ -127,14 +125,5 @@ def train_captioner(
     used for this, and what `Trainer.fit` raises.
     """
     splits = open_splits(config, progress=progress)
-    task = build_task(config, splits)
+    task = CaptioningTask(config, splits)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
-
-
-def build_task(config: CaptioningConfig, splits: CaptionSplits) -> CaptioningTask:
-    """The task of a run, with a model initialized from the run's seed."""
-    images = splits.train.images if isinstance(splits.train, ImageCaptionDataset) else None
-    preprocessing = preprocessing_for(images, config.image_size)
-    with seeded(config.seed, "weights"):
-        model = build_model(config.encoder, config.decoder, config.image_size, splits.vocabulary, splits.feature_dim)
-    return CaptioningTask(model, config, preprocessing, splits)

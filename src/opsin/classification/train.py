@@ -15,7 +15,6 @@ from opsin.classification.inference import Classifier, ClassifierContent, build_
 from opsin.config import json_digest
 from opsin.data.datasets import preprocessing_for
 from opsin.images.augment import mix, vary
-from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
@@ -32,17 +31,14 @@ class ClassificationTask(Task[VisionTransformer]):
     monitor = "val_accuracy"
     higher_is_better = True
 
-    def __init__(
-        self,
-        model: VisionTransformer,
-        config: ClassificationConfig,
-        preprocessing: Preprocessing,
-        splits: ClassSplits,
-    ) -> None:
+    def __init__(self, config: ClassificationConfig, splits: ClassSplits) -> None:
+        """With a network initialized from the run's seed."""
+        with seeded(config.seed, "weights"):
+            model = build_model(config.model, config.image_size, len(splits.class_names))
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
         self.augment = config.augment
-        self.preprocessing = preprocessing
+        self.preprocessing = preprocessing_for(splits.train, config.image_size)
         self.class_names = splits.class_names
         self.validation = splits.val
 
@@ -98,13 +94,5 @@ def train_classifier(
     cannot be used for this, and what `Trainer.fit` raises.
     """
     splits = open_splits(config)
-    task = build_task(config, splits)
+    task = ClassificationTask(config, splits)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
-
-
-def build_task(config: ClassificationConfig, splits: ClassSplits) -> ClassificationTask:
-    """The task of a run, with a model initialized from the run's seed."""
-    preprocessing = preprocessing_for(splits.train, config.image_size)
-    with seeded(config.seed, "weights"):
-        model = build_model(config.model, config.image_size, len(splits.class_names))
-    return ClassificationTask(model, config, preprocessing, splits)

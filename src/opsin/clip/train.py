@@ -23,7 +23,6 @@ from opsin.data.datasets import Splits, preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import check_captions
 from opsin.errors import DataError
-from opsin.images.preprocessing import Preprocessing
 from opsin.nn.evaluating import evaluating
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
@@ -41,18 +40,19 @@ class ClipTask(Task[DualEncoder]):
     # Recall at 10 of few candidates soon reaches 1: these go on to tell validations apart.
     other_metrics = {"val_recall_at_1": True, "val_recall_at_5": True, "val_median_rank": False}
 
-    def __init__(
-        self,
-        model: DualEncoder,
-        config: ClipConfig,
-        tokenizer: BpeTokenizer,
-        preprocessing: Preprocessing,
-        splits: Splits[CaptionedImages],
-    ) -> None:
+    def __init__(self, config: ClipConfig, splits: Splits[CaptionedImages]) -> None:
+        """With a tokenizer made for the training captions and a network initialized from the run's seed.
+
+        Raises DataError when the captions leave nothing to learn.
+        """
+        tokenizer = _tokenizer_for(splits.train, config)
+        with seeded(config.seed, "weights"):
+            text = text_tower_options(config, tokenizer)
+            model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
         self.tokenizer = tokenizer
-        self.preprocessing = preprocessing
+        self.preprocessing = preprocessing_for(splits.train.images, config.image_size)
         self.texts = TextSampler(splits.train.captions, tokenizer, config.augment)
         self.validation = splits.val
 
@@ -106,28 +106,21 @@ def train_clip(
     used for this, and what `Trainer.fit` raises.
     """
     splits = open_splits(config)
-    task = build_task(config, splits)
+    task = ClipTask(config, splits)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
 
 
-def build_task(config: ClipConfig, splits: Splits[CaptionedImages]) -> ClipTask:
-    """The task of a run, with a tokenizer made for its captions and a model initialized from its seed."""
-    train = splits.train
+def _tokenizer_for(train: CaptionedImages, config: ClipConfig) -> BpeTokenizer:
     if len(train) > 0 and len(set(train.groups.tolist())) < 2:
         raise DataError(
             f"all captions of {train.source.name!r} that are trained on are the same, {train.captions[0][0]!r}; there "
             "is nothing to tell apart"
         )
-    tokenizer = BpeTokenizer.train(
-        (text for texts in train.captions for text in texts), config.text.vocab_size, config.text.max_length
-    )
-    unread = tokenizer.unread([text for texts in train.captions for text in texts])
-    check_captions(unread, "of this run", "give captions in words, or a larger --vocab-size for rare characters")
-    preprocessing = preprocessing_for(train.images, config.image_size)
-    with seeded(config.seed, "weights"):
-        text = text_tower_options(config, tokenizer)
-        model = build_dual_encoder(config.image_size, config.embed_dim, asdict(config.image), text)
-    return ClipTask(model, config, tokenizer, preprocessing, splits)
+    captions = [text for texts in train.captions for text in texts]
+    tokenizer = BpeTokenizer.train(captions, config.text.vocab_size, config.text.max_length)
+    remedy = "give captions in words, or a larger --vocab-size for rare characters"
+    check_captions(tokenizer.unread(captions), "of this run", remedy)
+    return tokenizer
 
 
 def text_tower_options(config: ClipConfig, tokenizer: BpeTokenizer) -> dict[str, Any]:

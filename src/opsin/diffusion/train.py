@@ -41,7 +41,11 @@ class DiffusionTask(Task[TextDiffusion]):
 
     text_features: Tensor
 
-    def __init__(self, model: TextDiffusion, config: DiffusionConfig, splits: DiffusionSplits) -> None:
+    def __init__(self, config: DiffusionConfig, splits: DiffusionSplits) -> None:
+        """With a network initialized from the run's seed."""
+        with seeded(config.seed, "weights"):
+            model = build_model(config.model, config.process, config.image_size, splits.features.shape[1])
+        model.fit_texts(splits.train_features)
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
         self.splits = splits
@@ -134,15 +138,7 @@ def train_diffusion(
     this, what the text encoder raises, and what `Trainer.fit` raises.
     """
     splits = open_splits(config, text_encoder or load_text_encoder(config.text_encoder, config.training.device))
-    return run_training(config, directory, build_task(config, splits), splits, resume=resume, progress=progress)
-
-
-def build_task(config: DiffusionConfig, splits: DiffusionSplits) -> DiffusionTask:
-    """The task of a run, with a model initialized from the run's seed."""
-    with seeded(config.seed, "weights"):
-        model = build_model(config.model, config.process, config.image_size, splits.features.shape[1])
-    model.fit_texts(splits.train_features)
-    return DiffusionTask(model, config, splits)
+    return run_training(config, directory, DiffusionTask(config, splits), splits, resume=resume, progress=progress)
 
 
 def _channels_last(images: Tensor) -> Tensor:

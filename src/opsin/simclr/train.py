@@ -12,7 +12,6 @@ from torch import Tensor
 
 from opsin.checkpoint import load_pretrained
 from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
-from opsin.images.preprocessing import Preprocessing
 from opsin.nn.evaluating import evaluating
 from opsin.pretrained import RunRecord
 from opsin.probing.evaluation import ADVICE
@@ -45,13 +44,14 @@ class SimclrTask(Task[SimclrModel]):
 
     smallest_batch = 2
 
-    def __init__(
-        self, model: SimclrModel, config: SimclrConfig, preprocessing: Preprocessing, splits: SimclrSplits
-    ) -> None:
-        """Weights are chosen by the accuracy of nearest neighbours where the data has labels, else by the loss."""
+    def __init__(self, config: SimclrConfig, splits: SimclrSplits) -> None:
+        """With a network initialized from the run's seed. Weights are chosen by the accuracy of nearest neighbors where
+        the images have labels, else by the loss."""
+        with seeded(config.seed, "weights"):
+            model = build_model(config)
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
-        self.preprocessing = preprocessing
+        self.preprocessing = preprocessing_for(splits.train, config.image_size)
         self.splits = splits
         if splits.bank is not None:
             self.monitor, self.higher_is_better = KNN_ACCURACY, True
@@ -147,7 +147,7 @@ def train_simclr(
     `Trainer.fit` raises.
     """
     splits = open_splits(config)
-    task = build_task(config, splits)
+    task = SimclrTask(config, splits)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
 
 
@@ -157,17 +157,9 @@ def measure_run(config: SimclrConfig, splits: SimclrSplits, model: Path, metrics
     if KNN_ACCURACY not in metrics or splits.val is None:
         return FinalScores()
     labels = np.concatenate([batch["label"].numpy() for batch in batches_of(splits.val, 256)])
-    task = build_task(config, splits).to(resolve_device(config.training.device)).eval()
+    task = SimclrTask(config, splits).to(resolve_device(config.training.device)).eval()
     untrained = task.knn_right()
     load_state_dict(task.model, load_pretrained(model, kind=SimclrEncoder.kind)[1], str(model))
     right = task.knn_right()
     guessing = compare_accuracy(float(right.mean()), labels, ADVICE)
     return FinalScores({}, (*guessing, compare_paired("accuracy", right, UNTRAINED, untrained, ADVICE)))
-
-
-def build_task(config: SimclrConfig, splits: SimclrSplits) -> SimclrTask:
-    """The task of a run, with a model initialized from the run's seed."""
-    preprocessing = preprocessing_for(splits.train, config.image_size)
-    with seeded(config.seed, "weights"):
-        model = build_model(config)
-    return SimclrTask(model, config, preprocessing, splits)

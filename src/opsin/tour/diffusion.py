@@ -17,11 +17,10 @@ from opsin.diffusion.config import DiffusionConfig
 from opsin.diffusion.data import DiffusionSplits, open_splits
 from opsin.diffusion.inference import Generation, TextToImage
 from opsin.diffusion.metrics import prompt_ranks
-from opsin.diffusion.model import TextDiffusion
 from opsin.diffusion.pictures import filmstrip_figure, generations_figure, rows_figure
 from opsin.diffusion.recipes import emoji_small
 from opsin.diffusion.text import load_text_encoder
-from opsin.diffusion.train import DiffusionTask, build_task
+from opsin.diffusion.train import DiffusionTask
 from opsin.encoders.loading import load_image_text
 from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
@@ -41,8 +40,8 @@ EACH, GUIDANCE, STEPS = 5, 2.0, 20
 class _WatchedTask(DiffusionTask):
     """Keeps a drawing of some learned prompts from every validation, always from the same noise, and writes none."""
 
-    def __init__(self, model: TextDiffusion, config: DiffusionConfig, splits: DiffusionSplits) -> None:
-        super().__init__(model, config, splits)
+    def __init__(self, config: DiffusionConfig, splits: DiffusionSplits) -> None:
+        super().__init__(config, splits)
         self.watched = splits.texts[:: max(1, len(splits.texts) // WATCHED)][:WATCHED]
         self.stages: dict[int, list[Image.Image]] = {}
 
@@ -60,9 +59,7 @@ def diffusion_section(directory: Path, minutes: float, progress: Progress | None
     training = dataclasses.replace(training, validations=STAGES, batch_size=FEW)
     config = dataclasses.replace(recipe, train_on="all", max_train=FEW, training=training)
     splits = open_splits(config, load_text_encoder(config.text_encoder))
-    start = build_task(config, splits).model
-    assert isinstance(start, TextDiffusion)
-    task = _WatchedTask(start, config, splits)
+    task = _WatchedTask(config, splits)
     trainer = Trainer(training, directory, progress=progress)
     result = trainer.fit(task, splits.train, to_dict(config))
 
