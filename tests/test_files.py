@@ -68,7 +68,7 @@ def test_what_is_no_regular_file_is_written_to(tmp_path: Path) -> None:
 
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    refused = pytest.raises(CheckpointError, match="could not be written .*what it held before is kept")
+    refused = pytest.raises(CheckpointError, match="could not be written: .*; what it held before is kept")
     with refused, atomic_write(tmp_path / "file") as file:
         file.write(b"new")
         raise OSError(28, "No space left on device")

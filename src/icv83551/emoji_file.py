@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from opsin.errors import DataError
+from opsin.errors import DataError, system_errors_as
 from opsin.sources.pickles import read_pickle
 
 MAX_ENTRY_BYTES = 64 * 2**20
@@ -31,13 +31,11 @@ class CourseEmoji:
 def load_course_emoji(path: Path | str) -> list[CourseEmoji]:
     """Every entry of the file. Raises DataError when it is absent, damaged, holds anything else, or nothing."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with system_errors_as(DataError, f"{path} cannot be read"), zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
             if large := [member.filename for member in members if member.file_size > MAX_ENTRY_BYTES]:
                 raise DataError(f"{path} was refused: {large[0][:100]} unpacks to more than {MAX_ENTRY_BYTES:,} bytes")
             entries = [_entry(_read_array(archive.read(member)), f"{path}, {member.filename}") for member in members]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except DataError:
         raise
     except Exception as error:  # a damaged archive or pickle can end in any way

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 
 import dacite
 
-from opsin.errors import ConfigError, ConfigNotFoundError
+from opsin.errors import ConfigError, system_errors_as
 
 ConfigT = TypeVar("ConfigT")
 LARGEST = 2**31 - 1
@@ -108,11 +108,10 @@ def from_dict(config_class: type[ConfigT], mapping: Mapping[str, Any], where: st
 
 def load_json(path: Path | str) -> dict[str, Any]:
     """Read a JSON object from a file; ConfigError when it is absent or is no JSON object."""
+    with system_errors_as(ConfigError, f"{path} cannot be read"):
+        text = Path(path).read_bytes()
     try:
-        content = parse_json(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        kind = ConfigNotFoundError if isinstance(error, FileNotFoundError) else ConfigError
-        raise kind(f"{path} cannot be read: {error.strerror}") from error
+        content = parse_json(text.decode())
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

@@ -94,11 +94,10 @@ def diagnose() -> Diagnosis:
 
 def _hardware() -> Hardware:
     device = runtime.resolve_device("auto")
-    cores = os.cpu_count() or 1
     return Hardware(
         cpu=runtime.cpu_name(),
-        cores=cores,
-        usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores,
+        cores=os.cpu_count() or 1,
+        usable_cores=runtime.usable_cores(),
         memory=_memory(),
         accelerators=_accelerators(),
         device=str(device),

@@ -4,6 +4,9 @@ They are also the built-in errors that Python code expects: a wrong setting or w
 does not exist a FileNotFoundError, a missing package an ImportError.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class OpsinError(Exception):
     """Base of all deliberate errors; the command line prints its message and exits with `exit_code`."""
@@ -62,3 +65,27 @@ class MissingExtraError(OpsinError, ImportError):
 
 class OfflineError(OpsinError):
     """Something has to be downloaded and there is no network, or its use was forbidden."""
+
+
+OF_MISSING_PATHS: dict[type[OpsinError], type[OpsinError]] = {
+    ConfigError: ConfigNotFoundError,
+    DataError: DataNotFoundError,
+    CheckpointError: CheckpointNotFoundError,
+}
+
+
+@contextmanager
+def system_errors_as(kind: type[OpsinError], what: str, advice: str = "") -> Iterator[None]:
+    """In the block, what the operating system refuses becomes the error `kind` with the sentence `WHAT: REASON ADVICE`.
+
+    For a path that does not exist it is the error of that kind which is also a FileNotFoundError. Errors of opsin
+    stay what they are.
+    """
+    try:
+        yield
+    except OpsinError:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            kind = OF_MISSING_PATHS.get(kind, kind)
+        raise kind(f"{what}: {error.strerror or error}{advice}") from error

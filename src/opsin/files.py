@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from opsin.errors import CheckpointError, OpsinError
+from opsin.errors import CheckpointError, ConfigError, OpsinError, system_errors_as
 
 NOT_REGULAR = "is no regular file"
 
@@ -37,11 +37,11 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
     Raises CheckpointError when the file cannot be written, for example on a full disk; `path` is then untouched.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        with _open_special(path) as file:
+        with system_errors_as(CheckpointError, f"{path} could not be written"), open(path, "wb") as file:
             yield file
         return
     path = Path(os.path.realpath(path))
-    try:
+    with system_errors_as(CheckpointError, f"{path} could not be written", "; what it held before is kept"):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
         with _temporary_file(path) as file:
@@ -52,12 +52,28 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
                 file.close()  # Windows renames no open file; elsewhere the lock has to last until after the rename
             os.replace(file.name, path)
         sync_directory(path.parent)
-    except OpsinError:  # of the block
-        raise
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} could not be written ({error.strerror or error}); what it held before is kept"
-        ) from error
+
+
+@contextmanager
+def locked(path: Path, *, busy: str, kind: type[OpsinError], unusable: str) -> Iterator[None]:
+    """Hold the lock file `path` in the block; its directory is made.
+
+    Raises ConfigError with the sentence `busy` when another process holds it, and `kind` with `unusable` and the reason
+    when it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    with system_errors_as(kind, unusable):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(busy) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_regular(path: Path | str) -> BinaryIO:
@@ -146,17 +162,6 @@ def sync_directory(directory: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-@contextmanager
-def _open_special(path: Path | str) -> Iterator[BinaryIO]:
-    try:
-        with open(path, "wb") as file:
-            yield file
-    except OpsinError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 @contextmanager

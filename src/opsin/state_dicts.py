@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from opsin.counts import agree, number_of
-from opsin.errors import CheckpointError, CheckpointNotFoundError, OpsinError
+from opsin.errors import CheckpointError, OpsinError, system_errors_as
 from opsin.runtime import random_state_kept
 
 if TYPE_CHECKING:
@@ -45,12 +45,8 @@ def read_torch_file(path: Path | str, *, device: str | torch.device = "cpu", cla
     """
     import torch
 
-    try:
+    with system_errors_as(CheckpointError, f"{path} cannot be read"):
         file = open(path, "rb")  # noqa: SIM115, because what goes wrong in reading it has other reasons
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError(f"{path} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     try:
         with file, torch.serialization.safe_globals(list(classes)):
             _refuse_inflated(file, path)
@@ -82,13 +78,9 @@ def read_safetensors(path: Path | str) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with system_errors_as(CheckpointError, f"{path} cannot be read"), safe_open(path, framework="pt") as file:
             written = (file.metadata() or {}).get(DIGEST_KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, since it is no mapping
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError(f"{path} is missing") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} cannot be read: it is truncated or no safetensors file") from error
     if written is not None and written != weights_digest(tensors):

@@ -19,7 +19,7 @@ import emoji
 
 from opsin.config import parse_json
 from opsin.counts import number_of
-from opsin.errors import DataError, DataNotFoundError
+from opsin.errors import DataError, system_errors_as
 from opsin.files import write_json
 
 NULL, START, END, UNKNOWN = SPECIAL_WORDS = ("<NULL>", "<START>", "<END>", "<UNK>")
@@ -102,12 +102,11 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
         """Read a JSON file in the course's layout, with `idx_to_word` and `word_to_idx`. Raises DataError."""
+        with system_errors_as(DataError, f"{path} cannot be read"):
+            text = Path(path).read_bytes()
         try:
-            content = parse_json(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(text.decode())
             listed, mapping = list(content["idx_to_word"]), dict(content["word_to_idx"])
-        except OSError as error:
-            kind = DataNotFoundError if isinstance(error, FileNotFoundError) else DataError
-            raise kind(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path} is no vocabulary: it needs `idx_to_word` and `word_to_idx`") from error
         vocabulary = cls.from_mapping(mapping, where=str(path))

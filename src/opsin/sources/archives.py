@@ -27,7 +27,7 @@ from typing import IO, NamedTuple, cast
 from filelock import FileLock
 
 from opsin.counts import number_of
-from opsin.errors import DataError
+from opsin.errors import DataError, system_errors_as
 from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from opsin.names import name_key, printable
 from opsin.runtime import cache_dir
@@ -70,7 +70,8 @@ def unpack(archive: Path) -> Path:
     key = repr((str(archive), found.st_size, found.st_mtime_ns, found.st_ino))
     place = cache_dir() / "archives" / hashlib.sha256(str(archive).encode("utf-8", "surrogateescape")).hexdigest()[:24]
     done = place / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    try:
+    advice = "; unpack it yourself, and name the directory"
+    with system_errors_as(DataError, f"{archive} cannot be unpacked into {place}", advice):
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock")):  # a second process waits here, and then finds everything done
             if not done.is_dir():
@@ -82,11 +83,6 @@ def unpack(archive: Path) -> Path:
                     part.rename(done)
                 finally:
                     shutil.rmtree(part, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"{archive} cannot be unpacked into {place}: {error.strerror or error}; unpack it yourself, and name the "
-            "directory"
-        ) from error
     return _root(done)
 
 

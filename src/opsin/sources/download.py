@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from opsin.errors import DataError, OfflineError
+from opsin.errors import DataError, OfflineError, system_errors_as
 from opsin.files import atomic_write
 from opsin.progress import Progress, working
 from opsin.runtime import is_offline
@@ -49,15 +49,13 @@ def download(remote: RemoteFile, directory: Path, *, progress: Progress | None =
     if is_offline():
         raise OfflineError(_help(remote, directory, "this run is offline (--offline, OPSIN_OFFLINE or HF_HUB_OFFLINE)"))
     part = target.with_name(target.name + ".part")
-    try:
+    with system_errors_as(DataError, f"{part} cannot be written", "; what has arrived is kept"):
         directory.mkdir(parents=True, exist_ok=True)
         # A second process waits here, and then finds the file.
         with FileLock(target.with_name(target.name + ".lock")):
             if not (target.is_file() and _md5(target) == remote.md5):
                 _fetch_all(remote, part, progress=progress)
                 _put_in_place(remote, part, target)
-    except OSError as error:
-        raise DataError(f"{part} cannot be written ({error.strerror or error}); what has arrived is kept") from error
     return target
 
 

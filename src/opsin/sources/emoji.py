@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from PIL import Image
 from opsin.errors import CheckpointError, DataError
 from opsin.files import atomic_write
 from opsin.images.opening import open_image
-from opsin.runtime import cache_dir
+from opsin.runtime import cache_dir, usable_cores
 from opsin.sources.image_source import ImageSource
 
 SIZE = 64
@@ -112,7 +111,7 @@ def cache_directory() -> Path:
 def build_emoji(directory: Path) -> None:
     """Draw every emoji and write the cache."""
     known = list_emoji()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         drawn = list(pool.map(_draw_both, known))
     rows = [
         (emoji, style, image) for emoji, images in zip(known, drawn, strict=True) for style, image in images.items()

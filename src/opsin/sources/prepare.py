@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from opsin.config import nearest_name
-from opsin.errors import DataError
+from opsin.errors import DataError, system_errors_as
 from opsin.progress import Progress
 from opsin.sources import cifar10, emoji
 from opsin.sources.download import RemoteFile, download, extract
@@ -36,15 +36,13 @@ def _prepare_emoji(progress: Progress | None) -> None:
 
 def _prepare_cifar10(progress: Progress | None) -> None:
     directory = cifar10.cifar10_directory()
-    try:
+    with system_errors_as(DataError, f"{directory} cannot be written"):
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".prepare.lock"):  # a second process waits here, and then finds everything done
             if not _has_cifar10():
                 archive = download(CIFAR10, directory, progress=progress)
                 extract(archive, directory)
                 archive.unlink()
-    except OSError as error:
-        raise DataError(f"{directory} cannot be written ({error.strerror or error})") from error
 
 
 def _has_cifar10() -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import filelock
-
 from opsin.config import Bounds
 from opsin.errors import ConfigError
+from opsin.files import locked
 from opsin.progress import Progress
 from opsin.report import Report, machine
 from opsin.runtime import describe_environment
@@ -62,15 +61,9 @@ def _shown() -> dict[str, System]:
 @contextmanager
 def _owned(directory: Path) -> Iterator[None]:
     """Hold the directory for one tour, and refuse one in which a tour would replace what it has not made."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(directory / ".lock", timeout=0)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ConfigError(f"another tour is writing to {directory}; wait for it, or choose another --out") from error
-    except OSError as error:
-        raise ConfigError(f"{directory} cannot be used for the tour: {error.strerror or error}") from error
-    try:
+    busy = f"another tour is writing to {directory}; wait for it, or choose another --out"
+    unusable = f"{directory} cannot be used for the tour"
+    with locked(directory / ".lock", busy=busy, kind=ConfigError, unusable=unusable):
         mark = directory / MARK
         if not mark.exists():
             if taken := [name for name in _shown() if (directory / name).exists()]:
@@ -80,5 +73,3 @@ def _owned(directory: Path) -> Iterator[None]:
                 )
             mark.touch()
         yield
-    finally:
-        lock.release()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from opsin.errors import CheckpointError, MissingExtraError
+from opsin.errors import CheckpointError, MissingExtraError, system_errors_as
 from opsin.files import atomic_write
 from opsin.runtime import is_offline
 from opsin.training.run_directory import RunDirectory
@@ -47,48 +47,42 @@ class MetricsLog:
         kept = [row for row in read_metrics(self.path) if self._is_before_start(row)]
         with atomic_write(self.path) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
-        try:
+        with self._writing():
             self._tensorboard = SummaryWriter(
                 str(RunDirectory(self.directory).tensorboard), purge_step=self.start_step + 1
             )
             self._file: TextIO = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
-        except OSError as error:
-            raise self._unwritable(error) from error
         self._wandb = _start_wandb(self.wandb_project, self.directory) if self.wandb_project else None
         return self
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record finite metrics after `step` optimiser steps; CheckpointError when the disk does not take them."""
-        try:
+        with self._writing():
             self._file.write(json.dumps({"step": step, **metrics}) + "\n")
             self._file.flush()
             for name, value in metrics.items():
                 self._tensorboard.add_scalar(tensorboard_tag(name), value, step)
-        except OSError as error:
-            raise self._unwritable(error) from error
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            with contextlib.ExitStack() as stack:  # each is closed even where another cannot be
-                if self._wandb is not None:
-                    stack.callback(self._wandb.finish, exit_code=0 if error is None else 1)
-                stack.callback(self._tensorboard.close)
-                stack.callback(self._file.close)
-        except OSError as failure:
-            if error is None:  # else that one says more
-                raise self._unwritable(failure) from failure
+        # An error of the block says more than one of closing.
+        closing = self._writing() if error is None else contextlib.suppress(OSError)
+        with closing, contextlib.ExitStack() as stack:  # each is closed even where another cannot be
+            if self._wandb is not None:
+                stack.callback(self._wandb.finish, exit_code=0 if error is None else 1)
+            stack.callback(self._tensorboard.close)
+            stack.callback(self._file.close)
 
     def _is_before_start(self, row: Mapping[str, Any]) -> bool:
         if row["step"] == self.start_step and not self.start_is_validated:
             return "train_loss" in row  # else it is the validation's, which is to come again
         return bool(row["step"] <= self.start_step)
 
-    def _unwritable(self, error: OSError) -> CheckpointError:
-        return CheckpointError(f"the metrics in {self.directory} cannot be written ({error.strerror or error})")
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return system_errors_as(CheckpointError, f"the metrics in {self.directory} cannot be written")
 
 
 def tensorboard_tag(name: str) -> str:
@@ -114,12 +108,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A last line cut short by a crash is left out. So are other lines that are no metrics of a step, with a warning.
     Raises CheckpointError when the file cannot be read.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    with system_errors_as(CheckpointError, f"{path} cannot be read"):
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
     rows = [_row(line) for line in lines]
     if damaged := [number for number, row in enumerate(rows[:-1], start=1) if row is None]:
         logger.warning(

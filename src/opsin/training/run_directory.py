@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from opsin import config as config_files
 from opsin.errors import CheckpointError, CheckpointNotFoundError, ConfigError
-from opsin.files import remove_leftovers, write_json
+from opsin.files import locked, remove_leftovers, write_json
 from opsin.runtime import describe_environment
 
 
@@ -52,25 +50,15 @@ class RunDirectory:
         """
         if resume:
             self.read_config()  # before anything is created
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock", timeout=0)
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise ConfigError(
-                f"another process is training into {self.path}; wait for it, or choose another --out"
-            ) from error
-        except OSError as error:
-            raise ConfigError(f"{self.path} cannot be used as the run directory: {error.strerror or error}") from error
-        try:
+        busy = f"another process is training into {self.path}; wait for it, or choose another --out"
+        unusable = f"{self.path} cannot be used as the run directory"
+        with locked(self.path / ".lock", busy=busy, kind=ConfigError, unusable=unusable):
             if not resume and (self.config.exists() or self.last.exists()):
                 raise ConfigError(
                     f"{self.path} already holds a run; add --resume to continue it, or choose another --out"
                 )
             self._remove_leftovers()
             yield
-        finally:
-            lock.release()
 
     def record(self, config: Mapping[str, Any]) -> None:
         """Write config and environment of a run that begins or goes on."""
