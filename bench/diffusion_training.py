@@ -44,8 +44,7 @@ from opsin.diffusion.train import DiffusionTask
 from opsin.profile import profile_model
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.training.config import TrainingConfig
-from opsin.training.ema import ExponentialMovingAverage
-from opsin.training.optim import build_optimizer
+from opsin.training.optim import ExponentialMovingAverage, build_optimizer
 from opsin.training.processes import make_fabric
 
 BATCH_SIZE = 64

@@ -170,7 +170,7 @@ def test_a_full_disk_loses_nothing(limit: int, tmp_path: Path) -> None:
     assert process.exitcode == 0
     assert len(messages) == 3
     for message in messages:
-        assert "could not be written (File too large" in message and "\n" not in message and ".tmp" not in message
+        assert "could not be written: File too large" in message and "\n" not in message and ".tmp" not in message
     assert load_training_state(tmp_path / "state.pt") == {"x": 1}
     assert load_pretrained(tmp_path / "model", kind="toy")[0] == {"value": 1.0}
     assert (tmp_path / "x.json").read_text() == "{}\n"

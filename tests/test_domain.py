@@ -27,7 +27,7 @@ from opsin.errors import CheckpointError, DataError
 from opsin.images.preprocessing import Preprocessing
 from opsin.sources.opening import open_source
 from opsin.training.config import TrainingConfig
-from opsin.training.image_domain import domain_of, record_domain
+from opsin.training.state import domain_of, record_domain
 from opsin.training.trainer import Trainer
 from tests.training.toy import ToyData, ToyTask
 

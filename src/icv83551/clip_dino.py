@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import icv83551.clip
-from opsin.clip.similarity import cosine_similarity
+from opsin.clip.retrieval import cosine_similarity
 from opsin.images.opening import open_image
 
 __all__ = ["CLIPImageRetriever", "clip_zero_shot_classifier", "get_similarity_no_loop"]

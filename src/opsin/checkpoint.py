@@ -111,7 +111,7 @@ def save_pretrained(
             _swap_directory(staging, target)
     except (OSError, CheckpointError) as error:  # the latter names a file in the temporary directory
         reason = next((link.strerror for link in chain_of(error) if isinstance(link, OSError)), None)
-        raise CheckpointError(f"{directory} could not be written ({reason or error})") from error
+        raise CheckpointError(f"{directory} could not be written: {reason or error}") from error
     return directory
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from opsin.nn.evaluating import evaluating
+from opsin.runtime import evaluating
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 

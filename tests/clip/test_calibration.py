@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from opsin.clip.calibration import (
+from opsin.clip.zero_shot import (
     LARGEST_SCALE,
     cross_fitted_probabilities,
     fit_logit_scale,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from opsin.clip.similarity import cosine_similarity
+from opsin.clip.retrieval import cosine_similarity
 
 
 def test_every_pair_by_its_definition() -> None:

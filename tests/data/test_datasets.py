@@ -19,8 +19,7 @@ from opsin.errors import DataError
 from opsin.images.preprocessing import Preprocessing
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
-from opsin.training.loader import load_batches
-from opsin.training.sampler import StepSampler
+from opsin.training.loader import StepSampler, load_batches
 from tests.conftest import MakeImage
 
 SIZE = 4

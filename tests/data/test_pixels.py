@@ -10,7 +10,7 @@ from PIL import Image
 
 from opsin.data.pixels import each_image, fit_image, load_pixels, pixel_batches
 from opsin.errors import DataError
-from opsin.images.threads import map_rows
+from opsin.images.decoding import map_rows
 from opsin.sources.opening import open_source
 from tests.conftest import MakeImage
 

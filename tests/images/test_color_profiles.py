@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from opsin.images.color_profiles import to_srgb
 from opsin.images.opening import open_image
+from opsin.images.rendering import to_srgb
 
 D50 = (0.9642, 1.0, 0.8249)
 SRGB_TO_XYZ = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])

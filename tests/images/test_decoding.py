@@ -18,10 +18,9 @@ from PIL import Image
 from opsin.cli.main import main
 from opsin.data.pixels import fit_image
 from opsin.errors import DataError
-from opsin.images.decoding import MAX_SCANS
+from opsin.images.decoding import MAX_SCANS, MemoryBudget
 from opsin.images.opening import ImageReader, examine_image, open_image, pixel_digest
 from opsin.images.rendering import reduction
-from opsin.images.threads import MemoryBudget
 from tests.images.orientation import save_turned
 
 GROWTH = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from opsin.nn.evaluating import evaluating
+from opsin.runtime import evaluating
 
 
 def test_each_part_gets_its_own_mode_back_also_after_an_error() -> None:

@@ -15,9 +15,9 @@ import pytest
 from opsin.cli import main as cli
 from opsin.errors import DataError
 from opsin.sources import prepare
-from opsin.sources.download import RemoteFile
 from opsin.sources.emoji import cache_directory
 from opsin.sources.opening import open_source
+from opsin.sources.prepare import RemoteFile
 from tests.conftest import MakeImage
 
 from .file_server import serve

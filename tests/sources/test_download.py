@@ -14,7 +14,7 @@ import pytest
 
 from opsin import progress
 from opsin.errors import DataError, OfflineError
-from opsin.sources.download import RemoteFile, download, extract
+from opsin.sources.prepare import RemoteFile, download, extract
 
 from .file_server import FileServer, serve
 

@@ -9,7 +9,7 @@ import pytest
 
 from opsin.errors import DataError
 from opsin.images.opening import ImageReader
-from opsin.sources.inputs import list_inputs
+from opsin.sources.opening import list_inputs
 from tests.conftest import MakeImage, MakeParquet, encoded, image_cell
 
 

@@ -10,8 +10,7 @@ from torch import nn
 
 from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
-from opsin.training.ema import ExponentialMovingAverage
-from opsin.training.optim import build_optimizer, learning_rate_factor
+from opsin.training.optim import ExponentialMovingAverage, build_optimizer, learning_rate_factor
 
 CONFIG = TrainingConfig(max_steps=1, weight_decay=0.1, learning_rate=0.2, beta2=0.95)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from opsin.errors import CheckpointError
+from opsin.training.failures import StopSignals
 from opsin.training.loggers import MetricsLog, read_metrics, wandb_id
-from opsin.training.signals import StopSignals
 
 
 def test_a_resumed_log_has_every_step_once(tmp_path: Path) -> None:

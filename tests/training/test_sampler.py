@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsin.errors import ConfigError
-from opsin.training.sampler import StepSampler
+from opsin.training.loader import StepSampler
 
 COUNTS = st.integers(1, 40)
 PARTS = st.integers(1, 3)

@@ -22,7 +22,7 @@ from torch import Tensor
 from opsin.captioning.model import CaptioningTransformer
 from opsin.config import Bounds, Config
 from opsin.errors import ConfigError
-from opsin.nn.evaluating import evaluating
+from opsin.runtime import evaluating
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from opsin.captioning.config import DecoderConfig, EncoderConfig
 from opsin.captioning.vocabulary import Vocabulary
 from opsin.nn.embeddings import PositionalEncoding
-from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import (
     DecoderCache,
     TransformerDecoder,
@@ -31,6 +30,7 @@ from opsin.nn.transformer import (
     initialize_transformer_weights,
 )
 from opsin.nn.vision_transformer import VisionTransformer
+from opsin.runtime import evaluating
 
 
 class CaptioningTransformer(nn.Module):

@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from opsin.captioning.inference import Captioner
     from opsin.errors import DataError
     from opsin.images.opening import ImageReader, StoredImage
-    from opsin.sources.inputs import list_inputs
+    from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)

@@ -56,7 +56,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.errors import DataError
     from opsin.images.opening import ImageReader
     from opsin.progress import tracked
-    from opsin.sources.inputs import list_inputs
+    from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)

@@ -203,8 +203,7 @@ def evaluate_clip(options: ImageTextOptions) -> Evaluated:
 def evaluate_labels(options: ZeroShotOptions) -> Evaluated:
     """Evaluate a model of images and texts by the names of classes."""
     from opsin.cli.zero_shot import refuse_templates
-    from opsin.clip.calibration import is_fitted
-    from opsin.clip.zero_shot import DEFAULT_TEMPLATES
+    from opsin.clip.zero_shot import DEFAULT_TEMPLATES, is_fitted
     from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
     from opsin.encoders.loading import load_image_text
 

@@ -30,7 +30,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.errors import DataError
     from opsin.images.opening import ImageReader
     from opsin.progress import tracked
-    from opsin.sources.inputs import list_inputs
+    from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     model = options.model or DEFAULT_MODEL

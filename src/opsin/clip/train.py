@@ -23,10 +23,9 @@ from opsin.data.datasets import Splits, preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import check_captions
 from opsin.errors import DataError
-from opsin.nn.evaluating import evaluating
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
-from opsin.runtime import seeded
+from opsin.runtime import evaluating, seeded
 from opsin.training.run import TrainReport, run_training
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task

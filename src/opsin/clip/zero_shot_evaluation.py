@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from opsin.clip.calibration import cross_fitted_probabilities, fit_logit_scale
-from opsin.clip.similarity import cosine_similarity
-from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
+from opsin.clip.retrieval import cosine_similarity
+from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier, cross_fitted_probabilities, fit_logit_scale
 from opsin.counts import number_of
 from opsin.encoders.base import ImageTextEncoder
 from opsin.encoders.features import source_vectors

@@ -16,7 +16,7 @@ from PIL import Image
 
 from opsin.data.splits import EvaluationImages, SplitSource
 from opsin.errors import DataError
-from opsin.images.threads import map_rows
+from opsin.images.decoding import map_rows
 from opsin.names import printable
 from opsin.runtime import is_first_process
 from opsin.sources.image_source import ImageSource

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from opsin.diffusion.schedules import make_betas
 from opsin.errors import ConfigError
-from opsin.nn.evaluating import evaluating
+from opsin.runtime import evaluating
 
 Objective = Literal["pred_noise", "pred_x_start", "pred_v"]
 

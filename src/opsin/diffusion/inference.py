@@ -15,9 +15,8 @@ from torch import Tensor
 
 from opsin.data.pixels import fit_image
 from opsin.data.unread import warn_of_unread
-from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, slerp
+from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, read_mask, slerp
 from opsin.diffusion.drawings import Generation, Sampling, images_of
-from opsin.diffusion.masks import read_mask
 from opsin.diffusion.model import DiffusionContent, TextDiffusion, build_model
 from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import is_blank, load_text_encoder, text_features

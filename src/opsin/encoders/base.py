@@ -22,9 +22,9 @@ from torch import Tensor
 from opsin.data.pixels import each_image
 from opsin.data.unread import Unread
 from opsin.errors import ConfigError
+from opsin.images.decoding import DECODING_THREADS
 from opsin.images.opening import ImageLike, open_image
 from opsin.images.preprocessing import Preprocessing
-from opsin.images.threads import DECODING_THREADS
 from opsin.progress import Progress, tracked
 from opsin.runtime import autocast, refuse_damaged
 from opsin.state_dicts import digest_in_order

@@ -35,8 +35,8 @@ from opsin.encoders.fingerprint import fingerprint
 from opsin.encoders.own import EncoderModel
 from opsin.errors import CheckpointError, DataError, OpsinError
 from opsin.files import atomic_write
+from opsin.images.decoding import map_rows
 from opsin.images.opening import ImageLike, pixel_digest
-from opsin.images.threads import map_rows
 from opsin.progress import Progress, working
 from opsin.runtime import cache_dir, resolve_precision
 from opsin.sources.image_source import ImageSource, map_readable

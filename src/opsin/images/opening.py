@@ -14,9 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from opsin.errors import DataError, DataNotFoundError
 from opsin.files import NotRegularFile, open_regular
-from opsin.images.decoding import MAX_PIXELS, MEMORY, decoding, opening_bytes
+from opsin.images.decoding import MAX_PIXELS, MEMORY, decoding, map_rows, opening_bytes
 from opsin.images.rendering import Rendering
-from opsin.images.threads import map_rows
 from opsin.names import printable
 
 

@@ -21,8 +21,8 @@ from opsin.nn.embeddings import (
     PositionalEncoding,
     interpolate_positions,
 )
-from opsin.nn.evaluating import evaluating
 from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
+from opsin.runtime import evaluating
 
 Norm = Literal["post", "pre"]
 Pool = Literal["mean", "class_token"]

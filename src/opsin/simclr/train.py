@@ -12,12 +12,11 @@ from torch import Tensor
 
 from opsin.checkpoint import load_pretrained
 from opsin.data.datasets import ImageDataset, batches_of, preprocessing_for
-from opsin.nn.evaluating import evaluating
 from opsin.pretrained import RunRecord
 from opsin.probing.evaluation import ADVICE
 from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.progress import Progress
-from opsin.runtime import autocast, make_generator, resolve_device, seeded
+from opsin.runtime import autocast, evaluating, make_generator, resolve_device, seeded
 from opsin.simclr.config import SimclrConfig
 from opsin.simclr.data import SimclrSplits, open_splits
 from opsin.simclr.inference import SimclrContent, SimclrEncoder

@@ -13,9 +13,9 @@ from PIL import Image
 
 from opsin.counts import none_of, number_of
 from opsin.errors import DataError
+from opsin.images.decoding import map_rows
 from opsin.images.opening import ImageFacts, ImageLike, Skipped, examine_image, open_image
-from opsin.images.threads import map_rows
-from opsin.names import printable
+from opsin.names import one_spelling, printable
 from opsin.progress import Progress, tracked
 
 SPLITS = ("train", "val", "test")
@@ -191,3 +191,27 @@ def map_readable(
         raise NothingReadable(f"{none_of(len(source), 'image')} of {source.name!r} can be read{reason}", skipped)
     usable = replace(source.select(is_good), skipped=[*source.skipped, *skipped])
     return usable, [outcome for outcome in outcomes if not isinstance(outcome, DataError)]
+
+
+def number_labels(labels: Sequence[Sequence[str]]) -> tuple[list[tuple[int, ...]], tuple[str, ...]]:
+    """The classes of each image, ascending, and the names of all classes, sorted, numbers by their value.
+
+    Labels that people read as equal (`name_key`) are one class, by the spelling that occurs most often.
+    """
+    spelling = one_spelling(printable(label) for of_image in labels for label in of_image)
+    names = sorted(set(spelling.values()))
+    if all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    numbers = {name: number for number, name in enumerate(names)}
+    sets = [tuple(sorted({numbers[spelling[printable(label)]] for label in of_image})) for of_image in labels]
+    return sets, tuple(names)
+
+
+def label_fields(sets: Sequence[tuple[int, ...]], class_names: Sequence[str]) -> dict[str, Any]:
+    """The fields of an ImageSource: `labels`, or `label_sets` where an image has several; none without any label."""
+    if not any(sets):
+        return {}
+    if any(len(classes) > 1 for classes in sets):
+        return {"label_sets": list(sets), "class_names": tuple(class_names)}
+    labels = np.array([classes[0] if classes else UNLABELLED for classes in sets], dtype=np.int64)
+    return {"labels": labels, "class_names": tuple(class_names)}

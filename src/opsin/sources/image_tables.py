@@ -14,8 +14,7 @@ from opsin.errors import DataError
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped
 from opsin.names import name_key, printable
 from opsin.sources.image_names import ImagesByName
-from opsin.sources.image_source import SPLITS, Files, ImageSource
-from opsin.sources.labels import label_fields, number_labels
+from opsin.sources.image_source import SPLITS, Files, ImageSource, label_fields, number_labels
 from opsin.sources.listing import find_images, in_one_line
 from opsin.sources.sidecars import read_sidecars
 from opsin.sources.tables import Row, Table, find_tables, holds_labels_by_name, read_table

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,11 +21,13 @@ from opsin.config import nearest_name
 from opsin.counts import agree, number_of
 from opsin.errors import DataError, DataNotFoundError, OpsinError
 from opsin.files import NOT_REGULAR
-from opsin.images.opening import Skipped
+from opsin.images.opening import Skipped, StoredImage
 from opsin.names import printable
 from opsin.sources.archives import is_archive, unpack
 from opsin.sources.exclusion import Exclusion
 from opsin.sources.image_source import UNLABELLED, ImageSource
+from opsin.sources.listing import list_images
+from opsin.sources.parquet_files import find_parquet
 from opsin.sources.sidecars import TEXT_SUFFIXES
 from opsin.sources.tables import TABLE_SUFFIXES
 
@@ -240,3 +244,29 @@ def _no_such_source(text: str, path: Path) -> str:
 
 def _may_be_source(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in (".parquet", *TABLE_SUFFIXES) or is_archive(path)
+
+
+def list_inputs(refs: Iterable[str | Path], exclude: Sequence[str] = ()) -> list[Path | StoredImage]:
+    """Image files, all images in directories, and all images of other sources, in this order.
+
+    `exclude` are patterns; see `opsin.sources.exclusion`. Raises what `list_images` and `open_source` raise.
+    """
+    found: list[Path | StoredImage] = []
+    for are_sources, group in groupby(map(str, refs), _is_source):
+        if not are_sources:
+            found += list_images(group, exclude)
+            continue
+        for ref in group:
+            source = open_source(ref, labels=False, exclude=exclude)
+            found += [StoredImage(f"{ref}/{id}", partial(source.load, row)) for row, id in enumerate(source.ids)]
+    return found
+
+
+def _is_source(ref: str) -> bool:
+    """Whether this is no image file and no directory of image files."""
+    path = Path(ref)
+    if path.is_dir():
+        return bool(find_parquet(path))
+    if path.exists():
+        return path.suffix.lower() in (".parquet", *TABLE_SUFFIXES) or is_archive(path)
+    return ref in ("emoji", "cifar10") or ref.startswith(("cifar10:", "coco:"))

@@ -23,8 +23,7 @@ import pyarrow.parquet as pq
 from opsin.counts import agree, number_of
 from opsin.errors import DataError
 from opsin.names import printable
-from opsin.sources.image_source import UNLABELLED, ImageSource, without_split
-from opsin.sources.labels import label_fields, number_labels
+from opsin.sources.image_source import UNLABELLED, ImageSource, label_fields, number_labels, without_split
 from opsin.sources.parquet_files import EncodedImages, damaged, open_parquet, refuse_bomb
 from opsin.sources.tables import caption_columns, clean_texts
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from opsin.clip.data import caption_groups
 from opsin.clip.pictures import similarity_figure, zero_shot_figure
-from opsin.clip.retrieval import RetrievalPair, measure_retrieval
-from opsin.clip.similarity import cosine_similarity
+from opsin.clip.retrieval import RetrievalPair, cosine_similarity, measure_retrieval
 from opsin.clip.zero_shot import ZeroShotClassifier
 from opsin.data.captioned import open_captioned
 from opsin.encoders.base import ImageTextEncoder

@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric.plugins import Precision
 from torch.optim import Optimizer
 
-from opsin.checkpoint import load_training_state, save_training_state
+from opsin.checkpoint import load_training_state, save_training_state, write_domain
 from opsin.config import from_dict
-from opsin.errors import CheckpointError
+from opsin.domain import MOST_IMAGES, ImageDomain
+from opsin.errors import CheckpointError, DataError
 from opsin.files import write_json
 from opsin.state_dicts import load_state_dict, refuse_non_finite
-from opsin.training.ema import ExponentialMovingAverage
 from opsin.training.loggers import read_metrics
+from opsin.training.optim import ExponentialMovingAverage
 from opsin.training.run_directory import RunDirectory
 from opsin.training.selection import Criterion, describe_choice, without_errors
-from opsin.training.task import Task
+from opsin.training.task import BatchDataset, Task
 
 
 @dataclass
@@ -178,3 +181,31 @@ def _refuse_other_foundations(now: Mapping[str, str], before: Mapping[str, str],
                 f"the {name} is not the one that the run in {where} began with: its fingerprint is {now[name][:12]} "
                 f"and was {before[name][:12]}. Put the earlier one back, or begin another run with this one"
             )
+
+
+AT_ONCE = 100
+
+
+def record_domain(directory: Path, dataset: BatchDataset) -> None:
+    """Write domain.json of evenly spread training images into a model directory.
+
+    Nothing is written where batches have no "image" (features have none) and where there are too few to tell.
+    """
+    domain = domain_of(dataset)
+    if domain is not None:
+        write_domain(directory, asdict(domain))
+
+
+def domain_of(dataset: BatchDataset) -> ImageDomain | None:
+    """The domain of at most `MOST_IMAGES` images of a dataset, evenly spread; None where it cannot be told."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), MOST_IMAGES)).round().astype(int))
+    pixels = []
+    for start in range(0, len(rows), AT_ONCE):
+        try:
+            batch = dataset.__getitems__(rows[start : start + AT_ONCE].tolist())
+        except DataError:  # none of these can be read
+            continue
+        if "image" not in batch:
+            return None
+        pixels.append(batch["image"].cpu())
+    return ImageDomain.of(torch.cat(pixels)) if pixels else None

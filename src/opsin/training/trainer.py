@@ -24,20 +24,16 @@ from opsin.errors import DataError, TrainingError, TrainingInterrupted
 from opsin.progress import Progress, format_duration
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
-from opsin.training.ema import ExponentialMovingAverage
-from opsin.training.failures import explained
+from opsin.training.failures import StopSignals, explained
 from opsin.training.gather import aside
-from opsin.training.image_domain import record_domain
-from opsin.training.loader import load_batches
+from opsin.training.loader import StepSampler, load_batches
 from opsin.training.loggers import MetricsLog
-from opsin.training.optim import build_optimizer, learning_rate_factor
+from opsin.training.optim import ExponentialMovingAverage, build_optimizer, learning_rate_factor
 from opsin.training.processes import Processes
 from opsin.training.run_directory import RunDirectory
-from opsin.training.sampler import StepSampler
 from opsin.training.schedule import Clock, Schedule, Speed
 from opsin.training.selection import describe_metrics
-from opsin.training.signals import StopSignals
-from opsin.training.state import TrainingState
+from opsin.training.state import TrainingState, record_domain
 from opsin.training.task import BatchDataset, StepOutput, Task
 
 logger = logging.getLogger(__name__)
