@@ -171,7 +171,7 @@ def test_wrong_usage_exits_with_2(command: Command, run: Path, folder: Path) -> 
     assert_one_clear_line(command("evaluate", run, "--worst", 0), "--worst must be at least 1", code=2)
     assert_one_clear_line(command(*caption, "--max-length", 40), "knows 12 positions only")
     assert_one_clear_line(command(*caption, "--min-length", 12), "min_length (12)", "below max_length (12)")
-    assert_one_clear_line(command(*caption, "--top-p", 2), "top_p must be above 0")
+    assert_one_clear_line(command(*caption, "--top-p", 2), "--top-p must be above 0", code=2)
     assert_one_clear_line(
         command("caption", folder / "broken.png", "--model", run), "not even the only file is a readable"
     )

@@ -131,7 +131,7 @@ def test_enlarged_images_have_the_same_pixels(command: Command, run: Path, tmp_p
     assert command(*ask, tmp_path / "large.png", "--scale", 3).returncode == 0
     with Image.open(tmp_path / "small-1.png") as small, Image.open(tmp_path / "large-1.png") as large:
         assert (np.kron(np.asarray(small), np.ones((3, 3, 1), np.uint8)) == np.asarray(large)).all()
-    assert_one_clear_line(command(*ask, tmp_path / "x.png", "--scale", 0), "--scale must be from 1 to 64", code=2)
+    assert_one_clear_line(command(*ask, tmp_path / "x.png", "--scale", 0), "--scale must be at least 1 and at most 64", code=2)
 
 
 def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Pa
         assert command(*start, *options).returncode == 0
     assert command("generate", "red", "blue", *start[2:], "--interpolate").returncode == 0
     assert_one_clear_line(command(*start, "--image", folder / "broken.png"), "is not an image")
-    assert_one_clear_line(command(*start, *image, "--strength", 2), "strength must be")
+    assert_one_clear_line(command(*start, *image, "--strength", 2), "--strength must be", code=2)
 
 
 def test_drawings_never_replace_what_they_begin_at(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_wrong_usage(command: Command, run: Path, tmp_path: Path) -> None:
     assert_one_clear_line(command("generate", "red", *end, "-n", 0), "--num-images must be", code=2)
     assert_one_clear_line(command("generate", "red", *end, "--interpolate"), "takes two prompts", code=2)
     assert_one_clear_line(command("generate", "red", *end, "--mask", "m.png"), "give --image", code=2)
-    assert_one_clear_line(command("generate", "red", *end, "--steps", 0), "steps must be at least 1 and at most 50")
+    assert_one_clear_line(command("generate", "red", *end, "--steps", 0), "--steps must be at least 1", code=2)
     assert_one_clear_line(command("generate", "red", *end, "--steps", 51), "steps must be at least 1 and at most 50")
     assert_one_clear_line(command("generate", "red", *end, "--strength", 0.5), "give --image", code=2)
     jpeg = command("generate", "red", "--model", run, "--out", tmp_path / "x.jpg")
