@@ -26,13 +26,11 @@ from harness.timing import parse_arguments, print_machine, print_table, print_ti
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.search.exact import ExactIndex
 from opsin.search.lance import LanceIndex
-from opsin.search.shards import read_vectors, write_shard
 
 WIDTH, HITS, DIRECTIONS, QUERIES = 512, 10, 1000, 100
-SHARD_ROWS = 65536
+PART_ROWS = 65536
 SIZES = (10_000, 100_000, 1_000_000)
 QUICK_SIZES = (2_000, 6_000)
-NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def unit_vectors(count: int, directions: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -42,14 +40,12 @@ def unit_vectors(count: int, directions: np.ndarray, generator: np.random.Genera
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def write_shards(directory: Path, size: int, directions: np.ndarray, generator: np.random.Generator) -> dict[int, int]:
-    """Rows of each shard; only the vectors matter here, so that the tables of images are left empty."""
-    rows = {}
-    for number, start in enumerate(range(0, size, SHARD_ROWS)):
-        rows[number] = min(SHARD_ROWS, size - start)
-        vectors = unit_vectors(rows[number], directions, generator).astype(np.float16)
-        write_shard(directory, number, vectors, [])
-    return rows
+def write_vectors(path: Path, size: int, directions: np.ndarray, generator: np.random.Generator) -> None:
+    """As an index keeps them: float16 (size, WIDTH) without a header."""
+    with open(path, "wb") as file:
+        for start in range(0, size, PART_ROWS):
+            part = unit_vectors(min(PART_ROWS, size - start), directions, generator)
+            file.write(part.astype(np.float16).data)
 
 
 def grown_megabytes(before: int) -> float:
@@ -59,19 +55,19 @@ def grown_megabytes(before: int) -> float:
 def measure(size: int, directory: Path, seconds: float, quick: bool) -> list[str]:
     generator = np.random.default_rng(0)
     directions = generator.standard_normal((DIRECTIONS, WIDTH), dtype=np.float32)
-    rows = write_shards(directory, size, directions, generator)
+    write_vectors(directory / "vectors.f16", size, directions, generator)
     queries = unit_vectors(QUERIES, directions, generator)
 
     before = psutil.Process().memory_info().rss
-    shards = [read_vectors(directory, number, WIDTH) for number in rows]
-    exact = ExactIndex(shards)
+    vectors = np.memmap(directory / "vectors.f16", np.float16, "c", shape=(size, WIDTH))
+    exact = ExactIndex(vectors)
     exact.search(queries[0], HITS)
     opsin_memory = grown_megabytes(before)
 
     before = psutil.Process().memory_info().rss
     flat = faiss.IndexFlatIP(WIDTH)
-    for shard in shards:
-        flat.add(shard.astype(np.float32))
+    for start in range(0, size, PART_ROWS):
+        flat.add(vectors[start : start + PART_ROWS].astype(np.float32))
     flat.search(queries[:1], HITS)
     faiss_memory = grown_megabytes(before)
 
@@ -91,7 +87,7 @@ def measure(size: int, directory: Path, seconds: float, quick: bool) -> list[str
 
     # After the others, because building it takes a minute or so for a million vectors.
     started = time.perf_counter()
-    lance = LanceIndex.synchronised(directory / "lancedb", rows, shards, NO_ROWS, exact)
+    lance = LanceIndex.synchronized(directory / "lancedb", 0, exact)
     built = time.perf_counter() - started
     pairs = zip(queries, expected, strict=True)
     recall = np.mean([np.isin(best, lance.search(query, HITS)[0]).mean() for query, (best, _) in pairs])

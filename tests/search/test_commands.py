@@ -76,6 +76,8 @@ def test_index_and_update(photos: Path, tmp_path: Path, model: str, capsys: Capt
     assert {"added 16", "in the index 16"} <= set(lines(output.out))
     assert "left out  empty.jpg is empty (zero bytes)" in output.out and "broken.png" in output.out
     assert f"next: opsin search {out}" in output.err
+    assert main(["index", str(photos), "--out", str(out)]) == 0
+    assert f'next: opsin search {out} "what to look for"' in capsys.readouterr().err  # though nothing was encoded
     paint(photos / "new.png", (9, 9, 9))
     (photos / "red" / "0.png").rename(photos / "moved.png")
     (photos / "grey" / "0.png").unlink()
@@ -322,7 +324,7 @@ def test_an_index_that_cannot_be_used(index: Path, tmp_path: Path, model: str, c
     assert "format version 99" in complaint(tmp_path / "newer")
     other = save_directory(tmp_path / "model", tiny_clip(seed=1))
     with closing(sqlite3.connect(index / "index.sqlite3")) as connection:
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", (str(other),))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'encoder'", (json.dumps(str(other)),))
         connection.commit()
     assert "has other weights now" in complaint(index)
     shutil.rmtree(other)
@@ -353,6 +355,20 @@ def test_embed_as_a_whole_and_in_shares(as_written: Path, photos: Path, model: s
     again = run_json(capsys, *command)
     assert (again["written"], again["kept"], again["images"], again["complete"]) == (0, 4, 16, True)
     assert np.load(out / "000000.npy").dtype == np.float16
+
+
+def test_an_index_of_embeddings(as_written: Path, photos: Path, tmp_path: Path, model: str, capsys: Capture) -> None:
+    out = tmp_path / "index"
+    report = run_json(capsys, "index", "--from", as_written, "--out", out)
+    assert (report["images"], len(report["added"]), report["encoded"], report["model"]) == (16, 16, 0, model)
+    found = run_json(capsys, "search", out, "red picture", "-k", "4")
+    assert {Path(hit["id"]).parent.name for hit in found["hits"]} == {"red"}
+    assert run_json(capsys, "index", photos, "--out", out)["unchanged"] == 16
+    assert main(["index", "--out", str(tmp_path / "none")]) == 2
+    assert "SRC must be given, or --from" in capsys.readouterr().err
+    options = ["--from", str(as_written), "--model", "emoji-clip"]
+    assert main(["index", str(photos), "--out", str(tmp_path / "other"), *options]) == 1
+    assert "which is not the same encoder or has other weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -411,5 +427,8 @@ def test_an_index_keeps_what_it_excludes(photos: Path, tmp_path: Path, model: st
     assert (again["images"], again["added"], again["deleted"]) == (first["images"], [], [])
     other = run_json(capsys, "index", photos, "--out", out, "--exclude", "0.png")
     assert (len(other["added"]), other["deleted"]) == (3, [])
+    everything = run_json(capsys, "index", photos, "--out", out, "--exclude", "")
+    assert everything["images"] == 4 * len(COLOURS)
+    assert run_json(capsys, "index", photos, "--out", out)["images"] == 4 * len(COLOURS)
     shards = run_json(capsys, "embed", photos, "--out", tmp_path / "shards", "--model", model, "--exclude", "red")
     assert shards["images"] == 4 * (len(COLOURS) - 1)

@@ -16,7 +16,8 @@ import pytest
 
 import opsin
 from opsin.errors import CheckpointError, OpsinError
-from opsin.search.database import DATABASE, DROP_TABLES
+from opsin.search import store
+from opsin.search.database import DATABASE
 from opsin.search.index import ImageIndex
 from tests.search.colours import ColourEncoder, assert_finds_what_is_there, paint, paint_many
 from tests.search.test_interruptions import run_update
@@ -46,85 +47,99 @@ def execute(index: Path, *statements: str) -> None:
 
 
 @pytest.fixture
-def two_shards(index: ImageIndex, photos: Path) -> ImageIndex:
-    """31 images in one shard, and 5 in another; one row of the first has no image."""
+def blocks(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> ImageIndex:
+    """36 rows in blocks of 8, the last one of 4; one row of the first has no image."""
+    monkeypatch.setattr(store, "BLOCK_ROWS", 8)
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    index.update(photos)
     (photos / "000.png").unlink()
     paint_many(photos / "more", 5, seed=1)
     index.update()
     return ImageIndex.open(index.path, ColourEncoder())
 
 
+def file_of(index: ImageIndex) -> Path:
+    (file,) = index.path.glob("vectors-*")
+    return file
+
+
 # ------------------------------------------------------------------------------------------------ vectors
 
 
-@pytest.mark.parametrize("harm", [halve, zero_half, remove])
+@pytest.mark.parametrize(("harm", "lost"), [(halve, 3), (zero_half, 3), (remove, 5)])
 def test_damaged_vectors_are_noticed_and_made_again(
-    two_shards: ImageIndex, photos: Path, harm: Callable[[Path], None]
+    blocks: ImageIndex, photos: Path, harm: Callable[[Path], None], lost: int
 ) -> None:
-    before = list(two_shards.search("red", k=100))
-    harm(two_shards.path / "000001.npy")
-    for index in (two_shards, ImageIndex.open(two_shards.path, ColourEncoder())):
-        with pytest.raises(CheckpointError, match=f"shard 1 are lost or altered; {MENDS}"):
+    before = list(blocks.search("red", k=100))
+    harm(file_of(blocks))
+    for index in (blocks, ImageIndex.open(blocks.path, ColourEncoder())):
+        with pytest.raises(CheckpointError, match=f"{lost} of 5 blocks of vectors are lost or altered; {MENDS}"):
             index.search("red")
         with pytest.raises(CheckpointError, match=MENDS):
             index.compact()
-    report = two_shards.update()
-    assert (len(report.repaired), report.encoded, report.unchanged, report.total) == (5, 5, 30, 35)
+    report = blocks.update()
+    repaired = {5: 35, 3: 20}[lost]
+    assert (len(report.repaired), report.encoded, report.total) == (repaired, repaired, 35)
+    assert report.unchanged == 35 - repaired
     assert report.added == report.changed == report.deleted == ()
-    assert list(two_shards.search("red", k=100)) == before
-    assert_finds_what_is_there(two_shards, photos)
-    assert two_shards.update().repaired == ()
-    assert not (two_shards.path / "000001.npy").exists()
+    assert list(blocks.search("red", k=100)) == before
+    assert_finds_what_is_there(blocks, photos)
+    assert blocks.update().repaired == ()
+    assert file_of(blocks).name == "vectors-1.f16"
 
 
-def test_images_that_changed_or_went_with_their_vectors(two_shards: ImageIndex, photos: Path) -> None:
-    """Repair and the rest of an update at once, with the shard that has a row without an image."""
+def test_images_that_changed_or_went_with_their_vectors(blocks: ImageIndex, photos: Path) -> None:
+    """Repair and the rest of an update at once."""
     shutil.copy(photos / "001.png", photos / "more" / "copy.png")
     (photos / "001.png").rename(photos / "renamed.png")
     (photos / "002.png").unlink()
     paint(photos / "003.png", (9, 9, 9))
     (photos / "004.png").write_bytes(b"no image any more")
-    remove(two_shards.path / "000000.npy")
-    report = two_shards.update()
-    assert set(report.added) == {"renamed.png", "more/copy.png"}
-    assert (report.changed, set(report.deleted)) == (("003.png",), {"001.png", "002.png", "004.png"})
-    assert (len(report.repaired), report.total) == (26, 34)
+    remove(file_of(blocks))
+    report = blocks.update()
+    assert {*report.added, *(new for _, new in report.moved)} == {"renamed.png", "more/copy.png"}
+    assert (report.changed, set(report.deleted)) == (("003.png",), {"002.png", "004.png"})
+    assert (len(report.repaired), report.total) == (31, 34)
     (photos / "004.png").unlink()
-    two_shards.update()
-    assert_finds_what_is_there(two_shards, photos)
+    blocks.update()
+    assert_finds_what_is_there(blocks, photos)
 
 
-def test_a_repair_that_is_killed_goes_on(two_shards: ImageIndex, photos: Path) -> None:
-    zero_half(two_shards.path / "000000.npy")
-    killed = run_update(two_shards.path, photos, 8)  # two shards of seven images are on disk by then
+def test_a_repair_that_is_killed_goes_on(blocks: ImageIndex, photos: Path) -> None:
+    remove(file_of(blocks))
+    killed = run_update(blocks.path, photos, 7)  # two for the new file, and two for each of two parts of seven images
     assert killed.returncode == -9, killed.stderr
-    with pytest.raises(CheckpointError, match=MENDS):
-        two_shards.search("red")
-    report = two_shards.update()
-    assert (len(report.repaired), report.encoded) == (30, 30 - 14)
-    assert_finds_what_is_there(two_shards, photos)
+    with pytest.raises(CheckpointError, match=f"some of its images have no vectors; {MENDS}"):
+        blocks.search("red")
+    report = blocks.update()
+    assert len(report.repaired) == report.encoded == 35 - 14
+    assert_finds_what_is_there(blocks, photos)
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM images WHERE path LIKE 'more/%'",
-        "DELETE FROM tombstones",
-        "DELETE FROM shards WHERE number = 1",
-        "UPDATE shards SET rows = 4 WHERE number = 1",
-        "UPDATE shards SET sha256 = 'x'",
-        "UPDATE images SET row = 99 WHERE row = 3",
-        "UPDATE tombstones SET row = -1",
-        "UPDATE images SET shard = 7 WHERE shard = 1",
+        "DELETE FROM images WHERE size > 0",
+        "DELETE FROM vectors WHERE row = 3",
+        "DELETE FROM vectors",
+        "DELETE FROM blocks WHERE start = 8",
+        "DELETE FROM blocks",
+        "UPDATE blocks SET rows = 7 WHERE start = 0",
+        "UPDATE blocks SET rows = -1 WHERE start = 32",
+        "UPDATE blocks SET rows = 800 WHERE start = 32",
+        "UPDATE blocks SET sha256 = 'x'",
+        "UPDATE vectors SET row = 99 WHERE row = 3",
+        "UPDATE vectors SET row = -1 WHERE row = 3",
+        "UPDATE meta SET value = '7' WHERE key = 'generation'",
     ],
 )
-def test_a_database_that_does_not_fit_the_vectors(two_shards: ImageIndex, photos: Path, statement: str) -> None:
-    execute(two_shards.path, statement)
-    if "sha256" in statement or "rows" in statement or "row = -1" in statement:
+def test_a_database_that_does_not_fit_the_vectors(blocks: ImageIndex, photos: Path, statement: str) -> None:
+    execute(blocks.path, statement)
+    if "images" not in statement:
         with pytest.raises(CheckpointError, match=MENDS):
-            two_shards.search("red", k=100)
-    two_shards.update()
-    assert_finds_what_is_there(two_shards, photos)
+            ImageIndex.open(blocks.path, ColourEncoder()).search("red", k=100)
+    blocks.update()
+    assert_finds_what_is_there(blocks, photos)
 
 
 # ----------------------------------------------------------------------------------------------- metadata
@@ -136,24 +151,26 @@ def test_a_database_that_does_not_fit_the_vectors(two_shards: ImageIndex, photos
         "UPDATE meta SET value = 'many' WHERE key = 'dim'",
         "UPDATE meta SET value = '-4' WHERE key = 'dim'",
         "UPDATE meta SET value = X'80' WHERE key = 'revision'",
-        "DELETE FROM meta WHERE key = 'next_shard'",
+        "DELETE FROM meta WHERE key = 'generation'",
+        "UPDATE meta SET value = '1e9' WHERE key = 'generation'",
+        "UPDATE meta SET value = '[[[[' WHERE key = 'exclude'",
         "DROP TABLE meta",
         "DROP TABLE images",
         "UPDATE images SET size = 'large'",
-        "UPDATE images SET path = X'80' WHERE path = '001.png'",
-        "UPDATE shards SET rows = 'x'",
-        "UPDATE tombstones SET row = 1.5",
+        "UPDATE images SET path = 'text' WHERE path = X'3030312e706e67'",
+        "UPDATE blocks SET rows = 'x'",
+        "UPDATE vectors SET row = 1.5 WHERE row = 1",
     ],
 )
-def test_damaged_metadata_end_in_a_sentence(two_shards: ImageIndex, statement: str) -> None:
-    execute(two_shards.path, statement)
+def test_damaged_metadata_end_in_a_sentence(blocks: ImageIndex, statement: str) -> None:
+    execute(blocks.path, statement)
     refused = pytest.raises(
         CheckpointError, match=r"index.sqlite3 is damaged \(.*\); remove .* and make the index again"
     )
     with refused:
-        ImageIndex.open(two_shards.path, ColourEncoder()).update()
+        ImageIndex.open(blocks.path, ColourEncoder()).update()
     with contextlib.suppress(CheckpointError):  # which may not read what is damaged
-        ImageIndex.open(two_shards.path, ColourEncoder()).search("red", k=100)
+        ImageIndex.open(blocks.path, ColourEncoder()).search("red", k=100)
 
 
 @pytest.mark.parametrize(
@@ -170,14 +187,14 @@ def test_a_file_that_is_no_database(index: ImageIndex, content: bytes, message: 
         ImageIndex.open(index.path)
 
 
-def test_a_database_with_a_damaged_page(two_shards: ImageIndex, photos: Path) -> None:
+def test_a_database_with_a_damaged_page(blocks: ImageIndex, photos: Path) -> None:
     """Whatever page it is, the end is a sentence or an index that finds what is there."""
-    database = two_shards.path / DATABASE
+    database = blocks.path / DATABASE
     content = database.read_bytes()
     for start in range(0, len(content), 4096):
         database.write_bytes(content[:start] + b"\xa5" * 4096 + content[start + 4096 :])
         try:
-            index = ImageIndex.open(two_shards.path, ColourEncoder())
+            index = ImageIndex.open(blocks.path, ColourEncoder())
             index.update()
             index.search("red", k=100)
         except OpsinError as error:
@@ -228,77 +245,29 @@ def test_a_directory_without_permission(index: ImageIndex, photos: Path, tmp_pat
 
 # ------------------------------------------------------------------------------------- of an earlier opsin
 
-TABLES_OF_FORMAT_1 = """
-CREATE TABLE shards (number INTEGER PRIMARY KEY, rows INTEGER NOT NULL);
-CREATE TABLE images (
-    path TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL,
-    shard INTEGER NOT NULL, row INTEGER NOT NULL
-);
-CREATE TABLE tombstones (
-    shard INTEGER NOT NULL, row INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (shard, row)
-);
-CREATE TABLE skipped (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, reason TEXT NOT NULL);
-"""
 
-
-@pytest.fixture
-def outdated(index: ImageIndex) -> ImageIndex:
-    """The index as an earlier opsin had it."""
-    images = index._database.images().values()
-    execute(index.path, *DROP_TABLES.split(";"), *TABLES_OF_FORMAT_1.split(";"), "PRAGMA user_version = 1")
-    with closing(sqlite3.connect(index.path / DATABASE)) as connection:
-        connection.execute("INSERT INTO shards VALUES (0, 31)")
-        rows = [(known.entry.id, *known.entry[1:3], known.digest, *known.place) for known in images]
-        connection.executemany("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", rows)
-        connection.commit()
-    return ImageIndex.open(index.path, ColourEncoder())
-
-
-def test_an_index_of_an_earlier_opsin_is_made_anew(outdated: ImageIndex, photos: Path) -> None:
-    assert (outdated.is_outdated, len(outdated), outdated.source) == (True, 31, str(photos))
-    for refused in (lambda: outdated.search("red"), outdated.compact):
-        with pytest.raises(CheckpointError, match=f"turned some photos the wrong way; {MENDS} all images again"):
-            refused()
-    report = outdated.update()
-    assert (report.encoded, report.total, outdated.is_outdated) == (31, 31, False)
-    assert_finds_what_is_there(outdated, photos)
-    assert {path.stem for path in outdated.path.glob("*.npy")} == {"000001"}
-    assert outdated.update().unchanged == 31
-
-
-def test_shards_that_an_earlier_opsin_left_are_not_used(outdated: ImageIndex, photos: Path) -> None:
-    paint_many(photos / "more", 3, seed=1)
-    for suffix in ("npy", "parquet", "json"):
-        shutil.copy(outdated.path / f"000000.{suffix}", outdated.path / f"000001.{suffix}")
-    description = outdated.path / "000001.json"
-    description.write_text(description.read_text().replace("colours/1 2", "colours/1"))
-    assert outdated.update().encoded == 34
-    assert_finds_what_is_there(outdated, photos)
-
-
-def test_making_it_anew_can_be_killed(outdated: ImageIndex, photos: Path) -> None:
-    killed = run_update(outdated.path, photos, 8)
-    assert killed.returncode == -9, killed.stderr
-    assert outdated.update().encoded == 31 - 14
-    assert_finds_what_is_there(outdated, photos)
-
-
-def test_an_outdated_index_stays_while_its_folder_is_away(outdated: ImageIndex, photos: Path, tmp_path: Path) -> None:
-    photos.rename(tmp_path / "elsewhere")
-    with pytest.raises(OpsinError, match="there is no folder"):
-        outdated.update()
-    assert (outdated.is_outdated, len(outdated)) == (True, 31)
-    assert outdated.update(tmp_path / "elsewhere").total == 31
+@pytest.mark.parametrize(("version", "source"), [(1, "photos"), (2, "my %2525%FF")])
+def test_an_index_of_an_earlier_opsin_says_how_to_make_it_anew(index: ImageIndex, version: int, source: str) -> None:
+    meta = {"encoder": "emoji-clip", "source": source}
+    execute(index.path, "DELETE FROM meta", f"PRAGMA user_version = {version}")
+    execute(index.path, *(f"INSERT INTO meta VALUES ('{key}', '{value}')" for key, value in meta.items()))
+    before = {path.name: path.read_bytes() for path in index.path.iterdir() if path.is_file()}
+    shown = {"photos": "photos", "my %2525%FF": r"'my %25\udcff'"}[source]
+    for use in (lambda: ImageIndex.open(index.path), lambda: ImageIndex.open(index.path, ColourEncoder())):
+        with pytest.raises(CheckpointError) as refusal:
+            use()
+        assert f"(format version {version}, this opsin reads 3)" in str(refusal.value)
+        assert f"'opsin index {shown} --out {index.path} --model emoji-clip'" in str(refusal.value)
+    assert {path.name: path.read_bytes() for path in index.path.iterdir() if path.is_file()} == before
 
 
 # -------------------------------------------------------------------------------------- temporary files
 
 
-def test_temporary_files_of_a_killed_update_are_removed(index: ImageIndex, photos: Path) -> None:
-    paint_many(photos / "more", 28, seed=1)
-    assert run_update(index.path, photos, 5).returncode == -9
-    assert len(list(index.path.glob(".*.tmp"))) == 1
-    for path in (photos / "more").iterdir():  # so that the file is not written again
-        path.unlink()
+def test_temporary_files_of_a_killed_writer_are_removed(index: ImageIndex, photos: Path) -> None:
+    leftovers = [index.path / name for name in (".vectors-1.f16.0123abcd.tmp", "vectors-1.f16", "vectors-7.f16")]
+    for path in leftovers:
+        path.write_bytes(b"x" * 8)
     index.update()
-    assert list(index.path.glob(".*.tmp")) == []
+    assert not any(path.exists() for path in leftovers)
+    assert_finds_what_is_there(index, photos)

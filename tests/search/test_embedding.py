@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Callable
@@ -19,11 +20,11 @@ from hypothesis import strategies as st
 from opsin.encoders.open_clip import OpenClipEncoder
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.names import printable
-from opsin.search.collection import list_folder, open_collection
+from opsin.search.collection import contained_path, list_folder, open_collection
 from opsin.search.embedding import embed, parse_part
-from opsin.search.paths import contained_path, path_to_text, text_to_path
-from opsin.search.shards import read_manifest, read_rows, read_vectors
-from tests.search.colours import ColourEncoder, load_colours, paint, paint_many
+from opsin.search.index import ImageIndex
+from opsin.search.shards import path_to_text, read_manifest, read_rows, read_vectors, text_to_path
+from tests.search.colours import ColourEncoder, assert_finds_what_is_there, load_colours, paint, paint_many
 
 
 def load_small_clip() -> OpenClipEncoder:
@@ -125,6 +126,49 @@ def test_what_is_in_the_way_is_refused(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "broken" / "a.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="not even the only image can be read; the last: a.jpg is empty"):
         embed(tmp_path / "broken", tmp_path / "none", load_colours)
+
+
+def test_an_index_takes_over_embeddings(photos: Path, tmp_path: Path) -> None:
+    """Of an unfinished collection as well; files whose size and times are those that were recorded are not read."""
+    shutil.copy(photos / "003.png", photos / "copy.png")
+    embed(photos, tmp_path / "half", load_colours, part=(0, 2), rows_per_shard=16)
+    embed(photos, tmp_path / "whole", load_colours, rows_per_shard=16)
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder())
+    report = index.update(embeddings=tmp_path / "half")
+    assert (report.encoded, report.total, index.source) == (50 - 32 - 1, 50, str(photos))  # one is a copy
+    (photos / "020.png").unlink()
+    assert_finds_what_is_there(index, photos)
+    paint(photos / "more.png", (9, 8, 7))
+    report = index.update(embeddings=tmp_path / "whole")
+    assert (report.added, report.encoded, report.unchanged) == (("more.png",), 1, 50)
+    moved = photos.rename(tmp_path / "moved")
+    for file in moved.iterdir():
+        os.utime(file, ns=(5, 5))
+    other = ImageIndex.create(tmp_path / "other", ColourEncoder())
+    report = other.update(moved, embeddings=tmp_path / "whole")
+    assert (len(report.added), report.encoded, other.source) == (51, 1, str(moved))
+    assert_finds_what_is_there(other, moved)
+
+
+def test_embeddings_that_do_not_fit_an_index(photos: Path, tmp_path: Path) -> None:
+    embed(photos, tmp_path / "out", load_colours, rows_per_shard=16)
+    index = ImageIndex.create(tmp_path / "index", ColourEncoder("colours/2"))
+    with pytest.raises(ConfigError, match="is not the same encoder or has other weights; make another index"):
+        index.update(embeddings=tmp_path / "out")
+    with pytest.raises(CheckpointError, match="holds no embeddings"):
+        index.update(photos, embeddings=tmp_path)
+    index = ImageIndex.create(tmp_path / "same", ColourEncoder())
+    shard = tmp_path / "out" / "000001.npy"
+    shard.write_bytes(shard.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(CheckpointError, match="shard 1 in .* is damaged .*; run 'opsin embed' again"):
+        index.update(embeddings=tmp_path / "out")
+    assert len(index) == 0
+    assert index.update(photos).encoded == 49 - 16  # those of the first shard are staged
+    manifest = tmp_path / "out" / "manifest.json"
+    for content in (b"[]", b'{"format_version": 2, "dim": 4}'):
+        manifest.write_bytes(content)
+        with pytest.raises(CheckpointError, match="is no manifest of embeddings"):
+            index.update(embeddings=tmp_path / "out")
 
 
 @pytest.mark.parametrize("text", ["3", "a/b", "4/3", "1/0", "-1/2", ""])

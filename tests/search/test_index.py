@@ -17,10 +17,9 @@ from filelock import FileLock
 from PIL import Image
 
 from opsin.errors import CheckpointError, ConfigError, DataError
-from opsin.search import compaction
+from opsin.search import store
 from opsin.search.confidence import BACKGROUND_TEXTS
 from opsin.search.contact_sheet import write_contact_sheet
-from opsin.search.database import DATABASE
 from opsin.search.index import ImageIndex
 from tests.search.colours import ColourEncoder, assert_finds_what_is_there, paint
 
@@ -121,26 +120,43 @@ def test_another_folder_is_refused(index: ImageIndex, photos: Path, tmp_path: Pa
     assert content(index.path) == before
 
 
-def test_many_small_updates_are_joined(index: ImageIndex, photos: Path) -> None:
-    for number in range(2 * compaction.MANY_SHARDS):
-        paint(photos / f"more{number}.png", (number, 5, 9))
-        index.update()
-    assert len(list(index.path.glob("*.npy"))) < compaction.MANY_SHARDS
+def rows_on_disk(index: ImageIndex) -> int:
+    """In the only file of vectors: 4 numbers of 2 bytes each."""
+    (file,) = index.path.glob("vectors-*")
+    return file.stat().st_size // 8
+
+
+def test_the_next_generation_has_live_rows_only(index: ImageIndex, photos: Path) -> None:
+    paint(photos / "new.png", (7, 5, 9))
+    index.update()
     for number in range(0, 30, 2):
         (photos / f"{number:03d}.png").unlink()
     index.update()
+    assert (len(index), rows_on_disk(index)) == (17, 32)  # so much may come back
     index.compact()
-    (shard,) = index.path.glob("*.npy")
-    assert len(np.load(shard)) == len(index)
+    assert (rows_on_disk(index), [file.name for file in index.path.glob("vectors-*")]) == (17, ["vectors-1.f16"])
     assert_finds_what_is_there(index, photos)
+    before = content(index.path)
+    index.compact()
+    assert content(index.path) == before
 
 
-def test_updates_that_delete_little_are_joined_too(index: ImageIndex, photos: Path) -> None:
-    for number in range(compaction.MANY_SHARDS + 2):
+def test_updates_that_delete_little_each_make_a_generation_in_the_end(index: ImageIndex, photos: Path) -> None:
+    for number in range(18):
         paint(photos / f"more{number}.png", (number, 5, 9))
         (photos / f"{number:03d}.png").unlink()
         index.update()
-    assert len(list(index.path.glob("*.npy"))) < compaction.MANY_SHARDS
+    assert rows_on_disk(index) <= 31 / (1 - store.DEAD_SHARE)
+    assert_finds_what_is_there(index, photos)
+
+
+def test_copies_share_a_vector(index: ImageIndex, photos: Path) -> None:
+    for number in range(5):
+        shutil.copy(photos / "holiday" / "red.png", photos / f"copy{number}.png")
+    report = index.update()
+    assert (len(report.added), report.encoded, rows_on_disk(index)) == (5, 0, 31)
+    assert [hit.rank for hit in index.search("red", k=4)] == [1, 2, 3, 4]
+    assert {hit.cosine for hit in index.search("red", k=6)} == {index.search("red", k=1)[0].cosine}
     assert_finds_what_is_there(index, photos)
 
 
@@ -194,16 +210,14 @@ def test_texts_are_encoded_by_the_first_search_that_needs_them(
     assert encoded[len(BACKGROUND_TEXTS) + 1 :] == ["red", "red"]
 
 
-def test_an_index_with_a_table_that_is_no_longer_used(index: ImageIndex, photos: Path) -> None:
-    """Indexes of earlier days kept vectors of texts beside those of images."""
-    with closing(sqlite3.connect(index.path / DATABASE)) as connection:
-        connection.execute("CREATE TABLE background (position INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
-        connection.commit()
-    other = ImageIndex.open(index.path, ColourEncoder())
-    paint(photos / "new.png", (5, 5, 5))
-    assert other.update().added == ("new.png",)
-    other.compact()
-    assert_finds_what_is_there(other, photos)
+def test_whether_words_can_be_looked_up_is_known_without_the_encoder(index: ImageIndex, tmp_path: Path) -> None:
+    class OnlyImages:
+        name, fingerprint = "blind to words", "1"
+        encode_image = staticmethod(ColourEncoder().encode_image)
+
+    assert ImageIndex.open(index.path).reads_texts
+    ImageIndex.create(tmp_path / "other", OnlyImages())
+    assert not ImageIndex.open(tmp_path / "other").reads_texts
 
 
 def test_words_images_and_weights_add_up(index: ImageIndex, photos: Path) -> None:
@@ -279,7 +293,7 @@ def test_a_newer_format_a_damaged_file_and_no_index(index: ImageIndex, tmp_path:
     database = index.path / "index.sqlite3"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(CheckpointError, match="format version 99, and this opsin reads up to 2; update opsin"):
+    with pytest.raises(CheckpointError, match="format version 99, and this opsin reads up to 3; update opsin"):
         ImageIndex.open(index.path)
     database.write_bytes(b"no database at all, " * 100)
     with pytest.raises(CheckpointError, match="damaged"):
@@ -309,7 +323,7 @@ def test_a_tampered_path_leads_nowhere(index: ImageIndex, photos: Path, tmp_path
     (photos / "link").symlink_to(tmp_path / "outside")
     (photos / "link.png").symlink_to(secret)
     with closing(sqlite3.connect(index.path / "index.sqlite3")) as connection:
-        connection.execute("UPDATE images SET path = ? WHERE path = 'holiday/red.png'", (path,))
+        connection.execute("UPDATE images SET path = ? WHERE path = ?", (path.encode(), b"holiday/red.png"))
         connection.commit()
     results = index.search("red", k=3)
     assert path not in [hit.id for hit in results]

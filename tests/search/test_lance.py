@@ -17,7 +17,7 @@ from opsin.search.index import ImageIndex
 from opsin.search.lance import FEWEST_ROWS, STATE, LanceIndex
 from tests.search.colours import ColourEncoder, paint, paint_many
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WIDTH = 30
 """Not a multiple of eight, which the quantisation works in."""
 
@@ -30,10 +30,11 @@ def clustered(count: int, clusters: int) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
 
 
-def lance_index(path: Path, shards: dict[int, np.ndarray], dead: np.ndarray) -> tuple[LanceIndex, ExactIndex]:
-    exact = ExactIndex(list(shards.values()), dead)
-    sizes = {number: len(array) for number, array in shards.items()}
-    return LanceIndex.synchronised(path, sizes, list(shards.values()), dead, exact), exact
+def lance_index(
+    path: Path, vectors: np.ndarray, dead: np.ndarray, generation: int = 0
+) -> tuple[LanceIndex, ExactIndex]:
+    exact = ExactIndex(vectors, dead)
+    return LanceIndex.synchronized(path, generation, exact), exact
 
 
 def recall(index: LanceIndex, exact: ExactIndex, queries: np.ndarray) -> float:
@@ -41,26 +42,26 @@ def recall(index: LanceIndex, exact: ExactIndex, queries: np.ndarray) -> float:
     for query in queries:
         (expected, _), (positions, cosines) = exact.search(query, 10), index.search(query, 10)
         assert len(positions) == 10 and (np.diff(cosines) <= 0).all()
-        np.testing.assert_allclose(cosines, exact.vectors(positions).astype(np.float64) @ query, atol=1e-12)
+        np.testing.assert_allclose(cosines, exact.vectors[positions].astype(np.float64) @ query, atol=1e-12)
         found += len(np.intersect1d(expected, positions))
     return found / (10 * len(queries))
 
 
-def test_recall_on_clustered_vectors_also_after_shards_come_and_go(
+def test_recall_on_clustered_vectors_also_after_rows_and_generations_come(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     vectors = clustered(3 * FEWEST_ROWS // 2 + 100, 60)
     queries = vectors[:100].astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    shards = dict(enumerate(np.split(vectors[100:], 3)))
+    vectors, more = np.split(vectors[100:], [FEWEST_ROWS])
     dead = np.array([3, 500], dtype=np.int64)
-    index, exact = lance_index(tmp_path / "lancedb", shards, dead)
-    assert len(index) == len(vectors) - 102
+    index, exact = lance_index(tmp_path / "lancedb", vectors, dead)
+    assert len(index) == len(vectors) - 2
     assert recall(index, exact, queries) >= 0.95
-    del shards[1]
-    shards[7] = shards[0][::-1].copy()
-    index, exact = lance_index(tmp_path / "lancedb", shards, dead)
-    assert recall(index, exact, queries) >= 0.95
+    longer = np.concatenate([vectors, more])
+    for array, generation in ((longer, 0), (longer[::-1].copy(), 1)):
+        index, exact = lance_index(tmp_path / "lancedb", array, dead, generation)
+        assert recall(index, exact, queries) >= 0.95
     np.testing.assert_array_equal(index.search(queries[0], len(index))[0], exact.search(queries[0], len(index))[0])
     assert capfd.readouterr() == ("", "")
 

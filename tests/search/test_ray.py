@@ -21,7 +21,7 @@ from opsin.search.tasks import encoder_info, plan
 from tests.search.colours import ColourEncoder, load_colours, paint_many
 from tests.search.test_embedding import content, load_small_clip
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

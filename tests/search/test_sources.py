@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from opsin.errors import CheckpointError, ConfigError
 from opsin.search import database
-from opsin.search.collection import garbage_collection_paused
 from opsin.search.confidence import chance_level
 from opsin.search.database import DATABASE
 from opsin.search.embedding import embed
@@ -92,23 +90,21 @@ def test_an_index_is_created_as_a_whole_or_not_at_all(
 
 
 def test_a_snapshot_is_of_one_moment(index: ImageIndex, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process commits after each question that a reader asks."""
+    """Another process commits right after a reader has read the database."""
     writer = ImageIndex.open(index.path, ColourEncoder())
-    rows = database.Database._rows
-    step = iter(range(100))
+    view = database.Database.view
 
-    def asked(self: database.Database, *arguments: object) -> list[tuple]:
-        result = rows(self, *arguments)
-        if self is index._database:
-            number = next(step)
-            paint(photos / f"new{number}.png", (number, 1, 1))
-            (photos / f"{number:03d}.png").unlink()
+    def viewed(self: database.Database, *, live: bool = False) -> database.View:
+        result = view(self, live=live)
+        if self is index._store.database:
+            paint(photos / "new.png", (1, 1, 1))
+            (photos / "000.png").unlink()
             writer.update()
         return result
 
-    monkeypatch.setattr(database.Database, "_rows", asked)
-    snapshot = read_snapshot(index.path, index._database, "exact")
-    assert snapshot.size == len(snapshot.sample) == 31
+    monkeypatch.setattr(database.Database, "view", viewed)
+    snapshot = read_snapshot(index._store, "exact")
+    assert snapshot.size == len(snapshot.sample) == len(snapshot.vectors) == 31
 
 
 def test_a_new_time_of_a_table_is_noted_once(photos: Path, tmp_path: Path) -> None:
@@ -157,16 +153,3 @@ def test_nothing_stands_out_where_there_is_nothing_to_compare_with(tmp_path: Pat
     assert (results.standout, results.confident, len(results)) == (0.0, False, 3)
     alike = ColourEncoder().encode_image([paint(tmp_path / "x.png", (9, 9, 9))] * 5).numpy()
     assert chance_level(query_terms((), [tmp_path / "x.png"], (), None), alike[:0], alike) is None
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_pause_of_the_garbage_collection(enabled: bool) -> None:
-    before = gc.isenabled()
-    try:
-        gc.enable() if enabled else gc.disable()
-        with pytest.raises(RuntimeError), garbage_collection_paused():
-            assert not gc.isenabled()
-            raise RuntimeError
-        assert gc.isenabled() == enabled
-    finally:
-        gc.enable() if before else gc.disable()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from opsin.cli.options import SharedOptions, parse
+from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.counts import number_of
 from opsin.sources.exclusion import Patterns
@@ -30,16 +31,19 @@ DESCRIPTION = (
 class IndexOptions(SharedOptions):
     """Options of `opsin index`."""
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """A folder of images, at any depth, or another data source such as emoji."""
+    source: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")] = None
+    """A folder of images, at any depth, or another data source such as emoji. With --from it is by default the source
+    of the embeddings."""
     exclude: Patterns = ()
     """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times. An
-    index keeps its patterns until others are given."""
+    index keeps its patterns until others are given; --exclude "" clears them."""
     out: Annotated[Path, tyro.conf.arg(metavar="INDEX")]
     """The directory of the index."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """The encoder of a new index, by default emoji-clip, which ships with opsin; open_clip:ARCHITECTURE/TAG,
     hf-hub:ORG/NAME, or a directory. An index keeps its encoder."""
+    embeddings: Annotated[Path | None, tyro.conf.arg(name="from", metavar="SHARDS")] = None
+    """A directory that 'opsin embed' wrote: its vectors are taken over, and only images without one are encoded."""
     rehash: bool = False
     """Read every file again, also where size, times and inode say that it has not changed."""
     device: str = "auto"
@@ -49,25 +53,22 @@ class IndexOptions(SharedOptions):
 def main(argv: list[str]) -> int:
     """Run `opsin index`; returns the exit code."""
     options = parse(IndexOptions, argv, "opsin index", DESCRIPTION)
+    if options.source is None and options.embeddings is None:
+        raise UsageError("SRC must be given, or --from with a directory that 'opsin embed' wrote")
+    patterns = [pattern for pattern in options.exclude if pattern]
     from opsin.search.index import ImageIndex, holds_index
 
     if holds_index(options.out):
         index = ImageIndex.open(options.out, device=options.device)
         _refuse_other_model(index, options.model)
-        if index.is_outdated:
-            note(
-                f"{options.out} was made by an earlier version of opsin, which turned some photos the wrong way; all "
-                "images are encoded again",
-                quiet=options.quiet,
-            )
     else:
-        from opsin.search.collection import open_collection
-
-        open_collection(options.source, options.exclude)  # so that a mistyped folder leaves no empty index behind
-        model = DEFAULT_MODEL if options.model is None else options.model
-        index = ImageIndex.create(options.out, model, device=options.device)
+        index = _new_index(options, patterns)
     report = index.update(
-        options.source, exclude=options.exclude or None, rehash=options.rehash, progress=options.progress
+        options.source,
+        exclude=patterns if options.exclude else None,
+        embeddings=options.embeddings,
+        rehash=options.rehash,
+        progress=options.progress,
     )
     if options.json:
         _print_json(index, report)
@@ -77,6 +78,21 @@ def main(argv: list[str]) -> int:
     what = '"what to look for"' if index.reads_texts else "--image FILE"
     note(f"next: opsin search {shlex.quote(str(options.out))} {what}", quiet=options.quiet or options.json)
     return 0
+
+
+def _new_index(options: IndexOptions, patterns: Sequence[str]) -> ImageIndex:
+    from opsin.search.collection import open_collection
+    from opsin.search.index import ImageIndex
+    from opsin.search.shards import read_manifest, text_to_path
+
+    source, model = options.source, options.model
+    if options.embeddings is not None:
+        manifest = read_manifest(options.embeddings)
+        source = text_to_path(manifest["source"]) if source is None else source
+        model = manifest["encoder"] if model is None else model
+    assert source is not None
+    open_collection(source, patterns)  # so that a mistyped folder leaves no empty index behind
+    return ImageIndex.create(options.out, DEFAULT_MODEL if model is None else model, device=options.device)
 
 
 def _refuse_other_model(index: ImageIndex, model: str | None) -> None:

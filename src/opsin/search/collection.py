@@ -6,11 +6,9 @@ and a part of it is small.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +20,6 @@ from opsin.errors import DataError
 from opsin.files import open_regular
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped, open_image, pixel_digest
 from opsin.names import printable
-from opsin.search.paths import contained_path, path_to_text
 from opsin.sources.exclusion import Exclusion
 from opsin.sources.image_source import ImageSource
 from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line
@@ -193,6 +190,24 @@ def open_collection(ref: str | Path, exclude: Sequence[str] = ()) -> Collection:
     return SourceCollection(text, entries, list(source.skipped), exclude)
 
 
+def contained_path(root: Path, relative: str) -> Path:
+    """The file `relative` below `root`, which need not exist. A stored path may have been changed by someone.
+
+    Raises DataError when the path is absolute, climbs with `..`, or leads through links to somewhere outside.
+    """
+    parts = relative.replace("\\", "/").split("/") if os.name == "nt" else relative.split("/")
+    path = root / relative
+    if not relative or "\0" in relative or Path(relative).is_absolute() or ".." in parts or Path(relative).drive:
+        raise DataError(f"the path {printable(relative)!r} does not lie below {printable(str(root))}")
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise DataError(f"{printable(relative)!r} cannot be followed to a file: {error}") from error
+    if not inside:
+        raise DataError(f"{printable(relative)!r} leads out of {printable(str(root))}, so it was not opened")
+    return path
+
+
 def _entry(id: str, file: Path | None) -> Entry:
     try:
         return Entry(id) if file is None else Entry.of_file(id, file.stat())
@@ -200,20 +215,6 @@ def _entry(id: str, file: Path | None) -> Entry:
         return Entry(id)
 
 
-@contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """For making very many objects that are no garbage: Python's collector would go through all objects of the process
-    again and again meanwhile, torch's among them. Nothing is collected in the block, by any thread."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@garbage_collection_paused()
 def list_folder(root: Path, exclude: Sequence[str] = ()) -> FolderCollection:
     """List the images below a folder, which may be none, without those that a pattern excludes. Raises DataError when
     there is no such folder."""
@@ -246,7 +247,7 @@ def _holds_parquet(folder: Path) -> bool:
 def _parquet_state(ref: str) -> str:
     path = Path(ref).expanduser()
     files = [path] if path.is_file() else sorted(file for found in find_parquet(path).values() for file in found)
-    entries = (Entry.of_file(path_to_text(file.name), file.stat()) for file in files)
+    entries = (Entry.of_file(printable(file.name), file.stat()) for file in files)
     # Without the inodes: on some shared file systems, each machine sees others.
     return "\n".join(" ".join(map(str, entry[:-1])) for entry in entries)
 

@@ -20,11 +20,11 @@ from opsin.files import remove_leftovers
 from opsin.images.opening import Skipped
 from opsin.progress import Progress, tracked
 from opsin.search.collection import Collection, open_collection
-from opsin.search.paths import path_to_text
 from opsin.search.shards import (
     MANIFEST,
     EncoderInfo,
     is_intact,
+    path_to_text,
     read_info,
     read_manifest,
     remove_shard,

@@ -25,19 +25,16 @@ from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.images.opening import ImageLike, Skipped
 from opsin.names import printable
 from opsin.progress import Progress
-from opsin.search import compaction
 from opsin.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.search.confidence import BACKGROUND_TEXTS, standout
-from opsin.search.database import DATABASE, FOLDER, Database
-from opsin.search.integrity import damage, refuse_damaged, update_command
-from opsin.search.lock import locked
-from opsin.search.paths import text_to_path
+from opsin.search.database import DATABASE, FOLDER, Meta
 from opsin.search.query import Term, encode_query, query_terms
 from opsin.search.results import Hit, SearchResults, UpdateReport
-from opsin.search.shards import EncoderInfo
+from opsin.search.shards import EncoderInfo, read_manifest, text_to_path
 from opsin.search.snapshot import Backend, Snapshot, read_snapshot
+from opsin.search.store import Store, locked
 from opsin.search.tasks import encoder_info
-from opsin.search.update import Update
+from opsin.search.update import Update, import_shards
 
 ATTEMPTS = 3
 """Of a search that an update runs into."""
@@ -50,11 +47,9 @@ FEW_DELETED = 0.1
 class ImageIndex:
     """Vectors of the images of one collection, in a directory."""
 
-    def __init__(
-        self, path: Path, database: Database, encoder: ImageEncoder | None, device: str, backend: Backend
-    ) -> None:
-        self.path = path
-        self._database = database
+    def __init__(self, store: Store, encoder: ImageEncoder | None, device: str, backend: Backend) -> None:
+        self.path = store.directory
+        self._store = store
         self._encoder = encoder
         self._device = device
         self._backend = backend
@@ -78,8 +73,9 @@ class ImageIndex:
         with locked(path):
             if holds_index(path):  # another process was faster
                 raise ConfigError(f"{path} holds an index already; open it, or choose another directory")
-            database = Database.create(path / DATABASE, encoder_info(loaded))
-        return cls(path, database, loaded, device, "exact")
+            info, reads_texts = encoder_info(loaded), isinstance(loaded, TextEncoder)
+            store = Store.create(path, Meta(info.encoder, info.fingerprint, info.dim, reads_texts))
+        return cls(store, loaded, device, "exact")
 
     @classmethod
     def open(
@@ -93,32 +89,26 @@ class ImageIndex:
         """The index in a directory. Its encoder is loaded when it is first needed, if it is not given.
 
         With the backend `lancedb` the search is approximate; see `opsin.search.lance`. Raises CheckpointError when
-        there is no readable index, or when it is of a newer format or of an encoder with other weights. An index of an
-        earlier format (see `is_outdated`) is not searched; `update` makes it anew.
+        there is no readable index, or when it is of another format or of an encoder with other weights.
         """
-        index = cls(Path(path), Database(Path(path) / DATABASE), None, device, backend)
+        index = cls(Store(Path(path)), None, device, backend)
         if encoder is not None:
             index._encoder = index._checked(encoder)
         return index
 
     def __len__(self) -> int:
-        return self._database.count()
+        return self._store.database.count()
 
     @property
     def info(self) -> EncoderInfo:
         """The encoder that made the vectors."""
-        return self._database.info()
+        meta = self._store.database.meta()
+        return EncoderInfo(meta.encoder, meta.fingerprint, meta.dim)
 
     @property
     def source(self) -> str:
         """The folder or other data source whose images are in the index; empty before the first update."""
-        return self._database.meta().source
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether the index was made by an earlier opsin whose vectors cannot be relied on: it turned some photos the
-        wrong way. `search` refuses it, and `update` encodes all images again."""
-        return self._database.is_outdated
+        return self._store.database.meta().source
 
     @property
     def loaded_encoder(self) -> ImageEncoder | None:
@@ -134,15 +124,16 @@ class ImageIndex:
             return self._encoder
 
     @property
-    def reads_texts(self) -> bool | None:
-        """Whether its encoder reads texts, so that words can be looked up; None while the encoder is not loaded."""
-        return None if self._encoder is None else isinstance(self._encoder, TextEncoder)
+    def reads_texts(self) -> bool:
+        """Whether its encoder reads texts, so that words can be looked up."""
+        return self._store.database.meta().reads_texts
 
     def update(
         self,
         source: str | Path | None = None,
         *,
         exclude: Sequence[str] | None = None,
+        embeddings: str | Path | None = None,
         rehash: bool = False,
         progress: Progress | None = None,
     ) -> UpdateReport:
@@ -152,20 +143,31 @@ class ImageIndex:
         A file is read again when its size, times or inode have changed, with `rehash` in any case. Vectors that were
         damaged on disk are noticed, and those images are encoded again.
 
-        `exclude` are patterns of images to leave out (`opsin.sources.exclusion`); by default those of the last update.
-
         Only one process at a time may do this. When it fails or is interrupted, the index is as it was, and the next
-        update need not encode again what this one has. Raises ConfigError for another writer or another source,
-        DataError for a source that is not there, CheckpointError when the index cannot be written.
+        update need not encode again what this one has.
+
+        Args:
+            source: The folder or other data source; by default that of the last update.
+            exclude: Patterns of images to leave out (`opsin.sources.exclusion`); by default those of the last update.
+            embeddings: A directory that `opsin embed` wrote with the same encoder; images whose vectors are there are
+                not encoded. The source of a new index is then by default theirs.
+            rehash: Read every file.
+            progress: Is told of the images read, and can stop the update.
+
+        Raises:
+            ConfigError: Another process writes, or the source or the embeddings do not belong to this index.
+            DataError: The source is not there.
+            CheckpointError: The index cannot be written, or the embeddings cannot be read.
         """
+        if embeddings is not None and source is None and not self.source:
+            source = text_to_path(read_manifest(Path(embeddings))["source"])
         with locked(self.path):
             collection = self._collection_to_index(source, exclude)
-            if self.is_outdated:  # so that it does not matter if the encoder has other weights by now
-                self._encoder = self._encoder or load(self.info.encoder, self._device)
-                self._database.renew(encoder_info(self._encoder))
-            encode, size = self._encode_images, self._input_size
-            update = Update(self.path, self._database, collection, encode, size, rehash=rehash)
-            report = update.run(progress=progress)
+            contents = self._store.prepare()
+            if embeddings is not None:
+                import_shards(self._store, contents, Path(embeddings))
+            update = Update(self._store, contents, collection, rehash=rehash)
+            report = update.run(self._encode_images, self._input_size, progress=progress)
             if report.total == 0 and report.skipped and not report.deleted:
                 raise DataError(
                     f"none of the images of {collection.ref} can be used; the first: {report.skipped[0].reason}"
@@ -173,15 +175,14 @@ class ImageIndex:
             # What has gone just now stays on disk until a later update, when it is much: a drive may not have been
             # connected.
             few = len(report.deleted) <= FEW_DELETED * (report.total + len(report.deleted))
-            if few and compaction.is_due(self._database):
-                compaction.compact(self.path, self._database)
+            if few and self._store.is_wasteful():
+                self._store.compact()
         return report
 
     def compact(self) -> None:
-        """Drop the vectors of deleted images from disk and join small shards; `update` does so when it pays."""
+        """Drop the vectors of deleted images from disk; `update` does so when it pays."""
         with locked(self.path):
-            self._refuse_outdated()
-            compaction.compact(self.path, self._database)
+            self._store.compact()
 
     def search(
         self,
@@ -203,11 +204,11 @@ class ImageIndex:
             raise ConfigError(f"the number of hits must be at least 1, not {k}")
         terms = query_terms(text, image, minus, weights)
         query = encode_query(self.encoder, terms)
-        snapshot, cosines, ids = self._nearest(query, k)
-        if snapshot.size == 0:
+        snapshot, found = self._nearest(query, k)
+        if not found:
             return SearchResults((), False, 0.0, 0)
-        strength = self._standout(float(cosines[0]), terms, snapshot)
-        hits, refused = self._hits(ids, cosines)
+        strength = self._standout(found[0][1], terms, snapshot)
+        hits, refused = self._hits(found)
         return SearchResults(hits, strength >= 1, strength, snapshot.size, refused)
 
     def image(self, id: str, size: int | None = None) -> Image.Image:
@@ -216,25 +217,21 @@ class ImageIndex:
         Raises DataError when it is gone, damaged, or not inside the folder."""
         return self._source_collection().image(id, size)
 
-    def _nearest(self, query: np.ndarray, k: int) -> tuple[Snapshot, np.ndarray, list[str]]:
-        """The vectors that were searched, and cosines and ids of the nearest."""
-        self._refuse_outdated()
+    def _nearest(self, query: np.ndarray, k: int) -> tuple[Snapshot, list[tuple[str, float]]]:
+        """What was searched, and ids and cosines of the nearest images."""
         for _ in range(ATTEMPTS):
             snapshot = self._current()
-            positions, cosines = snapshot.vectors.search(query, k)
-            ids = self._database.paths_at(snapshot.places(positions))
-            known = [id for id in ids if id is not None]
-            if len(known) == len(ids):
-                return snapshot, cosines, known
-            if self._database.meta().revision == snapshot.revision:
-                raise damage(self.path, self._database, "its database has no images for some vectors")
-            # The index has been updated since its vectors were read, and has these images elsewhere, or no longer.
+            rows, cosines = snapshot.vectors.search(query, k)
+            revision, ids = self._store.database.paths(rows)
+            if revision == snapshot.revision:  # otherwise the rows may be of other images by now
+                pairs = zip(ids, cosines, strict=True)
+                return snapshot, [(id, float(cosine)) for copies, cosine in pairs for id in copies][:k]
         raise self._restless()
 
-    def _hits(self, ids: Sequence[str], cosines: np.ndarray) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
+    def _hits(self, found: Sequence[tuple[str, float]]) -> tuple[tuple[Hit, ...], tuple[Skipped, ...]]:
         collection = self._source_collection()
         hits, refused = [], []
-        for rank, (id, cosine) in enumerate(zip(ids, cosines, strict=True), start=1):
+        for rank, (id, cosine) in enumerate(found, start=1):
             try:
                 path = collection.path(id)
             except DataError as error:
@@ -251,41 +248,33 @@ class ImageIndex:
         return standout(cosine, snapshot.chance(terms, texts), snapshot.size)
 
     def _current(self) -> Snapshot:
-        """The vectors as they are now."""
+        """The vectors as they are now; read again when there is another revision, or when their file has changed."""
+        database, known = self._store.database, self._snapshot
         for attempt in range(ATTEMPTS):
-            revision = self._database.meta().revision
+            meta = database.meta()
+            if known and (known.revision, known.status) == (meta.revision, self._store.status(meta.generation)):
+                return known
             try:
-                if self._snapshot is not None and self._snapshot.revision == revision:
-                    refuse_damaged(self.path, self._database, self._snapshot.shards)
-                    return self._snapshot
-                self._snapshot = read_snapshot(self.path, self._database, self._backend)
+                self._snapshot = read_snapshot(self._store, self._backend)
                 return self._snapshot
-            except CheckpointError:  # compaction may have removed a file just now
-                if attempt == ATTEMPTS - 1 or self._database.meta().revision == revision:
+            except CheckpointError:  # a file of another generation may have been removed just now
+                if attempt == ATTEMPTS - 1 or database.meta().revision == meta.revision:
                     raise
         raise self._restless()
-
-    def _refuse_outdated(self) -> None:
-        if self.is_outdated:
-            command = update_command(self.path, self._database)
-            raise CheckpointError(
-                f"the index {self.path} was made by an earlier version of opsin, which turned some photos the wrong "
-                f"way; run '{command}', which encodes all images again"
-            )
 
     def _restless(self) -> CheckpointError:
         return CheckpointError(f"{self.path} is changing all the time; search again when no update is under way")
 
     def _collection_to_index(self, source: str | Path | None, exclude: Sequence[str] | None) -> Collection:
-        old = self.source
-        if exclude is None:
-            exclude = [text_to_path(line) for line in self._database.meta().exclude.split("\n") if line]
+        meta = self._store.database.meta()
+        old = meta.source
+        exclude = meta.exclude if exclude is None else exclude
         if source is None and not old:
             raise ConfigError(f"the index {self.path} has no source yet; say which images to index")
         wanted = str(source) if source is not None else old
         if not old:
             return open_collection(wanted, exclude)
-        is_folder = self._database.meta().kind == FOLDER
+        is_folder = meta.kind == FOLDER
         folder = Path(wanted).expanduser()
         if is_folder and (wanted == old or folder.is_dir()):
             listed = list_folder(folder, exclude)  # it may have become empty, and may hold other data by now
@@ -302,14 +291,13 @@ class ImageIndex:
 
     def _knows_some(self, listed: FolderCollection) -> bool:
         """Whether a folder can be the old one at a new place: a file has the name and the size of an indexed one."""
-        known = self._database.sizes()
-        return not known or any(known.get(entry.id) == entry.size for entry in listed.entries)
+        known = self._store.database.images()
+        return not known or any(entry.id in known and known[entry.id][0] == entry.size for entry in listed.entries)
 
     def _source_collection(self) -> Collection:
         """The collection for opening its images, not listed."""
-        if self._database.meta().kind == FOLDER:
-            return FolderCollection(Path(self.source), ())
-        return SourceCollection(self.source, ())
+        meta = self._store.database.meta()
+        return FolderCollection(Path(meta.source), ()) if meta.kind == FOLDER else SourceCollection(meta.source, ())
 
     def _checked(self, encoder: ImageEncoder) -> ImageEncoder:
         info = self.info

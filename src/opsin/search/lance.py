@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -27,8 +27,11 @@ from opsin.runtime import is_offline
 from opsin.search.exact import ExactIndex
 
 TABLE = "vectors"
-STATE = "shards-2.json"
-"""Numbers of the shards in the table. Its name changes with the table's layout, so that an older one is made anew."""
+STATE = "rows-3.json"
+"""Generation and number of the rows in the table. Its name changes with the table's layout, so that an older one is
+made anew."""
+ADDED_ROWS = 65536
+"""At a time, as single precision."""
 KEPT = timedelta(hours=1)
 """For how long older versions of the table stay on disk: other processes may be searching them."""
 FEWEST_ROWS = 4096
@@ -44,17 +47,15 @@ FEWEST_PROBED = 20
 
 
 class LanceIndex:
-    """See `opsin.search.exact.VectorIndex`; positions are those of the exact index beside it."""
+    """See `opsin.search.exact.VectorIndex`."""
 
-    def __init__(self, path: Path, table: Any, first: Mapping[int, int], dead: np.ndarray, exact: ExactIndex) -> None:
-        self._path, self._table, self._first, self._dead, self._exact = path, table, first, dead, exact
+    def __init__(self, path: Path, table: Any, exact: ExactIndex) -> None:
+        self._path, self._table, self._exact = path, table, exact
         self._probed = max(FEWEST_PROBED, int(PROBED_SHARE * _cells(len(exact))))
 
     @classmethod
-    def synchronised(
-        cls, path: Path, shards: Mapping[int, int], arrays: Sequence[np.ndarray], dead: np.ndarray, exact: ExactIndex
-    ) -> LanceIndex:
-        """The table at `path` with the rows of these shards: new shards are added, those that are gone removed.
+    def synchronized(cls, path: Path, generation: int, exact: ExactIndex) -> LanceIndex:
+        """The table at `path` with the rows of the exact index, to which rows are added within a generation.
 
         Raises MissingExtraError without LanceDB, CheckpointError when the table cannot be read or written.
         """
@@ -66,30 +67,24 @@ class LanceIndex:
             raise MissingExtraError(
                 "the backend lancedb needs LanceDB: pip install 'opsin[search]'; the exact search needs nothing"
             ) from error
-        starts = np.cumsum([0, *shards.values()])
-        first = dict(zip(shards, map(int, starts[:-1]), strict=True))
         with _explained(path), FileLock(path.with_name(".lancedb.lock")):  # searches may run at once
-            table = _synchronise(lancedb.connect(str(path)), path, dict(zip(shards, arrays, strict=True)), exact)
-        return cls(path, table, first, dead, exact)
+            table = _synchronize(lancedb.connect(str(path)), path, generation, exact)
+        return cls(path, table, exact)
 
     def __len__(self) -> int:
         return len(self._exact)
 
     def search(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.search`; a hit may be lacking, and then the next best takes its place."""
-        k = min(k, len(self))
-        wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(self._dead), PROPOSALS * k)
+        k, dead = min(k, len(self)), self._exact.dead
+        wanted = max(PROPOSALS * k, FEWEST_PROPOSALS) + min(len(dead), PROPOSALS * k)
         query = self._table.search(_padded(vector[None])[0]).distance_type("dot").nprobes(self._probed).limit(wanted)
         with _explained(self._path):
-            proposed = query.select(["shard", "row", "_distance"]).to_arrow()
-        shards, rows = proposed["shard"].to_numpy(), proposed["row"].to_numpy()
-        positions = np.array([self._first[int(shard)] for shard in shards], dtype=np.int64) + rows
-        positions = np.sort(positions[~np.isin(positions, self._dead)])
-        if len(positions) < k:  # a large part of the collection is asked for, or was deleted
+            proposed = query.select(["row", "_distance"]).to_arrow()["row"].to_numpy()
+        rows = np.sort(proposed[~np.isin(proposed, dead) & (proposed < len(self._exact.vectors))])
+        if len(rows) < k:  # a large part of the collection is asked for, or was deleted
             return self._exact.search(vector, k)
-        cosines = self._exact.vectors(positions).astype(np.float64) @ vector.astype(np.float64)
-        best = np.argsort(-cosines, kind="stable")[:k]
-        return positions[best], cosines[best]
+        return self._exact.best(rows, vector, k)
 
 
 @contextmanager
@@ -113,23 +108,19 @@ def _explained(path: Path) -> Iterator[None]:
         raise CheckpointError(f"LanceDB cannot use {path} ({reason}); remove it, or use exact") from error
 
 
-def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], exact: ExactIndex) -> Any:
-    """The table, with a row for each row of the shards. Its state is on record only while the table is whole."""
-    state = path / STATE
-    present = _recorded_shards(state)
-    if present == set(shards) and present:
+def _synchronize(connection: Any, path: Path, generation: int, exact: ExactIndex) -> Any:
+    """The table, with a row for each row of the vectors. Its state is on record only while the table is whole."""
+    state, count = path / STATE, len(exact.vectors)
+    present = _recorded_rows(state, generation)
+    if 0 < count <= present:
         return connection.open_table(TABLE)
     state.unlink(missing_ok=True)
     if present:
         table = connection.open_table(TABLE)
-        if gone := sorted(present - set(shards)):
-            table.delete(f"shard IN ({', '.join(map(str, gone))})")
     else:
-        width = next((_padded(array[:1]).shape[1] for array in shards.values()), 8)
-        table = connection.create_table(TABLE, schema=_schema(width), mode="overwrite")
-    for number, array in shards.items():
-        if number not in present:
-            table.add(_rows(number, array))
+        table = connection.create_table(TABLE, schema=_schema(_padded(exact.vectors[:1]).shape[1]), mode="overwrite")
+    for start in range(present, count, ADDED_ROWS):
+        table.add(_rows(start, exact.vectors[start : start + ADDED_ROWS]))
     # Before the index is made anew: hits were lost from one that existed when the rows were moved.
     table.optimize(cleanup_older_than=KEPT)
     if len(exact) >= FEWEST_ROWS:
@@ -137,18 +128,17 @@ def _synchronise(connection: Any, path: Path, shards: Mapping[int, np.ndarray], 
 
         config = IvfRq(distance_type="dot", num_partitions=_cells(len(exact)))
         table.create_index("vector", config=config, replace=True)
-    write_json(state, sorted(shards))
+    write_json(state, [generation, count])
     return table
 
 
-def _recorded_shards(state: Path) -> set[int]:
-    """Numbers of the shards in the table; none without a readable record, so that the table is made anew."""
+def _recorded_rows(state: Path, generation: int) -> int:
+    """How many rows the table has; 0 without a readable record of this generation, so that it is made anew."""
     try:
-        numbers = json.loads(state.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return set()
-    is_record = isinstance(numbers, list) and all(type(number) is int for number in numbers)
-    return set(numbers) if is_record else set()
+        recorded, rows = json.loads(state.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return 0
+    return rows if recorded == generation and type(rows) is int else 0
 
 
 def _cells(count: int) -> int:
@@ -157,14 +147,14 @@ def _cells(count: int) -> int:
 
 def _schema(width: int) -> pa.Schema:
     vector = pa.list_(pa.float32(), width)  # from half precision, LanceDB builds its index several times as slowly
-    return pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("vector", vector)])
+    return pa.schema([("row", pa.int64()), ("vector", vector)])
 
 
-def _rows(number: int, vectors: np.ndarray) -> pa.Table:
+def _rows(start: int, vectors: np.ndarray) -> pa.Table:
     padded = _padded(vectors)
     count, width = padded.shape
     cells = pa.FixedSizeListArray.from_arrays(pa.array(padded.reshape(-1)), width)
-    return pa.table([np.full(count, number), np.arange(count), cells], schema=_schema(width))
+    return pa.table([np.arange(start, start + count), cells], schema=_schema(width))
 
 
 def _padded(vectors: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Embeddings on disk: shards of a fixed form, each written whole or not at all, and a manifest over them.
 
 A shard is three files: `000000.npy`, float16 (n, D), rows of length one, which can be memory-mapped;
-`000000.parquet`, as many rows with the columns `path` (see `opsin.search.paths`), `size`, `mtime_ns`, `ctime_ns`,
+`000000.parquet`, as many rows with the columns `path` (see `path_to_text`), `size`, `mtime_ns`, `ctime_ns`,
 `inode`, `sha256`; and `000000.json`, written last, with the digests of both and the images that were left out. A shard
 without this last file does not exist. `manifest.json` lists the shards of a finished or unfinished collection with the
 encoder that made them. Equal content gives equal bytes.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,6 @@ from opsin.errors import CheckpointError
 from opsin.files import atomic_write
 from opsin.images.opening import Skipped
 from opsin.search.collection import Entry
-from opsin.search.paths import path_to_text, text_to_path
 
 FORMAT_VERSION = 2
 """Version 1 lacks change times and inodes, and has vectors of photos that were turned the wrong way."""
@@ -115,31 +115,17 @@ def is_intact(directory: Path, info: ShardInfo) -> bool:
     """Whether the files of a shard are those that were written."""
     try:
         table_sha256 = _digest_of(shard_file(directory, info.number, "parquet"))
+        vectors_sha256 = _digest_of(shard_file(directory, info.number, "npy"))
     except OSError:
         return False
-    return table_sha256 == info.table_sha256 and has_vectors(directory, info.number, info.vectors_sha256)
-
-
-def has_vectors(directory: Path, number: int, sha256: str, *, trust_status: bool = False) -> bool:
-    """Whether the vectors of a shard are there and have this digest.
-
-    With `trust_status` a file is read once a process, and again when its status (size, times, inode) has changed.
-    """
-    path = shard_file(directory, number, "npy")
-    try:
-        if trust_status:
-            return _digest_of_version(path, Entry.of_file("", path.stat())) == sha256
-        return _digest_of(path) == sha256
-    except OSError:
-        return False
+    return (table_sha256, vectors_sha256) == (info.table_sha256, info.vectors_sha256)
 
 
 def read_vectors(directory: Path, number: int, dim: int) -> np.ndarray:
     """Memory map float16 (n, D) of a shard. Raises CheckpointError when it is no such array."""
     path = shard_file(directory, number, "npy")
     try:
-        # Copy-on-write lets torch view the map without a warning; nothing ever writes to it.
-        vectors: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        vectors: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointError(f"{path} cannot be read; make the embeddings again ({error})") from error
     if vectors.dtype != np.float16 or vectors.ndim != 2 or vectors.shape[1] != dim:
@@ -208,13 +194,36 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); make the embeddings again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or "dim" not in content:
+    if not isinstance(version, int) or {"encoder", "fingerprint", "dim", "source", "shards"} - content.keys():
         raise CheckpointError(f"{path} is no manifest of embeddings; make them again")
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {version}, and this opsin reads up to {FORMAT_VERSION}; update opsin"
         )
     return content
+
+
+def read_infos(directory: Path, manifest: Mapping[str, Any]) -> Iterator[ShardInfo]:
+    """The shards that a manifest lists, without those that have been removed since."""
+    for shard in manifest["shards"]:
+        info = read_info(directory, int(shard["name"]))
+        if info is not None:
+            yield info
+
+
+def path_to_text(path: str) -> str:
+    """A path as plain Unicode text, which Parquet and JSON can hold: control characters, `%` and bytes that are no
+    UTF-8 (in Python lone surrogates, PEP 383) become `%XX`."""
+    return "".join(f"%{ord(char) & 0xFF:02X}" if _needs_escape(char) else char for char in path)
+
+
+def text_to_path(text: str) -> str:
+    """The path of which `path_to_text` made the text."""
+    return os.fsdecode(unquote_to_bytes(text))
+
+
+def _needs_escape(char: str) -> bool:
+    return char == "%" or ord(char) < 32 or ord(char) == 127 or "\ud800" <= char <= "\udfff"
 
 
 def _present(directory: Path, keys: Sequence[str]) -> list[ShardInfo]:
@@ -242,11 +251,6 @@ def _digest_of(path: Path) -> str:
     """SHA-256 of a file. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=1024)
-def _digest_of_version(path: Path, version: Entry) -> str:
-    return _digest_of(path)
 
 
 def _write_json(path: Path, content: Any) -> None:

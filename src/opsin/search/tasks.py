@@ -17,8 +17,7 @@ from opsin.encoders.fingerprint import fingerprint
 from opsin.images.opening import Skipped
 from opsin.search.collection import Collection, Entry
 from opsin.search.encoding import encode_entries
-from opsin.search.paths import path_to_text
-from opsin.search.shards import FORMAT_VERSION, EncoderInfo, ShardInfo, ShardRow, write_shard
+from opsin.search.shards import FORMAT_VERSION, EncoderInfo, ShardInfo, ShardRow, path_to_text, write_shard
 
 LoadEncoder = Callable[[], ImageEncoder]
 """Makes the encoder; worker processes call it as well, so it has to be picklable."""
