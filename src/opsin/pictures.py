@@ -107,7 +107,7 @@ def cut(text: str, length: int) -> str:
     return shown if len(shown) <= length else shown[: length - 1] + "…"
 
 
-def centre_square(image: ImageLike) -> Image.Image:
+def center_square(image: ImageLike) -> Image.Image:
     """What a model sees of an image, of at most `LARGEST_PICTURE` pixels to a side."""
     opened = open_image(image, size=LARGEST_PICTURE)
     side = min(opened.size)

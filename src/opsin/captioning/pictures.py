@@ -18,7 +18,7 @@ from opsin.pictures import (
     TITLE_SIZE,
     TITLE_WIDTH,
     WRONG,
-    centre_square,
+    center_square,
     cut,
     highest_share,
     overlay,
@@ -77,7 +77,7 @@ def attention_by_word(images: Sequence[ImageLike], captions: Sequence[Caption], 
     heat, first = None, 0
     for image, caption, title, own, height in zip(images, captions, titles, maps, heights, strict=True):
         tiles = grid[first : first + height].flat
-        square = centre_square(image)
+        square = center_square(image)
         tile = next(tiles)
         tile.imshow(square)
         tile.set_title(title, fontsize=TITLE_SIZE, parse_math=False)

@@ -18,7 +18,7 @@ from opsin.pictures import (
     TITLE_SIZE,
     TITLE_WIDTH,
     WRONG,
-    centre_square,
+    center_square,
     cut,
     overlay,
     reduced,
@@ -62,7 +62,7 @@ def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: 
     heat = None
     for index, (image, weights) in enumerate(zip(images, attention, strict=True)):
         row, column = divmod(index, columns)
-        square = centre_square(image)
+        square = center_square(image)
         grid[2 * row, column].imshow(square)
         heat = overlay(grid[2 * row + 1, column], square, weights)
     if heat is not None:
@@ -72,7 +72,7 @@ def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: 
 
 def attention_figure(image: ImageLike, attention: np.ndarray, result: Classification) -> Figure:
     """The image as the model sees it beside the same image under its attention map (grid, grid)."""
-    square = centre_square(image)
+    square = center_square(image)
     figure = Figure(figsize=(7.4, 3.8), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
     left.imshow(square)

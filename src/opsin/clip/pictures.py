@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from opsin.clip.zero_shot import ZeroShotClassification
 from opsin.images.opening import ImageLike
-from opsin.pictures import HEAT_COLOURS, RIGHT, TITLE_SIZE, WRONG, centre_square, cut
+from opsin.pictures import HEAT_COLOURS, RIGHT, TITLE_SIZE, WRONG, center_square, cut
 
 MOST_IMAGES = 24
 """Images that a zero-shot grid draws: more fit on no page."""
@@ -45,7 +45,7 @@ def similarity_figure(similarity: np.ndarray, images: Sequence[ImageLike], capti
     heat = axes.imshow(similarity, cmap=HEAT_COLOURS, vmin=low, vmax=high, aspect="equal")
     for column, image in enumerate(images):
         extent = (column - 0.46, column + 0.46, -0.58, -1.5)
-        axes.imshow(centre_square(image), extent=extent)
+        axes.imshow(center_square(image), extent=extent)
     axes.set(xlim=(-0.5, M - 0.5), ylim=(N - 0.5, -1.55))
     axes.set_yticks(range(N), texts, fontsize=10, parse_math=False)
     axes.set_xticks([])
@@ -84,7 +84,7 @@ def zero_shot_figure(
         axes.axis("off")
     for index, (image, result) in enumerate(zip(images, results, strict=True)):
         row, column = divmod(index, columns)
-        grid[2 * row, column].imshow(centre_square(image))
+        grid[2 * row, column].imshow(center_square(image))
         axes = grid[2 * row + 1, column]
         truth = None if truths is None else truths[index]
         colour = WRONG if truth is not None and truth != result.labels[0] else RIGHT

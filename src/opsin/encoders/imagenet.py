@@ -62,7 +62,7 @@ class ImagenetEncoder(DenseNetworkEncoder):
         return PREPROCESSING
 
     def _prepare(self, image: Image.Image) -> Tensor:
-        return _network_input(centre_crop(image))
+        return _network_input(center_crop(image))
 
     def _pooled(self, images: Tensor) -> Tensor:
         pooled: Tensor = self._layers.forward_head(self._map(images), pre_logits=True)
@@ -142,7 +142,7 @@ def _signature(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return name.rpartition(".")[2], tuple(tensor.shape)
 
 
-def centre_crop(image: Image.Image) -> Image.Image:
+def center_crop(image: Image.Image) -> Image.Image:
     """What the weights were trained to see of an image: the shorter side resized to 256 pixels (bicubic), of which the
     centre of 224 x 224. The rest is not computed, so that a very long image makes no huge intermediate one."""
     shorter = min(image.size)

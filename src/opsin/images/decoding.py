@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
 
 from opsin.errors import DataError
-from opsin.images.greys import raw_mode, use_few_bits
+from opsin.images.grays import raw_mode, use_few_bits
 from opsin.images.rendering import reduction
 
 DECODING_THREADS = 8  # Pillow releases the interpreter lock while it decodes and resizes

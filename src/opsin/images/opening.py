@@ -72,7 +72,7 @@ def open_image(
     """A decoded RGB image from a path, encoded bytes, a PIL image or an array.
 
     EXIF orientation is applied, colors are converted to sRGB by the file's color profile (ICC), transparency is laid
-    over `background`, greys of more than 8 bits are scaled to 8 bits (see `opsin.images.greys`), of an animation the
+    over `background`, greys of more than 8 bits are scaled to 8 bits (see `opsin.images.grays`), of an animation the
     first frame is taken. The result carries no metadata, so that nothing is applied a second time: opened again, it is
     the same object. Arrays are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, or float in [0, 1].
 

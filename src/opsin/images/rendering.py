@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from opsin.images.greys import USED_BITS, GreyRange, grey_range, is_deep
+from opsin.images.grays import USED_BITS, GrayRange, gray_range, is_deep
 
 BAND_PIXELS = 2**20
 FEWEST_ROWS = 8
@@ -61,7 +61,7 @@ class Rendering:
     orientation: int
     mode: str
     """The mode in which colors are taken to sRGB: RGB, L, CMYK or LAB."""
-    greys: GreyRange | None
+    greys: GrayRange | None
     convert: Conversion | None
 
     @classmethod
@@ -69,7 +69,7 @@ class Rendering:
         """Look at an image; see `reduction` about `size`."""
         image.load()
         mode = _color_mode(image.mode)
-        greys = grey_range(map(np.asarray, _bands(image)), image.mode) if is_deep(image.mode) else None
+        greys = gray_range(map(np.asarray, _bands(image)), image.mode) if is_deep(image.mode) else None
         convert = to_srgb(_profile(image), mode)
         factor = reduction(image.width, image.height, size)
         return cls(image, background, factor, _orientation(image), mode, greys, convert)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from opsin.images.opening import ImageLike
-from opsin.pictures import RIGHT, TITLE_SIZE, TITLE_WIDTH, WRONG, centre_square, cut
+from opsin.pictures import RIGHT, TITLE_SIZE, TITLE_WIDTH, WRONG, center_square, cut
 
 MOST_CLASSES = 20
 """Classes that a map tells apart by colours; of more, the most frequent ones are coloured and the others grey."""
@@ -40,7 +40,7 @@ def neighbours_figure(
 
 
 def _draw(axes: Any, image: ImageLike, title: str, colour: str, *, bold: bool) -> None:
-    axes.imshow(centre_square(image))
+    axes.imshow(center_square(image))
     axes.set_title(title, fontsize=8, color=colour, weight="bold" if bold else "normal", parse_math=False)
     axes.axis("off")
 

@@ -62,7 +62,7 @@ def use_few_bits(image: ImageFile.ImageFile, file: BinaryIO, mode: str) -> None:
 
 
 @dataclass(frozen=True)
-class GreyRange:
+class GrayRange:
     """The values that become 0 and 255."""
 
     low: float
@@ -76,7 +76,7 @@ class GreyRange:
         return np.rint((values - self.low) / max(self.high - self.low, 1e-12) * 255).astype(np.uint8)
 
 
-def grey_range(parts: Iterable[np.ndarray], mode: str) -> GreyRange:
+def gray_range(parts: Iterable[np.ndarray], mode: str) -> GrayRange:
     """The range of the image of a mode that consists of these parts.
 
     It is the smallest usual one that holds all values: that of 8, 10, 12, 14 or 16 bits, of floats also 0 to 1. Values
@@ -91,12 +91,12 @@ def grey_range(parts: Iterable[np.ndarray], mode: str) -> GreyRange:
         low, high = 0.0, 0.0
     if mode.startswith("I;16"):
         if high < 2**EIGHT_BITS:
-            return GreyRange(0.0, 65535.0)
+            return GrayRange(0.0, 65535.0)
     elif low >= 0 and mode == "F" and high <= 1:
-        return GreyRange(0.0, 1.0)
+        return GrayRange(0.0, 1.0)
     elif low >= 0 and high < 2**EIGHT_BITS:
-        return GreyRange(0.0, 255.0)
+        return GrayRange(0.0, 255.0)
     bits = next((bits for bits in BITS if low >= 0 and high < 2**bits), None)
     if bits is None:
-        return GreyRange(low, high)
-    return GreyRange(0.0, float(2**bits - 1), bits if bits < 16 and mode != "F" else None)
+        return GrayRange(low, high)
+    return GrayRange(0.0, float(2**bits - 1), bits if bits < 16 and mode != "F" else None)
