@@ -108,7 +108,7 @@ def test_a_tour_replaces_only_what_a_tour_has_made(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_tour")
 def test_unusable_tours_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="above zero"):
+    with pytest.raises(ConfigError, match="max_minutes must be above 0, not 0"):
         run_tour(tmp_path / "tour", training_minutes=0)
     assert not (tmp_path / "tour").exists()
     (tmp_path / "file").write_text("in the way")
