@@ -131,7 +131,9 @@ def test_enlarged_images_have_the_same_pixels(command: Command, run: Path, tmp_p
     assert command(*ask, tmp_path / "large.png", "--scale", 3).returncode == 0
     with Image.open(tmp_path / "small-1.png") as small, Image.open(tmp_path / "large-1.png") as large:
         assert (np.kron(np.asarray(small), np.ones((3, 3, 1), np.uint8)) == np.asarray(large)).all()
-    assert_one_clear_line(command(*ask, tmp_path / "x.png", "--scale", 0), "--scale must be at least 1 and at most 64", code=2)
+    assert_one_clear_line(
+        command(*ask, tmp_path / "x.png", "--scale", 0), "--scale must be at least 1 and at most 64", code=2
+    )
 
 
 def test_images_and_ways_between_prompts(command: Command, run: Path, folder: Path, tmp_path: Path) -> None:

@@ -135,5 +135,7 @@ def test_wrong_usage(command: Opsin, run: Path, folder: Path, tmp_path: Path) ->
     assert_one_clear_line(command(*train, "--temperature", 0), "temperature must be above 0", code=2)
     assert_one_clear_line(command(*train, "--recipe", "cifar10-cpu-3h"), "did you mean 'cifar10-cpu-2h'", code=2)
     assert_one_clear_line(command("classify", folder / "fine" / "00.png", "--model", run), "kind 'simclr'")
-    assert_one_clear_line(command("export", "emoji-clip", "--out", tmp_path / "x", "--encoder-only"), "has no projection to leave out")
+    assert_one_clear_line(
+        command("export", "emoji-clip", "--out", tmp_path / "x", "--encoder-only"), "has no projection to leave out"
+    )
     assert not (tmp_path / "x").exists()
