@@ -25,9 +25,10 @@ from opsin.classification.inference import Classifier, ClassifierContent, build_
 from opsin.cli import main as cli
 from opsin.cli import train
 from opsin.cli.options import SharedOptions, UsageError, parse, repeat_options, seeded_generator
-from opsin.cli.output import human_bytes, print_json, print_json_line, print_table
+from opsin.cli.output import print_json, print_json_line, print_table
 from opsin.cli.search import SearchOptions
 from opsin.config import to_dict
+from opsin.counts import human_bytes
 from opsin.doctor import EXTRAS, diagnose
 from opsin.errors import DataError, TrainingInterrupted
 from opsin.images.opening import open_image

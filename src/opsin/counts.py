@@ -16,3 +16,13 @@ def agree(count: int, one: str, several: str) -> str:
 def none_of(count: int, noun: str) -> str:
     """The subject of a sentence that is true of no thing: `none of the 3 files`, `not even the only file`."""
     return f"not even the only {noun}" if count == 1 else f"none of the {number_of(count, noun)}"
+
+
+def human_bytes(count: int) -> str:
+    """A size in bytes with a decimal unit: 1500 is `1.5 kB`."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

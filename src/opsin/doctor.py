@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from opsin import __version__, checkpoint, runtime
+from opsin.counts import human_bytes
+from opsin.results import Table
 from opsin.sources import emoji
+
+if TYPE_CHECKING:
+    from opsin.images.opening import Skipped
 
 PACKAGES = (
     "torch", "torchvision", "lightning-fabric", "numpy", "pillow", "safetensors", "huggingface-hub", "timm",
@@ -71,6 +78,48 @@ class Diagnosis:
     cache: tuple[CacheEntry, ...]
     emoji_built: bool
     free_disk: int
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """None: no images are looked at."""
+        return ()
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        return asdict(self)
+
+    def tables(self) -> list[Table]:
+        """A line for each thing."""
+        return [Table(("what", "found"), list(self._rows()))]
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        hardware = self.hardware
+        yield "opsin", self.opsin
+        yield "Python", f"{self.python} on {self.system}"
+        yield "processor", f"{hardware.cpu}, {hardware.usable_cores} of {hardware.cores} cores usable"
+        yield "memory", "unknown" if hardware.memory is None else human_bytes(hardware.memory)
+        yield "accelerator", "; ".join(hardware.accelerators) or "none"
+        yield "--device auto", hardware.device
+        native = "native bf16" if hardware.native_bf16 else "no native bf16"
+        yield "--precision auto", f"{hardware.precision} ({native})"
+        for name, version in self.packages.items():
+            yield name, version or "not installed"
+        for name, installed in self.extras.items():
+            yield (
+                f"extra {name}",
+                "installed"
+                if installed
+                else f"not installed (in a checkout: pip install -c constraints.txt -e '.[{name}]')",
+            )
+        yield "models in the package", ", ".join(self.zoo) or "none"
+        yield "network", "off (offline)" if self.offline else "may be used"
+        yield "cache", f"{self.cache_directory}, {human_bytes(self.free_disk)} free"
+        yield (
+            "emoji source",
+            "built" if self.emoji_built else "built when first used: opsin data prepare emoji",
+        )
+        for entry in self.cache:
+            yield f"cache: {entry.name}", human_bytes(entry.size)
 
 
 def diagnose() -> Diagnosis:

@@ -26,13 +26,25 @@ class Table:
     remark: str | None = None
 
 
-class Result(Protocol):
-    """What evaluations and other verbs give."""
+class Shown(Protocol):
+    """What verbs compute."""
 
     @property
     def skipped(self) -> Sequence[Skipped]:
         """Images that were left out."""
         ...
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        ...
+
+    def tables(self) -> list[Table]:
+        """What people want to read of it."""
+        ...
+
+
+class Result(Shown, Protocol):
+    """What evaluations give."""
 
     @property
     def baselines(self) -> Sequence[BaselineComparison]:
@@ -42,14 +54,6 @@ class Result(Protocol):
     @property
     def warnings(self) -> Sequence[str]:
         """Sentences that people have to know, besides those on `baselines`."""
-        ...
-
-    def document(self) -> dict[str, Any]:
-        """All of it as JSON types."""
-        ...
-
-    def tables(self) -> list[Table]:
-        """What people want to read of it."""
         ...
 
     def figure(self) -> Figure | None:

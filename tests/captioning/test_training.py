@@ -17,7 +17,7 @@ from PIL import Image
 from opsin.captioning.config import CaptioningConfig, DecoderConfig, EncoderConfig
 from opsin.captioning.data import CaptionTable, FeatureCaptionDataset
 from opsin.captioning.evaluation import caption_loss, evaluate_captioner, evaluate_dataset, word_loss
-from opsin.captioning.inference import Captioner, Sampling
+from opsin.captioning.inference import Captioner, Decoding, Sampling
 from opsin.captioning.model import build_model
 from opsin.captioning.recipes import RECIPES
 from opsin.captioning.splits import CaptionSplits, open_splits
@@ -58,6 +58,7 @@ def test_captions_of_new_images(colour_run: Run) -> None:
     images = [Image.new("RGB", (30, 20), colour) for colour in COLOURS.values()]
     for beams in (1, 3):
         captions = captioner.caption(images, beams=beams, batch_size=2)
+        assert captions == captioner.caption(images, decoding=Decoding(beams=beams), batch_size=2)
         for caption, name in zip(captions, COLOURS, strict=True):
             assert caption.text in (f"a {name} picture", f"something all in {name}")
             assert caption.text == " ".join(caption.words)
@@ -118,7 +119,7 @@ def test_attention_of_each_word(colour_run: Run) -> None:
 def test_attention_belongs_to_the_word_that_it_led_to(colour_run: Run) -> None:
     captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
     features = captioner.encode(torch.full((1, 3, 16, 16), 90, dtype=torch.uint8)).float()
-    (caption,) = captioner.write(features, attention=True)
+    (caption,) = captioner.write(features, Decoding(beams=1), attention=True)
     tokens = captioner.vocabulary.encode(caption.text)
     assert caption.attention is not None
     for place in range(len(caption.words)):

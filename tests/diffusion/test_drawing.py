@@ -104,6 +104,7 @@ def test_steps_of_a_model_with_few_time_steps() -> None:
 def test_odd_prompts(model: TextToImage) -> None:
     prompts = ["", "   ", "word " * 5000, "Ωραία 猫 🐱"]
     drawn = model.generate(prompts, steps=3)
+    assert drawn == model.generate(prompts, sampling=Sampling(steps=3))
     assert [generation.prompt for generation in drawn] == prompts
     assert model.encode_prompts(["", "red"])[0].abs().max() == 0
     assert model.generate([]) == []

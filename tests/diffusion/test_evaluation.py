@@ -80,15 +80,13 @@ class Painter:
         prompts: str | Sequence[str],
         *,
         num_images: int = 1,
-        guidance_scale: float = 2.0,
-        steps: int = 20,
-        sampler: str = "dpm-solver",
+        sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
-        spacing: str = "trailing",
-        threshold: str = "static",
     ) -> list[Generation]:
-        self.asked.append((guidance_scale, steps, sampler))
-        self.settings.append((spacing, threshold))
+        asked = sampling or DEFAULT
+        assert asked.steps is not None
+        self.asked.append((asked.guidance_scale, asked.steps, asked.sampler))
+        self.settings.append((asked.spacing, asked.threshold))
         if len(self.asked) > self.stop_at:
             raise KeyboardInterrupt
         results = []

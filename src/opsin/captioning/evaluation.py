@@ -21,7 +21,7 @@ from opsin.captioning.data import (
     encoded_caption_dataset,
     image_caption_dataset,
 )
-from opsin.captioning.inference import Caption, Captioner
+from opsin.captioning.inference import Caption, Captioner, Decoding
 from opsin.captioning.metrics import CaptionMetrics, caption_metrics
 from opsin.captioning.splits import COURSE, CaptionSplits, open_splits
 from opsin.counts import number_of
@@ -253,7 +253,7 @@ def evaluate_dataset(
     loss, tokens = 0.0, 0
     for batch in batches_of(dataset, batch_size):
         features = captioner.encode(batch["image"] if "image" in batch else batch["feature"])
-        captions += captioner.write(features, beams=beams)
+        captions += captioner.write(features, Decoding(beams=beams))
         rows += batch["row"].tolist()
         every, images = all_captions(batch["captions"], batch["num_captions"])
         every, images = every.to(captioner.device), images.to(captioner.device)

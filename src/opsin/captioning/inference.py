@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,18 @@ class Sampling:
     generator: torch.Generator
     top_p: float = 0.9
     temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How captions are written: word by word with the most probable ones (one beam), by beam search, or drawn at random
+    with `sampling`, where `beams` and `length_penalty` do not count. Captions are as long as the model can write them,
+    unless `limits` say otherwise."""
+
+    beams: int = 3
+    length_penalty: float = 1.0
+    limits: Limits | None = None
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,45 +168,23 @@ knows only what its training captions say: expect wrong captions for other image
             command="opsin caption IMAGES --model THIS_DIRECTORY",
         )
 
-    def caption(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        beams: int = 3,
-        length_penalty: float = 1.0,
-        limits: Limits | None = None,
-        sampling: Sampling | None = None,
-        attention: bool = False,
-        batch_size: int = 32,
-    ) -> list[Caption]:
-        """A caption for each image, all at the end; see `caption_each`."""
-        return list(
-            self.caption_each(
-                images,
-                beams=beams,
-                length_penalty=length_penalty,
-                limits=limits,
-                sampling=sampling,
-                attention=attention,
-                batch_size=batch_size,
-            )
-        )
+    def caption(self, images: ImageLike | Iterable[ImageLike], **settings: Any) -> list[Caption]:
+        """A caption for each image, all at the end; `settings` are those of `caption_each`."""
+        return list(self.caption_each(images, **settings))
 
     def caption_each(
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
-        beams: int = 3,
-        length_penalty: float = 1.0,
-        limits: Limits | None = None,
-        sampling: Sampling | None = None,
+        decoding: Decoding | None = None,
         attention: bool = False,
         batch_size: int = 32,
+        **settings: Any,
     ) -> Iterator[Caption]:
         """A caption for each image (paths, PIL images or arrays), a batch after the other, or for a single one.
 
-        With one beam words are chosen greedily; with `sampling` they are drawn, and `beams` does not count. Captions
-        are as long as the model can write them, unless `limits` say otherwise. Raises DataError for a broken image,
+        `settings` change fields of `decoding` (see `Decoding`), such as `beams=5`. With `attention`, captions say where
+        the model looked. Raises DataError for a broken image,
         ConfigError for a model that takes features instead of images and for an impossible setting, and what
         `opsin.encoders.load` raises for a model with a frozen encoder.
         """
@@ -204,17 +195,9 @@ knows only what its training captions say: expect wrong captions for other image
             )
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
+        decoding = replace(decoding or Decoding(), **settings)
         for features, grid in self._encoded_batches(images, batch_size):
-            captions = self.write(
-                features,
-                grid=grid,
-                beams=beams,
-                length_penalty=length_penalty,
-                limits=limits,
-                sampling=sampling,
-                attention=attention,
-            )
-            yield from _undamaged(captions)
+            yield from _undamaged(self.write(features, decoding, attention=attention, grid=grid))
 
     def caption_features(self, features: np.ndarray | Tensor, *, beams: int = 3) -> list[Caption]:
         """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""
@@ -227,7 +210,7 @@ knows only what its training captions say: expect wrong captions for other image
             )
         if not bool(tensor.isfinite().all()):
             raise DataError("some of these features are not finite numbers, so no caption can be written about them")
-        return _undamaged(self.write(self.encode(tensor), beams=beams))
+        return _undamaged(self.write(self.encode(tensor), Decoding(beams=beams)))
 
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
@@ -241,11 +224,8 @@ knows only what its training captions say: expect wrong captions for other image
     def write(
         self,
         features: Tensor,
+        decoding: Decoding,
         *,
-        beams: int = 1,
-        length_penalty: float = 1.0,
-        limits: Limits | None = None,
-        sampling: Sampling | None = None,
         attention: bool = False,
         grid: tuple[int, int] | None = None,
     ) -> list[Caption]:
@@ -254,7 +234,8 @@ knows only what its training captions say: expect wrong captions for other image
         Without one, maps of attention to features have a single row.
         """
         decoder = self.model.decoder
-        limits = limits or Limits(max_length=decoder.max_length)
+        limits = decoding.limits or Limits(max_length=decoder.max_length)
+        sampling, beams = decoding.sampling, decoding.beams
         with autocast(self.device, self.precision):
             if sampling is not None:
                 top_p, temperature, generator = sampling.top_p, sampling.temperature, sampling.generator
@@ -262,7 +243,8 @@ knows only what its training captions say: expect wrong captions for other image
             elif beams == 1:
                 decoded = greedy(decoder, features, limits)
             else:
-                decoded = beam_search(decoder, features, limits, beams=beams, length_penalty=length_penalty)
+                penalty = decoding.length_penalty
+                decoded = beam_search(decoder, features, limits, beams=beams, length_penalty=penalty)
             maps = self._attention(features, decoded.tokens, grid) if attention else None
         captions = []
         for row, tokens in enumerate(decoded.tokens.tolist()):

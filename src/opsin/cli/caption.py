@@ -11,7 +11,7 @@ import tyro
 
 from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line, print_skipped
-from opsin.counts import none_of
+from opsin.results import skipped_document
 from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def main(argv: list[str]) -> int:
     options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
     _refuse_senseless(options)
     from opsin.captioning.inference import Captioner
-    from opsin.errors import DataError
     from opsin.images.opening import ImageReader, StoredImage
     from opsin.sources.opening import list_inputs
 
@@ -87,10 +86,7 @@ def main(argv: list[str]) -> int:
         elif not options.json:
             rows.print(str(file), caption.text)
         captions.append(caption)
-    if not captions:
-        raise DataError(
-            f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reader.skipped[0].reason}"
-        )
+    reader.refuse_unread()
     if as_lines:
         for row in reader.skipped:
             print_json_line({"image": row.id, "skipped": row.reason})
@@ -120,7 +116,7 @@ def _refuse_senseless(options: CaptionOptions) -> None:
 
 def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
     from opsin.captioning.decoding import Limits
-    from opsin.captioning.inference import Sampling
+    from opsin.captioning.inference import Decoding, Sampling
     from opsin.progress import tracked
 
     sampling = None
@@ -132,12 +128,10 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
         max_length=captioner.model.decoder.max_length if options.max_length is None else options.max_length,
         no_repeat_ngram=options.no_repeat_ngram,
     )
+    decoding = Decoding(beams=options.beams, length_penalty=options.length_penalty, limits=limits, sampling=sampling)
     return captioner.caption_each(
         tracked(reader, options.progress, "captioning", len(reader.files)),
-        beams=options.beams,
-        length_penalty=options.length_penalty,
-        limits=limits,
-        sampling=sampling,
+        decoding=decoding,
         attention=options.attention is not None,
         batch_size=options.batch_size,
     )
@@ -145,7 +139,7 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
 
 def _print_document(model: str, reader: ImageReader, captions: list[Caption]) -> None:
     images = [_entry(path, caption) for path, caption in zip(reader.read, captions, strict=True)]
-    skipped = [{"id": row.id, "reason": row.reason} for row in reader.skipped]
+    skipped = skipped_document(reader.skipped)
     print_json({"model": model, "images": images, "skipped": skipped})
 
 

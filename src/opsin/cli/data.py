@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +10,9 @@ from typing import Annotated
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_skipped, print_table
+from opsin.cli.output import note, print_json, print_table, show
 from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
-from opsin.counts import number_of
 from opsin.sources.exclusion import Patterns
 
 LAYOUTS = (
@@ -118,30 +116,8 @@ def _check(argv: list[str]) -> int:
     from opsin.sources.opening import open_source
 
     report = check_source(open_source(options.source, exclude=options.exclude), progress=options.progress)
-    if options.json:
-        print_json(dataclasses.asdict(report))
-        return 0
-    rows: list[tuple[str, object]] = [("images", report.count)]
-    rows += [(f"split {name}", count) for name, count in report.splits.items()]
-    rows += [("classes", len(report.classes))] if report.classes else []
-    rows += [(f"  {name}", count) for name, count in report.classes.items()]
-    rows += [("images without label", report.without_label)] if report.without_label else []
-    rows += (
-        [("captions", report.captions), ("images without caption", report.without_caption)] if report.captions else []
-    )
-    rows += [("smallest", "{} x {}".format(*report.smallest)), ("largest", "{} x {}".format(*report.largest))]
-    rows += [(f"of {bits} bits in 16 bits", count) for bits, count in report.used_bits.items()]
-    rows += [
-        ("broken or left out", len(report.broken)),
-        ("groups of identical images", len(report.duplicates)),
-    ]
-    print_table((report.name, ""), [(name, str(value)) for name, value in rows])
-    print_skipped(report.broken)
-    for ids in report.duplicates[:20]:
-        print(f"identical {' = '.join(ids)}")
-    if len(report.duplicates) > 20:
-        print(f"identical … and {number_of(len(report.duplicates) - 20, 'more group')}; --json lists them all")
-    if report.classes:
+    show(report, options.json)
+    if report.classes and not options.json:
         note(f"next: opsin train vit --data {shlex.quote(options.source)} --out RUN", quiet=options.quiet)
     return 0
 

@@ -12,6 +12,7 @@ import tyro
 from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
 from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.results import skipped_document
 from opsin.sources.exclusion import Patterns
 
 DESCRIPTION = (
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
                 "written": report.written,
                 "kept": report.kept,
                 "images": report.rows,
-                "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+                "skipped": skipped_document(report.skipped),
             }
         )
         return 0

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
-from opsin.cli.output import human_bytes, note, print_json
+from opsin.cli.output import note, print_json
+from opsin.counts import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

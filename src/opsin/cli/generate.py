@@ -217,12 +217,8 @@ def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Genera
     return model.generate(
         options.prompts,
         num_images=options.num_images,
-        guidance_scale=options.guidance,
-        steps=options.steps,
-        sampler=options.sampler,
+        sampling=sampling,
         generator=generator,
-        spacing=options.spacing,
-        threshold=options.threshold,
         trajectory=options.filmstrip,
         progress=options.progress,
     )

@@ -13,6 +13,7 @@ import tyro
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.counts import number_of
+from opsin.results import skipped_document
 from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _print_json(index: ImageIndex, report: UpdateReport) -> None:
             "moved": [{"from": printable(old), "to": printable(new)} for old, new in report.moved],
             "repaired": shown(report.repaired),
             "deleted": shown(report.deleted),
-            "skipped": [{"id": row.id, "reason": row.reason} for row in report.skipped],
+            "skipped": skipped_document(report.skipped),
             "other_files": {printable(suffix): count for suffix, count in report.other_files.items()},
         }
     )

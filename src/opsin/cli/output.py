@@ -15,7 +15,7 @@ from opsin.names import printable
 
 if TYPE_CHECKING:
     from opsin.images.opening import Skipped
-    from opsin.results import Result
+    from opsin.results import Shown
     from opsin.training.baselines import BaselineComparison
 
 JSON_DIGITS = 6
@@ -60,7 +60,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     console.print(table)
 
 
-def show(result: Result, as_json: bool) -> None:
+def show(result: Shown, as_json: bool) -> None:
     """Print a result: as one JSON document, or as tables with what was left out."""
     if as_json:
         print_json(result.document())
@@ -144,16 +144,6 @@ def print_skipped(skipped: Iterable[Skipped]) -> None:
         before, name, _ = row.reason.partition(f"{row.id} ")
         is_named = bool(name) and (not before or before.endswith("/"))
         print(f"left out  {row.reason[len(before) :] if is_named else f'{row.id}: {row.reason}'}")
-
-
-def human_bytes(count: int) -> str:
-    """A size in bytes with a decimal unit: 1500 is `1.5 kB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _with_sensible_numbers(value: Any) -> Any:

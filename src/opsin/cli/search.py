@@ -181,22 +181,4 @@ def _print_results(results: SearchResults, title: str | None = None) -> None:
 
 
 def _document(options: SearchOptions, query: Query, results: SearchResults) -> dict[str, Any]:
-    hits = [
-        {
-            "rank": hit.rank,
-            "id": printable(hit.id),
-            "path": None if hit.path is None else printable(str(hit.path)),
-            "cosine": hit.cosine,
-            "missing": hit.missing,
-        }
-        for hit in results
-    ]
-    return {
-        "index": str(options.index),
-        "query": query.title(options),
-        "images": results.total,
-        "confident": results.confident,
-        "standout": results.standout,
-        "hits": hits,
-        "refused": [{"id": row.id, "reason": row.reason} for row in results.refused],
-    }
+    return {"index": str(options.index), "query": query.title(options), **results.document()}

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 import tyro
 
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
-from opsin.cli.output import note, note_next, print_json, print_skipped, print_table
+from opsin.cli.output import note, note_next, show
 from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
-from opsin.results import baseline_rows, skipped_document
 from opsin.runtime import is_first_process
 from opsin.systems import SYSTEMS, System, load
 from opsin.training.config import TrainingConfig
@@ -148,27 +147,10 @@ def _print_report(report: Any, options: Any, system: System) -> None:
         next_command = "opsin evaluate {run}"
     elif not report.splits.is_labelled:
         next_command = system.next_unlabelled
+    show(report, options.json)
     if options.json:
-        print_json(
-            {
-                "model": str(report.model),
-                "metrics": report.metrics,
-                "choice": report.choice,
-                "steps": report.steps,
-                "seconds": round(report.seconds, 1),
-                "needs": report.needs,
-                "baselines": [comparison.document() for comparison in report.baselines],
-                "skipped": skipped_document(report.skipped),
-            }
-        )
         note_next(None, report.baselines, quiet=options.quiet)
         return
-    print_table(("metric", "value"), [*report.metrics.items(), *baseline_rows(report.baselines)])
-    print(f"model: {report.model}  ({report.steps} steps in {report.seconds / 60:.1f} minutes)")
-    print(f"weights: {report.choice}")
-    if report.needs is not None:
-        print(f"needs: {report.needs}, whose weights are not in the model's directory")
-    print_skipped(report.skipped)
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
     note(f"curves: opsin report {names['run']}", quiet=options.quiet)
     note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from opsin.cli.options import UsageError
 from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
-from opsin.counts import none_of
 from opsin.results import skipped_document
 
 if TYPE_CHECKING:
-    from opsin.cli.classify_options import ClassifyOptions
+    from opsin.cli.classify import ClassifyOptions
     from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
     from opsin.images.opening import ImageReader
 
@@ -27,7 +26,6 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
     from opsin.encoders.base import input_size
     from opsin.encoders.loading import load_image_text
-    from opsin.errors import DataError
     from opsin.images.opening import ImageReader
     from opsin.progress import tracked
     from opsin.sources.opening import list_inputs
@@ -45,11 +43,9 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     try:
         images = tracked(reader, options.progress, "classifying", len(reader.files))
         results = classifier.classify(images, top_k=options.top_k)
-    except ValueError as error:
-        if reader.read or not reader.skipped:
-            raise
-        reason = reader.skipped[0].reason
-        raise DataError(f"{none_of(len(reader.files), 'file')} is a readable image; the first: {reason}") from error
+    except ValueError:
+        reader.refuse_unread()
+        raise
     if options.json:
         _print_document(model, classifier, reader, results)
     else:

@@ -67,12 +67,8 @@ class DrawingModel(Protocol):
         prompts: str | Sequence[str],
         *,
         num_images: int = ...,
-        guidance_scale: float = ...,
-        steps: int | None = ...,
-        sampler: SamplerName = ...,
+        sampling: Sampling | None = ...,
         generator: torch.Generator | None = ...,
-        spacing: Spacing = ...,
-        threshold: Threshold = ...,
     ) -> list[Generation]: ...
 
 

@@ -186,8 +186,8 @@ class DrawingJudge:
                 generations = model.generate(
                     [exam.names[number] for number in asked],
                     num_images=exam.num_samples,
+                    sampling=sampling,
                     generator=make_generator(exam.seed, "evaluation", name, start),
-                    **vars(sampling),
                 )
                 images += [image for generation in generations for image in generation.images]
                 advance(len(asked) * exam.num_samples)

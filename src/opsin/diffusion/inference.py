@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from opsin.data.pixels import fit_image
 from opsin.data.unread import warn_of_unread
-from opsin.diffusion.denoising import Threshold, keep_known, make_denoiser, read_mask, slerp
+from opsin.diffusion.denoising import keep_known, make_denoiser, read_mask, slerp
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.model import DiffusionContent, TextDiffusion, build_model
-from opsin.diffusion.samplers import NoisePath, SamplerName, Spacing, get_sampler, noise_from, spaced_timesteps
+from opsin.diffusion.samplers import NoisePath, get_sampler, noise_from, spaced_timesteps
 from opsin.diffusion.text import is_blank, load_text_encoder, text_features
 from opsin.encoders.base import TextEncoder, unread_texts
 from opsin.encoders.fingerprint import refuse_other_encoder
@@ -131,25 +131,22 @@ training captions: expect less of prompts that are unlike them.
         prompts: str | Sequence[str],
         *,
         num_images: int = 1,
-        guidance_scale: float = 2.0,
-        steps: int | None = None,
-        sampler: SamplerName = "dpm-solver",
+        sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
-        spacing: Spacing = "trailing",
-        threshold: Threshold = "static",
         trajectory: bool = False,
         batch_size: int = 64,
         progress: Progress | None = None,
+        **settings: Any,
     ) -> list[Generation]:
-        """`num_images` drawings of each prompt; see `Sampling`. An empty prompt asks for nothing in particular.
+        """`num_images` drawings of each prompt; an empty one asks for nothing in particular.
+
+        `settings` change fields of `sampling` (see `Sampling`), such as `guidance_scale=3`.
 
         The same generator state gives the same images; without one it is seeded with 0. The noise that the sampler ddpm
         adds is drawn batch by batch: other images with another `batch_size`. Raises ConfigError for settings that make
         no sense, Cancelled, and what the text encoder raises.
         """
-        sampling = Sampling(
-            guidance_scale=guidance_scale, steps=steps, sampler=sampler, spacing=spacing, threshold=threshold
-        )
+        sampling = replace(sampling or Sampling(), **settings)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if num_images < 1 or batch_size < 1:
             raise ConfigError(f"num_images ({num_images}) and batch_size ({batch_size}) must be at least 1")

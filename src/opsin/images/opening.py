@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from opsin.counts import none_of
 from opsin.errors import DataError, DataNotFoundError
 from opsin.files import NotRegularFile, open_regular
 from opsin.images.decoding import MAX_PIXELS, MEMORY, decoding, map_rows, opening_bytes
@@ -160,6 +161,12 @@ class ImageReader:
             else:
                 self.read.append(file)
                 yield image
+
+    def refuse_unread(self) -> None:
+        """Raise DataError when there was no image that could be read."""
+        if not self.read and self.skipped:
+            subject = none_of(len(self.files), "file")
+            raise DataError(f"{subject} is a readable image; the first: {self.skipped[0].reason}")
 
     def _open(self, place: int) -> Image.Image | DataError:
         try:

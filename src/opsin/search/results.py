@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from opsin.images.opening import Skipped
+from opsin.names import printable
+from opsin.results import skipped_document
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,26 @@ class SearchResults(Sequence[Hit]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.hits[index]
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types, names fit to print."""
+        hits = [
+            {
+                "rank": hit.rank,
+                "id": printable(hit.id),
+                "path": None if hit.path is None else printable(str(hit.path)),
+                "cosine": hit.cosine,
+                "missing": hit.missing,
+            }
+            for hit in self.hits
+        ]
+        return {
+            "images": self.total,
+            "confident": self.confident,
+            "standout": self.standout,
+            "hits": hits,
+            "refused": skipped_document(self.refused),
+        }
 
 
 @dataclass(frozen=True)

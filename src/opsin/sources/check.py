@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from opsin.counts import number_of
 from opsin.images.opening import Skipped
 from opsin.progress import Progress
+from opsin.results import Table
 from opsin.sources.image_source import SPLITS, UNLABELLED, ImageSource, map_readable
+
+GROUPS_SHOWN = 20
+"""Groups of identical images that people see."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,34 @@ class SourceReport:
     """Groups of images with identical pixels, by id."""
     used_bits: dict[int, int]
     """How many 16-bit images use only the range of 10, 12 or 14 bits, by that number; they are scaled by that range."""
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What is broken or left out."""
+        return self.broken
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        return asdict(self)
+
+    def tables(self) -> list[Table]:
+        """The counts, and below them some of the groups of identical images."""
+        rows: list[tuple[str, object]] = [("images", self.count)]
+        rows += [(f"split {name}", count) for name, count in self.splits.items()]
+        rows += [("classes", len(self.classes))] if self.classes else []
+        rows += [(f"  {name}", count) for name, count in self.classes.items()]
+        rows += [("images without label", self.without_label)] if self.without_label else []
+        rows += [("captions", self.captions), ("images without caption", self.without_caption)] if self.captions else []
+        rows += [("smallest", "{} x {}".format(*self.smallest)), ("largest", "{} x {}".format(*self.largest))]
+        rows += [(f"of {bits} bits in 16 bits", count) for bits, count in self.used_bits.items()]
+        rows += [
+            ("broken or left out", len(self.broken)),
+            ("groups of identical images", len(self.duplicates)),
+        ]
+        identical = [f"identical {' = '.join(ids)}" for ids in self.duplicates[:GROUPS_SHOWN]]
+        if more := len(self.duplicates) - len(identical):
+            identical.append(f"identical … and {number_of(more, 'more group')}; --json lists them all")
+        return [Table((self.name, ""), [(name, str(value)) for name, value in rows], remark="\n".join(identical))]
 
 
 def check_source(source: ImageSource, *, progress: Progress | None = None) -> SourceReport:

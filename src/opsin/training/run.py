@@ -13,6 +13,7 @@ from opsin.data.repeats import warn_of_repeats
 from opsin.images.opening import Skipped
 from opsin.pretrained import PretrainedModel
 from opsin.progress import Progress
+from opsin.results import Table, baseline_rows, skipped_document
 from opsin.runtime import is_first_process
 from opsin.training.baselines import BaselineComparison
 from opsin.training.config import RunConfig
@@ -60,6 +61,30 @@ class TrainReport(Generic[SplitsT]):
     def needs(self) -> str | None:
         """Reference of another model, without whose weights this one cannot be used."""
         return self.splits.needs
+
+    def document(self) -> dict[str, Any]:
+        """What the run left, as JSON types."""
+        return {
+            "model": str(self.model),
+            "metrics": self.metrics,
+            "choice": self.choice,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 1),
+            "needs": self.needs,
+            "baselines": [comparison.document() for comparison in self.baselines],
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """The metrics, and below them where the model is and how it was made."""
+        remarks = [
+            f"model: {self.model}  ({self.steps} steps in {self.seconds / 60:.1f} minutes)",
+            f"weights: {self.choice}",
+        ]
+        if self.needs is not None:
+            remarks.append(f"needs: {self.needs}, whose weights are not in the model's directory")
+        rows = [*self.metrics.items(), *baseline_rows(self.baselines)]
+        return [Table(("metric", "value"), rows, remark="\n".join(remarks))]
 
 
 def run_training(
