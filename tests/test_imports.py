@@ -60,6 +60,7 @@ def test_answers_about_images_import_only_what_they_need(tmp_path: Path) -> None
         ["search", str(index), "red"],
         ["search", str(index), "--image", str(photo)],
         ["caption", str(photo)],
+        ["generate", "red", "-n", "1", "--steps", "1", "--out", str(tmp_path / "grid.png")],
     ]
     code = f"""
 from opsin.cli.main import main, sys
@@ -68,5 +69,9 @@ for command in {commands!r}:
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    verdicts = [line for line in result.stderr.splitlines() if line.startswith(("classify ", "search ", "caption "))]
-    assert verdicts == [f"{command[0]} 0 set()" for command in commands], result.stderr
+    verdicts = [line for line in result.stderr.splitlines() if " 0 " in line and line.endswith(("()", "}"))]
+    # A grid of samples is a plot.
+    needed = [{"matplotlib"} if command[0] == "generate" else set() for command in commands]
+    assert verdicts == [f"{command[0]} 0 {needs}" for command, needs in zip(commands, needed, strict=True)], (
+        result.stderr
+    )

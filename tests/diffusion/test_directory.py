@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from opsin.checkpoint import export_pretrained, load_pretrained
 from opsin.config import load_json
+from opsin.diffusion.config import ProcessConfig
 from opsin.diffusion.data import open_splits
 from opsin.diffusion.inference import TextToImage
+from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.diffusion.text import EncoderIdentity, TextTable
 from opsin.diffusion.train import DiffusionTask, train_diffusion
 from opsin.encoders.fingerprint import fingerprint
@@ -38,6 +41,14 @@ def test_half_of_the_size_and_the_same_pictures(colour_run: tuple[Path, TrainRep
         assert torch.equal(*(getattr(model.model.diffusion, name) for model in models))
     first, second = (np.asarray(model.generate("red")[0].images[0]).astype(int) for model in models)
     assert np.abs(first - second).max() <= 3
+
+
+@pytest.mark.parametrize("schedule", get_args(BetaSchedule))
+def test_models_of_every_schedule_are_loaded(schedule: BetaSchedule, prompted_folder: Path, tmp_path: Path) -> None:
+    process = ProcessConfig(timesteps=50, beta_schedule=schedule)
+    train_diffusion(tiny_config(prompted_folder, max_steps=1, process=process), tmp_path, text_encoder=BagOfWords())
+    diffusion = TextToImage.from_pretrained(tmp_path, device="cpu").model.diffusion
+    assert torch.equal(diffusion.betas, make_betas(schedule, 50).float())
 
 
 def test_a_directory_without_some_weights(colour_run: tuple[Path, TrainReport], tmp_path: Path) -> None:

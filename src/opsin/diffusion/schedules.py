@@ -19,7 +19,7 @@ BetaSchedule = Literal["linear", "cosine", "sigmoid"]
 
 
 def make_betas(schedule: str, timesteps: int) -> Tensor:
-    """float64 (timesteps,): the share of variance that each step replaces by noise.
+    """float64 (timesteps,), on the CPU: the share of variance that each step replaces by noise.
 
     Raises ConfigError for an unknown schedule, for less than one step, and for so few steps of the linear schedule
     that one of them would take more than all of the image.
@@ -28,19 +28,19 @@ def make_betas(schedule: str, timesteps: int) -> Tensor:
         raise ConfigError(f"timesteps must be at least 1, not {timesteps}")
     if schedule == "linear":
         scale = 1000 / timesteps
-        betas = torch.linspace(scale * 0.0001, scale * 0.02, timesteps, dtype=torch.float64)
+        betas = torch.linspace(scale * 0.0001, scale * 0.02, timesteps, dtype=torch.float64, device="cpu")
         if betas[-1] >= 1:
             raise ConfigError(
                 f"the linear schedule needs more than 20 time steps, not {timesteps}: its last step would take more "
                 "than all of the image; use more timesteps, or the schedule cosine or sigmoid"
             )
         return betas
-    times = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64)
+    times = torch.linspace(0, 1, timesteps + 1, dtype=torch.float64, device="cpu")
     if schedule == "cosine":
         alphas_cumprod = torch.cos((times + 0.008) / 1.008 * math.pi / 2) ** 2
     elif schedule == "sigmoid":
         # The course's values come out with these two in float32.
-        high, low = torch.tensor(3.0).sigmoid(), torch.tensor(-3.0).sigmoid()
+        high, low = torch.tensor([3.0, -3.0], device="cpu").sigmoid()
         alphas_cumprod = (high - torch.sigmoid(6 * times - 3)) / (high - low)
     else:
         raise ConfigError(f"unknown schedule {schedule!r}: use one of {', '.join(get_args(BetaSchedule))}")
