@@ -44,6 +44,29 @@ def test_report_and_run_directory(colour_run: Run) -> None:
     assert (directory / "model" / "README.md").read_text().count("val_loss |") == 1
 
 
+def test_the_validation_loss_stands_beside_that_without_prompts(colour_run: Run, prompted_folder: Path) -> None:
+    """Without prompts is with the mean embedding for every image, which the network sees as zeros."""
+    (comparison,) = colour_run[1].baselines
+    config = tiny_config(prompted_folder)
+    task = DiffusionTask(config, open_splits(config, BagOfWords())).eval()
+    trained = load_pretrained(colour_run[0] / "model", kind="text-diffusion")[1]
+    task.model.load_state_dict({**task.model.state_dict(), **trained})
+    assert task.evaluate()["val_loss"] == pytest.approx(comparison.score, rel=1e-5)
+    assert comparison.score == pytest.approx(colour_run[1].metrics["val_loss"], rel=1e-5)
+    task.text_features.copy_(task.model.text_mean.expand_as(task.text_features))
+    assert task.evaluate()["val_loss"] == pytest.approx(comparison.value, rel=1e-5)
+    assert comparison.score < 0.9 * comparison.value  # the captions name the colors of the images
+    assert "below the same network without prompts" in comparison.sentence
+
+
+@pytest.mark.parametrize(
+    "options", [{"val_fraction": 0.0}, {"model": UnetConfig(dim=16, dim_mults=(1, 2), uncond_prob=0.0)}]
+)
+def test_runs_without_that_baseline(options: dict, prompted_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(prompted_folder, max_steps=1, **options)
+    assert train_diffusion(config, tmp_path, text_encoder=BagOfWords()).baselines == ()
+
+
 class StoppingTask(DiffusionTask):
     """Dies in its sixth step."""
 

@@ -42,9 +42,9 @@ def test_guessing_is_hardly_ever_better_than_guessing() -> None:
 def test_the_error_of_pairs_is_that_of_their_difference() -> None:
     generator = np.random.default_rng(0)
     scores, values = generator.random((2, 40))
-    comparison = compare_paired("CIDEr-D", scores, "one caption", values, "")
+    (comparison,) = compare_paired("CIDEr-D", scores, "one caption", values, "")
     assert comparison.standard_error == pytest.approx(float(stats.sem(scores - values)))
-    assert not compare_paired("CIDEr-D", scores, "one caption", scores, "").is_better
+    assert not compare_paired("CIDEr-D", scores, "one caption", scores, "")[0].is_better
 
 
 def test_what_both_get_right_says_nothing_about_their_difference() -> None:
@@ -52,7 +52,7 @@ def test_what_both_get_right_says_nothing_about_their_difference() -> None:
     0.89 and 0.81 could be."""
     right, by_twin = np.ones((2, 100), dtype=bool)
     right[80:91], by_twin[81:100] = False, False
-    comparison = compare_paired("accuracy", right, "untrained", by_twin, "")
+    (comparison,) = compare_paired("accuracy", right, "untrained", by_twin, "")
     assert (comparison.score, comparison.value) == (pytest.approx(0.89), pytest.approx(0.81))
     assert comparison.standard_error == pytest.approx(float(stats.sem(right.astype(int) - by_twin.astype(int))))
 
@@ -62,5 +62,15 @@ def test_a_few_pairs_cannot_be_sure() -> None:
     generator = np.random.default_rng(0)
     for count, limit in ((2, 0.0), (10, 0.06)):
         pairs = generator.normal(size=(4000, 2, count))
-        better = np.mean([compare_paired("x", scores, "y", values, "").is_better for scores, values in pairs])
+        better = np.mean([compare_paired("x", scores, "y", values, "")[0].is_better for scores, values in pairs])
         assert better <= limit
+    assert compare_paired("x", np.ones(1), "y", np.zeros(1), "") == ()  # which would have no error at all
+
+
+def test_a_loss_has_to_be_below_its_baseline() -> None:
+    low, high = np.linspace(0.1, 0.2, 20), np.linspace(0.3, 0.5, 20)
+    (better,) = compare_paired("loss", low, "without prompts", high, "train", lower_is_better=True)
+    assert better.is_better and "loss 0.15 is below without prompts (0.4; " in better.sentence
+    for scores, values in ((high, low), (low, low)):
+        (worse,) = compare_paired("loss", scores, "without prompts", values, "train", lower_is_better=True)
+        assert not worse.is_better and "is not clearly below" in worse.sentence

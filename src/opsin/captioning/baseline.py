@@ -20,16 +20,16 @@ ADVICE = (
 
 def compare_captions(
     scores: Sequence[float], references: Sequence[Sequence[str]], training_captions: Iterable[str]
-) -> BaselineComparison | None:
+) -> tuple[BaselineComparison, ...]:
     """CIDEr-D of each image's caption beside that of the most typical training caption, given to every image.
 
     Most typical is the one with the highest mean cosine of CIDEr to all training captions, among at most
     `MOST_CANDIDATES` different ones, which are spread over all: the references of the evaluated images have no say.
-    None for fewer than two images, of which CIDEr-D says nothing, and without training captions.
+    Empty for fewer than two images, of which CIDEr-D says nothing, and without training captions.
     """
     candidates = [words for words in map(tokenise, dict.fromkeys(training_captions)) if words]
     if len(scores) < 2 or not candidates:
-        return None
+        return ()
     candidates = candidates[:: -(-len(candidates) // MOST_CANDIDATES)]
     people = [[tokenise(text) for text in texts] for texts in references]
     best = candidates[int(np.argmax(_fits(candidates, [[words] for words in candidates])))]

@@ -74,8 +74,7 @@ class DatasetEvaluation:
     def baselines(self, training_captions: Iterable[str]) -> tuple[BaselineComparison, ...]:
         """CIDEr-D beside its baseline, see `compare_captions`; empty where there is none."""
         scores = [score.cider_d for score in self.metrics.per_image]
-        comparison = compare_captions(scores, self.references, training_captions)
-        return () if comparison is None else (comparison,)
+        return compare_captions(scores, self.references, training_captions)
 
     def summary(self, prefix: str) -> dict[str, float]:
         """The scores as named numbers, for logs and model cards."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from opsin.data.datasets import Subset, batches_of, pick_one
 from opsin.diffusion.config import DiffusionConfig
-from opsin.diffusion.data import DiffusionSplits, open_splits
+from opsin.diffusion.data import DiffusionSplits, PromptDataset, open_splits
 from opsin.diffusion.drawings import Generation, Sampling, images_of
 from opsin.diffusion.inference import TextToImage
 from opsin.diffusion.model import DiffusionContent, TextDiffusion, build_model
@@ -22,8 +22,9 @@ from opsin.images.augment import random_flip
 from opsin.pictures import save_figure
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
-from opsin.runtime import autocast, make_generator, seeded
-from opsin.training.run import TrainReport, run_training
+from opsin.runtime import autocast, make_generator, resolve_device, seeded
+from opsin.training.baselines import compare_paired
+from opsin.training.run import FinalScores, TrainReport, run_training
 from opsin.training.task import Batch, StepOutput, Task
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -32,6 +33,10 @@ MOST_VALIDATED = 512
 BATCH_SIZE = 128
 SAMPLE_PROMPTS = 8
 SAMPLES_EACH = 2
+ADVICE = (
+    "the prompts do not help with new images yet; train longer (--max-minutes) or on more captioned images, or take "
+    "another --text-encoder"
+)
 
 ItemT = TypeVar("ItemT")
 
@@ -69,6 +74,13 @@ class DiffusionTask(Task[TextDiffusion]):
         They are `val_loss…`, or `seen_loss…` when nothing is held out and training images are judged.
         """
         judged, name = (self.splits.train, "seen_loss") if self.splits.val is None else (self.splits.val, "val_loss")
+        metrics = {f"{name}_t{step}": float(errors.mean()) for step, errors in self.errors(judged).items()}
+        return {name: sum(metrics.values()) / len(metrics), **metrics}
+
+    @torch.no_grad()
+    def errors(self, judged: PromptDataset, *, prompted: bool = True) -> dict[int, Tensor]:
+        """The unweighted error (N,) of at most `MOST_VALIDATED` images at the time step of each of the `LEVELS`, with
+        the same noise at each call; without their prompts unless `prompted`."""
         diffusion = self.model.diffusion
         steps = [round(level * (diffusion.num_timesteps - 1)) for level in LEVELS]
         losses: dict[int, list[Tensor]] = {step: [] for step in steps}
@@ -76,15 +88,14 @@ class DiffusionTask(Task[TextDiffusion]):
         for batch in batches_of(Subset(judged, _spread(range(len(judged)), MOST_VALIDATED)), BATCH_SIZE):
             device = self.text_features.device
             x_start = diffusion.normalize(batch["image"].to(device).float() / 255)
-            conditions = self._conditions(batch["texts"][:, 0].to(device))
+            conditions = self._conditions(batch["texts"][:, 0].to(device)) if prompted else {}
             for step in steps:
                 t = torch.full((len(x_start),), step, device=device)
                 noise = torch.randn(x_start.shape, generator=generator).to(device)
                 with autocast(device, self.config.training.precision):
                     weighted = diffusion.losses_at(_channels_last(x_start), t, noise, conditions)
                 losses[step].append((weighted / diffusion.loss_weight[step]).cpu())
-        metrics = {f"{name}_t{step}": float(torch.cat(parts).mean()) for step, parts in losses.items()}
-        return {name: sum(metrics.values()) / len(metrics), **metrics}
+        return {step: torch.cat(parts) for step, parts in losses.items()}
 
     def foundations(self) -> dict[str, str]:
         own = {} if self.splits.encoder is None else {"text encoder": self.splits.encoder.fingerprint}
@@ -138,7 +149,26 @@ def train_diffusion(
     this, what the text encoder raises, and what `Trainer.fit` raises.
     """
     splits = open_splits(config, text_encoder or load_text_encoder(config.text_encoder, config.training.device))
-    return run_training(config, directory, DiffusionTask(config, splits), splits, resume=resume, progress=progress)
+    task = DiffusionTask(config, splits)
+    return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
+
+
+def measure_run(
+    config: DiffusionConfig, splits: DiffusionSplits, model: Path, metrics: Mapping[str, float]
+) -> FinalScores:
+    """The validation loss beside that of the same network without prompts, for `run_training`; no baseline where
+    nothing is held out, and for a network that was never trained without prompts."""
+    if splits.val is None or config.model.uncond_prob == 0:
+        return FinalScores()
+    task = DiffusionTask(config, splits)
+    task.model.load_state_dict(TextToImage.from_pretrained(model, "cpu").model.state_dict())
+    task.to(resolve_device(config.training.device)).eval()
+    with_prompts, without = (
+        torch.stack([*task.errors(splits.val, prompted=prompted).values()]).mean(dim=0).numpy()
+        for prompted in (True, False)
+    )
+    name = "the same network without prompts"
+    return FinalScores({}, compare_paired("val_loss", with_prompts, name, without, ADVICE, lower_is_better=True))
 
 
 def _channels_last(images: Tensor) -> Tensor:

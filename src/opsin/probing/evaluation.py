@@ -255,7 +255,7 @@ class Evaluation:
         if self.untrained is None:
             return largest
         right, by_twin = (scores.predicted == scores.labels for scores in (metrics, self.untrained.metrics))
-        return *largest, compare_paired("accuracy", right, UNTRAINED, by_twin, ADVICE)
+        return *largest, *compare_paired("accuracy", right, UNTRAINED, by_twin, ADVICE)
 
 
 def evaluate_encoder(

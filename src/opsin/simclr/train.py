@@ -161,4 +161,4 @@ def measure_run(config: SimclrConfig, splits: SimclrSplits, model: Path, metrics
     load_state_dict(task.model, load_pretrained(model, kind=SimclrEncoder.kind)[1], str(model))
     right = task.knn_right()
     guessing = compare_accuracy(float(right.mean()), labels, ADVICE)
-    return FinalScores({}, (*guessing, compare_paired("accuracy", right, UNTRAINED, untrained, ADVICE)))
+    return FinalScores({}, (*guessing, *compare_paired("accuracy", right, UNTRAINED, untrained, ADVICE)))

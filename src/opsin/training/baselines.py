@@ -17,7 +17,7 @@ FEWEST_PAIRS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineComparison:
-    """A score, where more is better, and the baseline that it has to beat.
+    """A score, where more is better unless `lower_is_better`, and the baseline that it has to beat.
 
     `standard_error` is that of their difference over `count` images, or other units; `advice` says what to do where
     the score is no better. Of fewer than `fewest` it never counts as better.
@@ -32,21 +32,23 @@ class BaselineComparison:
     advice: str
     unit: str = "images"
     fewest: int = 1
+    lower_is_better: bool = False
 
     @property
     def is_better(self) -> bool:
-        """Whether the score is above the baseline by more than chance explains."""
-        gain = self.score - self.value
+        """Whether the score is better than the baseline by more than chance explains."""
+        gain = self.value - self.score if self.lower_is_better else self.score - self.value
         return self.count >= self.fewest and gain > 0 and gain >= STANDARD_ERRORS * self.standard_error
 
     @property
     def sentence(self) -> str:
         """The comparison in words, with the advice where the score is no better."""
         error = f"standard error {self.standard_error:.2g} over {self.count:,} {self.unit}"
+        relation = "below" if self.lower_is_better else "above"
         if self.is_better:
-            return f"{self.metric} {self.score:.3g} is above {self.baseline} ({self.value:.3g}; {error})"
+            return f"{self.metric} {self.score:.3g} is {relation} {self.baseline} ({self.value:.3g}; {error})"
         return (
-            f"{self.metric} {self.score:.3g} is not clearly above {self.baseline} ({self.value:.3g}; {error}); "
+            f"{self.metric} {self.score:.3g} is not clearly {relation} {self.baseline} ({self.value:.3g}; {error}); "
             f"{self.advice}"
         )
 
@@ -87,15 +89,17 @@ def compare_share(
 
 
 def compare_paired(
-    metric: str, scores: np.ndarray, baseline: str, values: np.ndarray, advice: str
-) -> BaselineComparison:
-    """Means of scores (N,) beside those of the baseline's `values` (N,) on the same N >= 2 images.
+    metric: str, scores: np.ndarray, baseline: str, values: np.ndarray, advice: str, *, lower_is_better: bool = False
+) -> tuple[BaselineComparison, ...]:
+    """The mean of scores (N,) beside that of the baseline's `values` (N,) on the same images.
 
     The error is that of the mean difference; of fewer than `FEWEST_PAIRS` images it is too uncertain itself for the
-    score to count as better.
+    score to count as better. A single image has no such comparison: it says nothing of the error.
     """
+    if len(scores) < 2:
+        return ()
     differences = np.asarray(scores, dtype=np.float64) - np.asarray(values, dtype=np.float64)
-    return BaselineComparison(
+    comparison = BaselineComparison(
         metric=metric,
         score=float(np.mean(scores)),
         baseline=baseline,
@@ -104,4 +108,6 @@ def compare_paired(
         count=len(differences),
         advice=advice,
         fewest=FEWEST_PAIRS,
+        lower_is_better=lower_is_better,
     )
+    return (comparison,)
