@@ -90,6 +90,7 @@ _ROWS = (
         evaluate_options="opsin.cli.evaluate_options:ProtocolOptions",
         next_command="opsin evaluate {run} --protocol knn",
         next_unlabelled="opsin index {data} --out {run}.index --model {run}",
+        held_out_section="opsin.simclr.run_section:held_out_section",
         tour_section="opsin.tour.simclr:simclr_section",
         tour_share=1.0,
         holds_out=True,
@@ -104,6 +105,7 @@ _ROWS = (
         evaluate="opsin.cli.evaluate:evaluate_clip",
         evaluate_options="opsin.cli.evaluate_options:ImageTextOptions",
         next_command='opsin classify IMAGES --labels "one thing,another thing" --model {run}',
+        held_out_section="opsin.clip.run_section:held_out_section",
         tour_section="opsin.tour.clip:clip_section",
     ),
     System(

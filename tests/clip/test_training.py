@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from opsin.checkpoint import load_pretrained, load_training_state
+from opsin.cli.main import main
 from opsin.clip.config import ClipConfig, ImageTowerConfig
 from opsin.clip.data import open_splits
 from opsin.clip.evaluation import evaluate_retrieval
@@ -27,6 +28,7 @@ from opsin.pretrained import RunRecord
 from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
+from tests.html_page import Page, assert_sound
 from tests.training.launch import CONTEXT
 
 from .conftest import COLOURS, NO_CHANGES, colour_config, tiny_config
@@ -274,3 +276,12 @@ def test_recipes_fit_the_size_that_ships(name: str) -> None:
         splits = open_splits(dataclasses.replace(config, max_train=300))
         model = ClipTask(config, splits).model
         assert sum(parameter.numel() for parameter in model.parameters()) < 5.5e6
+
+
+def test_the_report_of_a_run_shows_held_out_images_and_captions(colour_run: Run, tmp_path: Path) -> None:
+    assert main(["report", str(colour_run[0]), "--out", str(tmp_path / "r.html"), "--device", "cpu", "--quiet"]) == 0
+    page = Page(tmp_path / "r.html")
+    assert_sound(page)
+    assert page.texts["h2"] == ["Result", "Curves", "Retrieval", "Settings"]
+    assert "right pairs are on the diagonal" in page.texts["figcaption"][-1]
+    assert any("split 'test'" in text and "recall@1 " in text and ", by chance " in text for text in page.texts["p"])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.neural_network import MLPClassifier
 
+from opsin.cli.main import main
 from opsin.data.datasets import PixelDataset
 from opsin.data.pixels import fit_image
 from opsin.probing.evaluation import Knn, evaluate_encoder
@@ -26,9 +27,10 @@ from opsin.simclr.protocols import Finetune, LinearCourse, train_course_probe
 from opsin.simclr.train import SimclrTask
 from opsin.simclr.views import random_view
 from opsin.training.task import Batch, StepOutput
+from tests.html_page import Page, assert_sound
 
 from ..probing.test_linear_probe import clouds
-from .conftest import tiny_config
+from .conftest import Run, tiny_config
 
 
 def test_the_untrained_encoder_is_what_the_run_began_with(encoder: SimclrEncoder, pattern_folder: Path) -> None:
@@ -149,3 +151,12 @@ def test_the_courses_training_learns() -> None:
     assert accuracy(probes[-1].scores(features), labels) > 0.9
     losses = [float(F.cross_entropy(probe.scores(features), labels)) for probe in probes]
     assert losses == sorted(losses, reverse=True) and len(losses) == 10
+
+
+def test_the_report_of_a_run_shows_neighbours_and_confusions(pattern_run: Run, tmp_path: Path) -> None:
+    assert main(["report", str(pattern_run[0]), "--out", str(tmp_path / "r.html"), "--device", "cpu", "--quiet"]) == 0
+    page = Page(tmp_path / "r.html")
+    assert_sound(page)
+    assert page.texts["h2"] == ["Result", "Curves", "Nearest neighbors", "Settings"]
+    shown = page.texts["figcaption"][-2:]
+    assert "nearest to them" in shown[0] and "taken for which" in shown[1]

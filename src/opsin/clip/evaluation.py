@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,14 @@ from opsin.clip.config import ClipConfig
 from opsin.clip.data import CaptionedImages, caption_groups
 from opsin.clip.inference import ClipEncoder
 from opsin.clip.model import DualEncoder
-from opsin.clip.retrieval import RECALL_AT, RetrievalPair, measure_pairs, measure_retrieval, retrieval_table
+from opsin.clip.retrieval import (
+    RECALL_AT,
+    RetrievalPair,
+    cosine_similarity,
+    measure_pairs,
+    measure_retrieval,
+    retrieval_table,
+)
 from opsin.counts import number_of
 from opsin.data.datasets import Splits, batches_of
 from opsin.data.repeats import Overlap, overlap_with_training
@@ -36,7 +43,11 @@ from opsin.sources.opening import is_same_source
 from opsin.training.baselines import BaselineComparison, compare_share
 from opsin.training.run import FinalScores, measure_model
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 BATCH_SIZE = 256
+SHOWN = 8
 ALL_STYLES = "all"
 MOST_TRAINING_IMAGES = 10_000
 """Larger training sets are not searched at the end of a run: their scores would say little, and take long."""
@@ -51,16 +62,22 @@ class Evaluation:
     """Scores for each drawing style, or under `all` where the source has no styles, with their protocol.
 
     `styles` takes the first caption of each image, `all_captions` every one of them; it is empty where no image has
-    several. `overlap` says which of the images were trained on, and is None where these are not known, or are what is
-    evaluated.
+    several. `source` has the images that could be read. `overlap` says which of them were trained on, and is None where
+    these are not known, or are what is evaluated.
     """
 
     data: str
     split: str
     styles: dict[str, RetrievalPair]
     all_captions: dict[str, RetrievalPair]
-    skipped: tuple[Skipped, ...]
+    source: ImageSource
+    encoder: ImageTextEncoder
     overlap: Overlap | None
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Images that could not be used."""
+        return tuple(self.source.skipped)
 
     @property
     def protocol(self) -> str:
@@ -103,8 +120,16 @@ class Evaluation:
             tables.append(retrieval_table(self.all_captions, title))
         return tables
 
-    def figure(self) -> None:
-        """Nothing: the tables say it."""
+    def figure(self) -> Figure:
+        """How alike some of the images, evenly spread over all, and their first captions are."""
+        from opsin.clip.pictures import similarity_figure
+
+        assert self.source.captions is not None
+        rows = np.unique(np.linspace(0, len(self.source) - 1, min(SHOWN, len(self.source))).astype(np.int64)).tolist()
+        images = [self.source.load(row) for row in rows]
+        texts = [self.source.captions[row][0] for row in rows]
+        cosines = cosine_similarity(self.encoder.encode_text(texts), self.encoder.encode_image(images))
+        return similarity_figure(cosines.numpy(), images, texts)
 
 
 def evaluate_retrieval(
@@ -142,7 +167,8 @@ def evaluate_retrieval(
         split=images.split,
         styles=_by_style(image_features, encoder.encode_text(texts), groups, source),
         all_captions=_over_all_captions(image_features, encoder, source),
-        skipped=tuple(source.skipped),
+        source=source,
+        encoder=encoder,
         overlap=overlap_with_training(images, near=near_duplicates),
     )
 
