@@ -26,9 +26,11 @@ from opsin.encoders import load
 from opsin.errors import CheckpointError, DataError
 from opsin.images.preprocessing import Preprocessing
 from opsin.sources.opening import open_source
+from opsin.systems import SYSTEMS
 from opsin.training.config import TrainingConfig
 from opsin.training.state import domain_of, record_domain
 from opsin.training.trainer import Trainer
+from tests.toy_system import ROW
 from tests.training.toy import ToyData, ToyTask
 
 EMOJI_MODELS = ("emoji-captioner", "emoji-clip", "emoji-diffusion")
@@ -291,3 +293,21 @@ def test_nothing_is_said_about_emoji(tmp_path: Path, capsys: pytest.CaptureFixtu
         source.load(row).save(tmp_path / f"{row}.png")
     assert main(["caption", str(tmp_path), "--beams", "1"]) == 0
     assert "unlike" not in capsys.readouterr().err
+
+
+def test_a_run_of_few_images_says_what_its_model_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SYSTEMS, "toy", ROW)
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        directory = tmp_path / "data" / ("red", "blue")[number % 2]
+        directory.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(directory / f"{number}.png")
+    command = ["train", "toy", "--data", str(tmp_path / "data"), "--max-steps", "1", "--device", "cpu"]
+    for fewest, notes in ((100, 1), (4, 0)):
+        monkeypatch.setattr("opsin.domain.FEWEST_IMAGES", fewest)
+        run = tmp_path / str(fewest)
+        assert main([*command, "--out", str(run)]) == 0
+        assert capsys.readouterr().err.count("the model will not say which images are unlike them") == notes
+        assert (run / "model" / DOMAIN_FILE).exists() == (not notes)

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from opsin.checkpoint import read_domain
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_next, show
 from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
+from opsin.domain import FEWEST_IMAGES
 from opsin.runtime import is_first_process
 from opsin.systems import SYSTEMS, System, load
 from opsin.training.config import TrainingConfig
@@ -151,6 +153,9 @@ def _print_report(report: Any, options: Any, system: System) -> None:
     if options.json:
         note_next(None, report.baselines, quiet=options.quiet)
         return
+    if report.splits.takes_images and read_domain(report.model) is None:
+        few = f"fewer than {FEWEST_IMAGES} training images: the model will not say which images are unlike them"
+        note(few, quiet=options.quiet)
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
     note(f"curves: opsin report {names['run']}", quiet=options.quiet)
     note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
