@@ -33,8 +33,10 @@ def test_metrics_equal_scikit_learn() -> None:
     assert per_class[2] == pytest.approx(float((predicted[labels == 2] == 2).float().mean()))
 
 
-def test_top5_with_few_classes_is_certain() -> None:
-    assert classification_metrics(torch.randn(9, 3), torch.arange(9) % 3).top5_accuracy == 1.0
+@pytest.mark.parametrize(("classes", "is_known"), [(3, False), (5, False), (6, True)])
+def test_top5_of_five_classes_or_fewer_says_nothing(classes: int, is_known: bool) -> None:
+    metrics = classification_metrics(torch.randn(12, classes), torch.arange(12) % classes)
+    assert (metrics.top5_accuracy is not None) == is_known
 
 
 def test_scores_of_classes_equal_scikit_learn() -> None:
