@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
-from torch import nn
 
 from opsin.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 PRECISIONS = ("auto", "32", "bf16", "16")
 
