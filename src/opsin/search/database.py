@@ -29,6 +29,8 @@ FOLDER, SOURCE = "folder", "source"
 """Kinds of collection. What an index was made of is not guessed anew from what lies in the folder now."""
 SECONDS_TO_WAIT = 30
 """For another process to end its transaction."""
+ROWS_AT_ONCE = 1000
+"""That are read from the database: very many objects at once would keep the garbage collector busy."""
 
 _ENTRY = (
     "path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, "
@@ -149,7 +151,7 @@ class Database:
             meta = _meta(connection)
             rows_of_blocks = _select(connection, "SELECT * FROM blocks ORDER BY start", int, int, str)
             blocks = [Block(*row) for row in rows_of_blocks]
-            joined = "SELECT DISTINCT row FROM images LEFT JOIN vectors USING (sha256)"
+            joined = "SELECT row FROM images LEFT JOIN vectors USING (sha256)"
             rows = [row for (row,) in connection.execute(joined)] if live else []
             images = connection.execute("SELECT count(*) FROM images").fetchone()[0]
         if wrong := set(map(type, rows)) - {int, type(None)}:
@@ -167,6 +169,15 @@ class Database:
     def skipped(self) -> Records:
         """Files that are known to be broken, and the reasons."""
         return self._records("skipped", "reason")
+
+    def contents(self, row_count: int) -> set[str] | None:
+        """What has a vector, by digest; None if any row is not one of the first `row_count`."""
+        with self._connection() as connection:
+            wrong = "SELECT 1 FROM vectors WHERE typeof(row) != 'integer' OR row NOT BETWEEN 0 AND ?"
+            outside = connection.execute(wrong, (row_count - 1,))
+            if outside.fetchone() is not None:
+                return None
+            return {digest for (digest,) in _select(connection, "SELECT sha256 FROM vectors", str)}
 
     def vectors(self) -> dict[str, int]:
         """The row of each content."""
@@ -246,11 +257,12 @@ class Database:
 
 def _select(connection: sqlite3.Connection, query: str, *types: type, values: Sequence[object] = ()) -> Iterator[tuple]:
     """The rows of a query. Raises ValueError for another type in a column: SQLite stores any in any."""
-    for row in connection.execute(query, values):
-        found = tuple(map(type, row))
-        if found != types:
-            raise ValueError(f"{[kind.__name__ for kind in found]} in place of {[kind.__name__ for kind in types]}")
-        yield row
+    cursor = connection.execute(query, values)
+    while rows := cursor.fetchmany(ROWS_AT_ONCE):
+        for expected, column in zip(types, zip(*rows, strict=True), strict=True):
+            if wrong := set(map(type, column)) - {expected}:
+                raise ValueError(f"{wrong.pop().__name__} in place of {expected.__name__}")
+        yield from rows
 
 
 def _meta(connection: sqlite3.Connection) -> Meta:

@@ -48,7 +48,7 @@ def read_snapshot(store: Store, backend: Backend) -> Snapshot:
     view = store.database.view(live=True)
     status = store.status(view.meta.generation)
     array = store.read(view)
-    live = np.array(sorted(row for row in view.live if row is not None), dtype=np.int64)
+    live = np.unique(np.array(view.live, dtype=np.int64))
     exact = ExactIndex(array, np.setdiff1d(np.arange(len(array)), live, assume_unique=True))
     vectors: VectorIndex = exact
     if backend == "lancedb":

@@ -83,14 +83,16 @@ class Store:
             if path != self.file(view.meta.generation):
                 _remove(path)
         vectors, damaged = self._checked(view)
-        rows = self.database.vectors()
+        contents = self.database.contents(len(vectors))
+        if contents is not None and not damaged:
+            return contents
         kept = np.zeros(len(vectors), dtype=bool)
         for block in set(view.blocks) - set(damaged):
             kept[block.start : block.start + block.rows] = True
-        if damaged or not all(0 <= row < len(kept) for row in rows.values()):
-            rows = {digest: row for digest, row in rows.items() if 0 <= row < len(kept) and kept[row]}
-            self._rewrite(view.meta, vectors, rows)
-        return set(rows)
+        rows = self.database.vectors().items()
+        intact = {digest: row for digest, row in rows if 0 <= row < len(kept) and kept[row]}
+        self._rewrite(view.meta, vectors, intact)
+        return set(intact)
 
     def append(self, vectors: np.ndarray, digests: Sequence[str], files: Records) -> None:
         """Add float16 (n, D) of new contents, and note the files that have been read.
