@@ -250,7 +250,7 @@ def test_wrong_usage(command: Command, run: Path, tmp_path: Path) -> None:
     jpeg = command("generate", "red", "--model", run, "--out", tmp_path / "x.jpg")
     assert_one_clear_line(jpeg, "ends in .png, not 'x.jpg'", code=2)
     assert_one_clear_line(command("generate", "redd", *end), "no embedding of 'redd'", "did you mean 'red'")
-    assert_one_clear_line(command("generate", "red", *end, "--guidance", "nan"), "guidance_scale")
+    assert_one_clear_line(command("generate", "red", *end, "--guidance", "nan"), "--guidance must be", code=2)
     missing = command("generate", "red", "--model", "no-such-model", "--out", tmp_path / "x.png")
     assert_one_clear_line(missing, "there is no model 'no-such-model'")
     assert not (tmp_path / "x.png").exists()

@@ -131,7 +131,7 @@ def test_interrupted(command: Command, run: Path, tmp_path: Path, monkeypatch: p
         (("--steps", "10,x"), 2, "--steps takes whole numbers with commas between them, not '10,x'"),
         (("--steps", ""), 2, "--steps takes whole numbers"),
         (("--guidances", "1;2"), 2, "--guidances takes numbers"),
-        (("--guidances", "nan"), 1, "guidance_scale must be a number"),
+        (("--guidances", "nan"), 1, "guidance_scale must be at least"),
         (("--samplers", "ddim,euler"), 2, "--samplers takes ddpm, ddim, dpm-solver, unipc, not 'euler'"),
         (("--prompts", "0"), 2, "--prompts must be at least 1"),
         (("--samples", "-1"), 2, "--samples must be at least 1"),
