@@ -13,10 +13,12 @@ from sklearn.datasets import load_sample_images
 
 from opsin import Classifier
 from opsin.classification.evaluation import evaluate_classifier
+from opsin.classification.imagenet import ImagenetClassifier
 from opsin.classification.inference import Classification
 from opsin.cli.main import main
 from opsin.encoders import load
 from opsin.encoders.imagenet import ImagenetEncoder
+from opsin.encoders.imagenet_classes import class_names, classes_of
 from opsin.errors import ConfigError
 
 
@@ -99,3 +101,27 @@ def test_attention_of_a_convolutional_network_is_refused(
 ) -> None:
     assert main(["classify", str(photos[0]), "--attention", str(tmp_path / "looks")]) == 2
     assert "has no attention" in capsys.readouterr().err
+
+
+def test_labels_are_sums_of_classes(photos: list[Path]) -> None:
+    """With a label for all other classes they are the sums themselves."""
+    classifier = Classifier.from_pretrained("imagenet", device="cpu")
+    classes = [dict(zip(one.labels, one.probabilities, strict=True)) for one in classifier.classify(photos, top_k=1000)]
+    assert isinstance(classifier, ImagenetClassifier)
+    classifier.use_labels(["flower", "Building"], other="other")
+    flowers = [class_names()[number] for number in classes_of("flower")]
+    for found, probabilities in zip(classifier.classify(photos, top_k=3), classes, strict=True):
+        by_label = dict(zip(found.labels, found.probabilities, strict=True))
+        assert sum(by_label.values()) == pytest.approx(1)
+        assert by_label["flower"] == pytest.approx(sum(probabilities[name] for name in flowers), abs=1e-5)
+    with pytest.raises(ConfigError, match="no class and no group 'unicorn'"):
+        classifier.use_labels(["dog", "unicorn"])
+
+
+def test_labels_of_imagenet_on_the_command_line(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ["classify", str(photos[0]), "--model", "imagenet", "--labels", "flower,building", "--device", "cpu"]
+    assert main([*ask, "--json"]) == 0
+    (image,) = json.loads(capsys.readouterr().out)["images"]
+    assert sorted(image["labels"]) == ["building", "flower"]
+    assert main([*ask, "--template", "a {}"]) == 2
+    assert "--template is for models of images and texts" in capsys.readouterr().err

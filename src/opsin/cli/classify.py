@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from opsin.checkpoint import names_imagenet
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse
 from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_skipped, write_csv
 from opsin.results import skipped_document
@@ -37,7 +38,7 @@ class ClassifyOptions(ModelOptions):
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, by
     default imagenet, which names 1,000 kinds of things in photographs. With --labels a model of images and texts, which
     may also be open_clip:ARCHITECTURE/TAG, a directory with a model of open_clip, or a file with a CLIP state dict, and
-    by default is emoji-clip."""
+    by default is emoji-clip; or imagenet, for labels that name its classes or groups of them."""
     labels: Annotated[str | None, tyro.conf.arg(metavar="LABELS")] = None
     """Classify by labels of your own, without training: "a person,an animal,food", or @FILE with one label a line,
     which may then have commas."""
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
     )
     if not options.images:
         raise UsageError("name at least one image or a directory of images")
-    if options.labels is not None:
+    if options.labels is not None and not names_imagenet(options.model or ""):
         from opsin.cli.zero_shot import classify_by_labels
 
         return classify_by_labels(options)
@@ -78,9 +79,11 @@ def main(argv: list[str]) -> int:
 def _classifier_reference(options: ClassifyOptions) -> str:
     """The model, when all that was asked for is for classifiers."""
     for name in ("template", "other", "logit_scale", "picture"):
-        if getattr(options, name):
+        if getattr(options, name) and options.labels is None:
             raise UsageError(f"--{name.replace('_', '-')} is for labels of your own; give --labels as well")
-    from opsin.checkpoint import IMAGENET, names_imagenet, read_model_config, resolve_model
+        if getattr(options, name) and name != "other":
+            raise UsageError(f"--{name.replace('_', '-')} is for models of images and texts, and imagenet is none")
+    from opsin.checkpoint import IMAGENET, read_model_config, resolve_model
     from opsin.encoders.loading import is_pretrained_encoder
     from opsin.systems import SYSTEMS
 
@@ -103,6 +106,13 @@ def _classify(options: ClassifyOptions, model: str) -> int:
 
     files = list_inputs(options.images, options.exclude)
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
+    if options.labels is not None:
+        from opsin.classification.imagenet import ImagenetClassifier
+        from opsin.cli.zero_shot import OTHER, read_labels
+
+        assert isinstance(classifier, ImagenetClassifier)
+        other = OTHER if options.other else None
+        classifier.use_labels(read_labels(options.labels, other), other)
     reader = ImageReader(files, classifier.preprocessing.image_size)
     images = tracked(reader, options.progress, "classifying", len(reader.files))
     rows = RowPrinter(("image", "classes"), map(str, reader.files))

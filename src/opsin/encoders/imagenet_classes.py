@@ -32,14 +32,6 @@ def class_synonyms() -> tuple[tuple[str, ...], ...]:
 
 
 @cache
-def class_definitions() -> tuple[str, ...]:
-    """What WordNet says that each class is: "freshwater dace-like game fish of Europe and western Asia"."""
-    from timm.data import ImageNetInfo
-
-    return tuple(text.partition(": ")[2] for text in ImageNetInfo().label_descriptions(detailed=True))
-
-
-@cache
 def class_groups() -> dict[str, tuple[int, ...]]:
     """The classes of each group, ascending, by each of the group's names."""
     lines = files("opsin.encoders").joinpath("imagenet_groups.txt").read_text(encoding="utf-8").splitlines()
@@ -59,6 +51,11 @@ def classes_of(label: str) -> tuple[int, ...]:
     group's: "amphibian" are frogs, not the vehicle.
     """
     return _by_name().get(_name_key(label), ())
+
+
+def label_names() -> tuple[str, ...]:
+    """All labels that stand for classes, in the spelling that `classes_of` compares."""
+    return tuple(_by_name())
 
 
 def _numbers(parts: Sequence[str]) -> tuple[int, ...]:
