@@ -94,12 +94,7 @@ class Evaluation:
         metrics = self.metrics
         return {
             "protocol": self.protocol,
-            "accuracy": metrics.accuracy,
-            "top5_accuracy": metrics.top5_accuracy,
-            "loss": metrics.loss,
-            "calibration_error": metrics.calibration_error,
-            "mean_confidence": metrics.mean_confidence,
-            "count": metrics.count,
+            **metrics.document(),
             "baselines": [comparison.document() for comparison in self.baselines],
             **metrics.class_document(self.class_names),
             **(self.overlap.document() if self.overlap else {}),

@@ -72,16 +72,12 @@ class ZeroShotEvaluation:
         metrics = self.metrics
         return {
             "protocol": self.protocol,
-            "accuracy": metrics.accuracy,
-            "top5_accuracy": metrics.top5_accuracy,
-            "loss": metrics.loss,
-            "count": metrics.count,
+            **metrics.document(),
             "templates": self.templates,
             "logit_scale": self.logit_scale,
             "calibration_error": self.calibration_error,
             "fitted_logit_scale": self.fitted_logit_scale,
             "fitted_calibration_error": self.fitted_calibration_error,
-            "mean_confidence": metrics.mean_confidence,
             "baselines": [comparison.document() for comparison in self.baselines],
             **metrics.class_document(self.class_names),
             "per_class_accuracy": metrics.per_class_accuracy().tolist(),

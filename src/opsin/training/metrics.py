@@ -105,6 +105,17 @@ class ClassificationMetrics:
             ("macro F1", self.macro_f1),
         ]
 
+    def document(self) -> dict[str, Any]:
+        """The scores of a classifier as JSON types, without those of each class."""
+        return {
+            "accuracy": self.accuracy,
+            "top5_accuracy": self.top5_accuracy,
+            "loss": self.loss,
+            "calibration_error": self.calibration_error,
+            "mean_confidence": self.mean_confidence,
+            "count": self.count,
+        }
+
     def class_tables(self, names: Sequence[str]) -> list[Table]:
         """The scores of each class with its most frequent mistake, and up to 12 classes the confusion matrix."""
         taken_for = self._most_frequent_mistakes()
