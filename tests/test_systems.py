@@ -123,6 +123,7 @@ def test_a_model_of_an_unknown_kind_is_refused(
 def test_models_without_images_to_encode_are_no_encoders() -> None:
     assert {system.name for system in SYSTEMS.values() if issubclass(load(system.model), NetworkEncoder)} == {
         "vit",
+        "classifier",
         "simclr",
         "clip",
     }

@@ -340,7 +340,7 @@ def test_copies_of_training_images_are_said(colour_run: Run, tmp_path: Path) -> 
     assert classifier.run is not None
     data = Path(classifier.run.config.data)
     training = {repeat.training_id for repeat in _copied(classifier, data, tmp_path / "copies")}
-    assert training and not training & {own.source.ids[row] for row in own.rows}
+    assert training and not training & {own.source.ids[row] for row in range(len(own.source))}
     assert evaluate_classifier(classifier, split="train").overlap is None
 
 

@@ -16,10 +16,9 @@ from opsin.captioning.decoding import Limits, beam_search, greedy, nucleus
 from opsin.captioning.model import ImageCaptioner, build_model, feature_tensor
 from opsin.captioning.vocabulary import START, Vocabulary, join_words
 from opsin.data.pixels import each_image, pixel_batches
-from opsin.encoders import load
 from opsin.encoders.base import NetworkEncoder, batched
 from opsin.encoders.features import image_features
-from opsin.encoders.fingerprint import refuse_other_encoder
+from opsin.encoders.loading import load_unchanged
 from opsin.errors import ConfigError, DataError
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
@@ -123,9 +122,9 @@ class Captioner(PretrainedModel):
         if self.content.frozen_encoder is None:
             raise ConfigError("this captioner has no frozen encoder")
         if self._loaded_encoder is None:
-            encoder = load(self.content.frozen_encoder, str(self.device), self.precision)
-            refuse_other_encoder(encoder, self.content.encoder_fingerprint)
-            self._loaded_encoder = encoder
+            self._loaded_encoder = load_unchanged(
+                self.content.frozen_encoder, self.content.encoder_fingerprint, str(self.device), self.precision
+            )
         return self._loaded_encoder
 
     @classmethod

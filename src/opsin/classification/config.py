@@ -56,6 +56,21 @@ class AugmentConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(RunConfig):
+    """A run that trains a head for the classes of one's own images on a pretrained encoder."""
+
+    data: str = ""
+    """A data source with labels: a directory of class folders, a table, FILE.parquet, emoji, cifar10:DIR."""
+    backbone: str = "imagenet"
+    """The encoder: imagenet, timm:NAME, open_clip:ARCHITECTURE/TAG, a model that ships with opsin, or a run."""
+    balance: bool = False
+    """Give every class the same weight in training, however many images it has."""
+
+    def open(self, *, to_train: bool = True) -> ImageSource:
+        return open_labelled(self.data, min_classes=2 if to_train else 1, exclude=self.exclude)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(RunConfig):
     """A whole run: data, model, augmentation, training."""
 

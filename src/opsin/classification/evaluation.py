@@ -16,7 +16,7 @@ from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import ClassSplits
 from opsin.classification.inference import Classifier
 from opsin.counts import number_of
-from opsin.data.datasets import ImageDataset, batches_of, numbered_dataset
+from opsin.data.datasets import ImageDataset
 from opsin.data.repeats import Overlap, overlap_with_training
 from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
@@ -60,7 +60,7 @@ class Mistake:
 class Evaluation:
     """Metrics with their protocol: which source, which split, how many images were skipped as broken.
 
-    Image i of the metrics is row `rows[i]` of `source`. `overlap` says which of the images were trained on; None where
+    Image i of the metrics is row i of `source`. `overlap` says which of the images were trained on; None where
     the training images are not known, or are what is evaluated.
     """
 
@@ -70,13 +70,14 @@ class Evaluation:
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     source: ImageSource
-    rows: np.ndarray
     overlap: Overlap | None
+    views: str
+    """What the model looked at of each image."""
 
     @property
     def protocol(self) -> str:
         """What was measured, and how, in a line."""
-        return f"{number_of(self.metrics.count, 'image')} of {self.data!r}, split {self.split!r}, one centre crop"
+        return f"{number_of(self.metrics.count, 'image')} of {self.data!r}, split {self.split!r}, {self.views}"
 
     @property
     def baselines(self) -> tuple[BaselineComparison, ...]:
@@ -133,8 +134,8 @@ class Evaluation:
         metrics, names = self.metrics, self.class_names
         return [
             Mistake(
-                id=self.source.ids[self.rows[place]],
-                row=int(self.rows[place]),
+                id=self.source.ids[place],
+                row=int(place),
                 truth=names[metrics.labels[place]],
                 predicted=names[metrics.predicted[place]],
                 confidence=float(metrics.confidences[place]),
@@ -166,21 +167,20 @@ def evaluate_classifier(
     wanted = ClassificationConfig(data=data or "", exclude=tuple(exclude))
     images = choose_evaluation_images(wanted, split, classifier.run)
     source = _match_classes(images.source, classifier.class_names)
-    dataset = numbered_dataset(source, classifier.preprocessing.image_size)
-    if len(dataset) == 0:
+    if len(source) == 0:
         raise DataError(f"the source {images.ref!r} has no usable image in its split {images.split!r}")
-    scores, places = evaluate_dataset(classifier, dataset)
+    source, scores = classifier.predict_source(source)
     refuse_damaged(scores, "the classifier")
     assert source.labels is not None
     return Evaluation(
         data=images.ref,
         split=images.split,
-        metrics=classification_metrics(scores, torch.from_numpy(source.labels)[places]),
+        metrics=classification_metrics(scores, torch.from_numpy(source.labels)),
         class_names=classifier.class_names,
-        skipped=tuple(dataset.skipped),
+        skipped=tuple(source.skipped),
         source=source,
-        rows=places.numpy(),
         overlap=overlap_with_training(images, near=near_duplicates),
+        views=classifier.views,
     )
 
 
@@ -194,21 +194,16 @@ def measure_run(
     classifier = Classifier.from_pretrained(model, config.training.device, config.training.precision)
 
     def score(dataset: ImageDataset, name: str) -> FinalScores:
-        measured = classification_metrics(*evaluate_dataset(classifier, dataset))
-        scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
-        named = {f"{name}_{metric}": value for metric, value in scores.items() if value is not None}
-        return FinalScores(named, compare_accuracy(measured.accuracy, measured.labels, advice(config.data)))
+        return final_scores(classification_metrics(*classifier.predict_dataset(dataset)), name, config.data)
 
     return measure_model(classifier, model, held_out, score)
 
 
-def evaluate_dataset(classifier: Classifier, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU."""
-    scores, labels = [], []
-    for batch in batches_of(dataset, 500):
-        scores.append(classifier.predict_pixels(batch["image"]))
-        labels.append(batch["label"])
-    return torch.cat(scores), torch.cat(labels)
+def final_scores(measured: ClassificationMetrics, name: str, data: str) -> FinalScores:
+    """What a run keeps of the scores of a split of its source `data`; `name` is the split's in metrics."""
+    scores = {"accuracy": measured.accuracy, "top5_accuracy": measured.top5_accuracy, "loss": measured.loss}
+    named = {f"{name}_{metric}": value for metric, value in scores.items() if value is not None}
+    return FinalScores(named, compare_accuracy(measured.accuracy, measured.labels, advice(data)))
 
 
 def _match_classes(source: ImageSource, class_names: tuple[str, ...]) -> ImageSource:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opsin.checkpoint import names_imagenet
 from opsin.classification.config import ClassificationConfig, ViTConfig
+from opsin.data.datasets import ImageDataset, batches_of, numbered_dataset
 from opsin.data.pixels import pixel_batches
 from opsin.encoders.base import DenseNetworkEncoder
 from opsin.encoders.own import EncoderModel
@@ -20,8 +21,9 @@ from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText, escape_markdown
 from opsin.nn.vision_transformer import VisionTransformer
-from opsin.pretrained import Example, ModelContent
+from opsin.pretrained import Example, ModelContent, model_class
 from opsin.runtime import autocast, refuse_damaged, resolve_device
+from opsin.sources.image_source import ImageSource
 
 NAMES_SHOWN = 20
 """Of the classes, in a model card."""
@@ -54,6 +56,8 @@ class Classifier(EncoderModel, DenseNetworkEncoder):
 
     kind = "vit-classifier"
     content_class = ClassifierContent
+    views = "one centre crop"
+    """What is looked at of each image."""
     model: VisionTransformer
     content: ClassifierContent
 
@@ -65,6 +69,9 @@ class Classifier(EncoderModel, DenseNetworkEncoder):
     def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
         """See `PretrainedModel.from_pretrained`; `imagenet` is a classifier of photographs of 1,000 things."""
         if not names_imagenet(ref):
+            found = model_class(ref)
+            if issubclass(found, Classifier) and found.kind != cls.kind:
+                return found.from_pretrained(ref, device, precision)
             return super().from_pretrained(ref, device, precision)
         from opsin.classification.imagenet import ImagenetClassifier
 
@@ -126,6 +133,20 @@ of that source: expect worse on images that differ from them.
         """Scores (N, K) of at most `batch_size` images at a time."""
         for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
             yield self.predict_pixels(pixels)
+
+    def predict_source(self, source: ImageSource) -> tuple[ImageSource, Tensor]:
+        """The readable images of a source, and their scores (N, K) float32 on the CPU."""
+        dataset = numbered_dataset(source, self.preprocessing.image_size)
+        scores, rows = self.predict_dataset(dataset)
+        return replace(source.select(rows.numpy()), skipped=list(dataset.skipped)), scores
+
+    def predict_dataset(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU."""
+        scores, labels = [], []
+        for batch in batches_of(dataset, 500):
+            scores.append(self.predict_pixels(batch["image"]))
+            labels.append(batch["label"])
+        return torch.cat(scores), torch.cat(labels)
 
     @torch.inference_mode()
     def predict_pixels(self, pixels: Tensor, batch_size: int = 256) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opsin.classification.config import AugmentConfig, ClassificationConfig, ViTConfig
+from opsin.classification.config import AugmentConfig, ClassificationConfig, FinetuneConfig, ViTConfig
 from opsin.training.config import TrainingConfig
 
 
@@ -107,3 +107,11 @@ RECIPES: dict[str, Callable[[], ClassificationConfig]] = {
     "cifar10-2ep": cifar10_2ep,
     "cifar10": cifar10,
 }
+
+
+def finetune_default() -> FinetuneConfig:
+    """A head on the encoder imagenet, for a folder of one's own photographs: seconds after they have been encoded."""
+    return FinetuneConfig()
+
+
+FINETUNE_RECIPES: dict[str, Callable[[], FinetuneConfig]] = {"default": finetune_default}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from opsin.classification.config import ClassificationConfig
 from opsin.classification.data import ClassSplits, open_splits
-from opsin.classification.evaluation import evaluate_dataset, measure_run
+from opsin.classification.evaluation import measure_run
 from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.config import json_digest
 from opsin.data.datasets import preprocessing_for
@@ -23,6 +24,9 @@ from opsin.training.metrics import classification_metrics
 from opsin.training.run import TrainReport, run_training
 from opsin.training.selection import ERROR, error_of_share
 from opsin.training.task import Batch, StepOutput, Task
+
+FEW_IMAGES = 2_000
+"""Of fewer training images a network learns little that a pretrained one does not know better."""
 
 
 class ClassificationTask(Task[VisionTransformer]):
@@ -62,7 +66,7 @@ class ClassificationTask(Task[VisionTransformer]):
     def evaluate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
-        scores, labels = evaluate_dataset(self.classifier(), self.validation)
+        scores, labels = self.classifier().predict_dataset(self.validation)
         metrics = classification_metrics(scores, labels)
         error = error_of_share(metrics.accuracy, metrics.count)
         return {"val_accuracy": metrics.accuracy, "val_accuracy" + ERROR: error, "val_loss": metrics.loss}
@@ -94,5 +98,11 @@ def train_classifier(
     cannot be used for this, and what `Trainer.fit` raises.
     """
     splits = open_splits(config)
+    if len(splits.train) < FEW_IMAGES:
+        command = f"opsin train classifier --data {shlex.quote(config.data)} --out DIR"
+        (progress or Progress()).note(
+            f"{len(splits.train):,} images are few to learn from scratch on; for photographs, `{command}` uses a "
+            "pretrained network, in seconds"
+        )
     task = ClassificationTask(config, splits)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)

@@ -93,7 +93,12 @@ def _classifier_reference(options: ClassifyOptions) -> str:
         return IMAGENET
     if is_pretrained_encoder(options.model):
         raise UsageError(f"{options.model} is no classifier; with a model of images and texts, give --labels")
-    if read_model_config(resolve_model(options.model))["kind"] == SYSTEMS["clip"].kind:
+    kind = read_model_config(resolve_model(options.model))["kind"]
+    if options.attention is not None and kind == SYSTEMS["classifier"].kind:
+        raise UsageError(
+            f"--attention is for a classifier of `opsin train vit`; {options.model} is a head on another encoder"
+        )
+    if kind == SYSTEMS["clip"].kind:
         raise UsageError(f"{options.model} is a model of images and texts; give --labels to classify with it")
     return options.model
 
@@ -140,7 +145,7 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     if options.model is None:
         note(
             "these are classes of ImageNet, by the model imagenet; for classes of your own: --labels WORDS, or a model "
-            "of `opsin train vit` and --model",
+            "of `opsin train classifier` and --model",
             quiet=options.quiet,
         )
     return 0

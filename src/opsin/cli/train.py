@@ -157,6 +157,7 @@ def _print_report(report: Any, options: Any, system: System) -> None:
         few = f"fewer than {FEWEST_IMAGES} training images: the model will not say which images are unlike them"
         note(few, quiet=options.quiet)
     names = {"run": shlex.quote(str(options.out)), "data": shlex.quote(options.config.data)}
-    note(f"curves: opsin report {names['run']}", quiet=options.quiet)
-    note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
+    if report.steps:  # a model that is fitted at once has no curves
+        note(f"curves: opsin report {names['run']}", quiet=options.quiet)
+        note(f"        {tensorboard_command(RunDirectory(options.out))}", quiet=options.quiet)
     note_next(next_command.format(**names), report.baselines, quiet=options.quiet)

@@ -73,7 +73,7 @@ def source_features(
     def encode(images: list[Image.Image]) -> Tensor:
         return image_features(encoder, images)[0].half()
 
-    return _cached(
+    return cached_features(
         source, encoder, "patches" if isinstance(encoder, DenseEncoder) else "vectors", encode, progress=progress
     )
 
@@ -83,7 +83,7 @@ def source_vectors(
 ) -> tuple[ImageSource, Tensor]:
     """What `encoder.encode_image` gives for the usable images of a source, float32 (N, D), of length one, from the
     cache; the source comes back and errors are raised as by `source_features`."""
-    usable, vectors = _cached(source, encoder, "unit vectors", encoder.encode_image, progress=progress)
+    usable, vectors = cached_features(source, encoder, "unit vectors", encoder.encode_image, progress=progress)
     return usable, torch.from_numpy(np.array(vectors))
 
 
@@ -110,7 +110,7 @@ def text_vectors(encoder: TextEncoder, weights: str, texts: Sequence[str]) -> np
         return encoder.encode_text(texts).numpy()
 
 
-def _cached(
+def cached_features(
     source: ImageSource,
     encoder: ImageEncoder,
     kind: str,
@@ -118,7 +118,11 @@ def _cached(
     *,
     progress: Progress | None,
 ) -> tuple[ImageSource, np.ndarray]:
-    """The usable images and a memory map of what `encode` gives for them, which is called for a new file only."""
+    """The usable images of a source, and a memory map of what `encode` gives for each batch of them, from the cache.
+
+    `kind` tells from each other what different callers make of the same images with the same encoder. The source comes
+    back and errors are raised as by `source_features`.
+    """
 
     size = input_size(encoder)
 

@@ -52,9 +52,12 @@ class ImagenetEncoder(DenseNetworkEncoder):
 
         Raises ValueError without any image, DataError for a broken one.
         """
-        features = self.encode_image(images, normalize=False).to(self.device)
+        return self.scores_of(self.encode_image(images, normalize=False))
+
+    def scores_of(self, features: Tensor) -> Tensor:
+        """Scores (logits) float32 (N, 1000) on the CPU of vectors (N, 1280) that are not of length one."""
         with torch.inference_mode():
-            scores: Tensor = self._layers.classifier(features).cpu()
+            scores: Tensor = self._layers.classifier(features.to(self.device)).cpu()
         return scores
 
     @property

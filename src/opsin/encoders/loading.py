@@ -9,6 +9,7 @@ import torch
 from opsin import checkpoint
 from opsin.checkpoint import names_imagenet
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
+from opsin.encoders.fingerprint import refuse_other_encoder
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from opsin.hub import hub_has
 from opsin.pretrained import model_class
@@ -39,6 +40,14 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
         package = {"open_clip": "open-clip-torch"}.get(library, library)
         raise MissingExtraError(f"{ref} needs {library}, which is not installed: pip install {package}") from error
     encoder.precision = precision
+    return encoder
+
+
+def load_unchanged(ref: str, fingerprint: str | None, device: str, precision: str) -> NetworkEncoder:
+    """`load`, for a model that was trained with the encoder of this fingerprint; None fits any. Raises CheckpointError
+    when another one is there now, besides."""
+    encoder = load(ref, device, precision)
+    refuse_other_encoder(encoder, fingerprint)
     return encoder
 
 

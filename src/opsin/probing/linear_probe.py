@@ -75,13 +75,19 @@ def labelled_rows(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def fit_logistic_regression(
-    features: Tensor, labels: Tensor, num_classes: int, strength: float, start: LinearProbe | None = None
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    strength: float,
+    start: LinearProbe | None = None,
+    class_weights: Tensor | None = None,
 ) -> LinearProbe:
     """The least of: mean cross-entropy + strength / 2 * squared norm of the weights; the biases are free.
 
     `features` (N, D) on any device, in the precision to compute in, `labels` int64 (N,). scikit-learn's `C` is
     1 / (strength * N), and twice that for two classes, for which it has one vector of weights instead of two. `start`
-    is where to begin, for speed only. Raises DataError for labels of one class only.
+    is where to begin, for speed only; `class_weights` (K,) are factors on the cross-entropy of the images of a class.
+    Raises DataError for labels of one class only.
     """
     if len(labels.unique()) < 2:
         raise DataError("the labels of a linear probe must be of at least two classes")
@@ -93,7 +99,8 @@ def fit_logistic_regression(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), labels) + strength / 2 * weight.square().sum()
+        loss = strength / 2 * weight.square().sum()
+        loss = loss + F.cross_entropy(F.linear(features, weight, bias), labels, class_weights)
         loss.backward()
         return loss
 

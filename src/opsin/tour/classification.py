@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from opsin.classification.evaluation import evaluate_dataset
 from opsin.classification.inference import Classifier
 from opsin.classification.pictures import attention_grid, predictions_figure
 from opsin.classification.recipes import emoji_groups
@@ -34,7 +33,7 @@ def classification_section(directory: Path, minutes: float, progress: Progress |
     classifier = Classifier.from_pretrained(report.model)
     source = open_labelled(config.data)
     test = source.split("test")
-    scores, labels = evaluate_dataset(classifier, image_dataset(test, config.image_size))
+    scores, labels = classifier.predict_dataset(image_dataset(test, config.image_size))
     metrics = classification_metrics(scores, labels)
     parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
     most_common = float(np.bincount(labels.numpy()).max() / len(labels))

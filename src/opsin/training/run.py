@@ -77,8 +77,9 @@ class TrainReport(Generic[SplitsT]):
 
     def tables(self) -> list[Table]:
         """The metrics, and below them where the model is and how it was made."""
+        how = f"{self.steps} steps in {self.seconds / 60:.1f} minutes" if self.steps else f"{self.seconds:.0f} seconds"
         remarks = [
-            f"model: {self.model}  ({self.steps} steps in {self.seconds / 60:.1f} minutes)",
+            f"model: {self.model}  ({how})",
             f"weights: {self.choice}",
         ]
         if self.needs is not None:
