@@ -14,12 +14,12 @@ from sklearn.datasets import load_sample_images
 from opsin import Classifier
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.imagenet import ImagenetClassifier
-from opsin.classification.inference import Classification
 from opsin.cli.main import main
 from opsin.encoders import load
 from opsin.encoders.imagenet import ImagenetEncoder
 from opsin.encoders.imagenet_classes import class_names, classes_of
 from opsin.errors import ConfigError
+from opsin.results import Classification
 
 
 @pytest.fixture(scope="module")

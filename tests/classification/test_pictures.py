@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opsin.classification.inference import Classification
 from opsin.classification.pictures import (
     attention_figure,
     attention_grid,
     predictions_figure,
 )
 from opsin.pictures import confusion_figure, save_figure
+from opsin.results import Classification
 
 NAMES = [r"$\frac$", "日本", "a name of so many words that no picture has room for all of them", "[b]\udcff"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from opsin.encoders.base import NetworkEncoder, batched
 from opsin.encoders.features import image_features
 from opsin.encoders.loading import load_unchanged
 from opsin.errors import ConfigError, DataError
-from opsin.images.opening import ImageLike
+from opsin.images.opening import ImageLike, ImageReader, StoredImage
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText, inline_code
 from opsin.pretrained import Example, ModelContent, PretrainedModel
+from opsin.progress import Progress, tracked
+from opsin.results import Answers
 from opsin.runtime import autocast, refuse_damaged
 
 
@@ -39,6 +42,15 @@ class Caption:
     words: tuple[str, ...]
     log_prob: float
     attention: np.ndarray | None = None
+    columns: ClassVar[tuple[str, ...]] = ("caption", "log_prob")
+
+    def document(self) -> dict[str, Any]:
+        """The text and its probability, as JSON types."""
+        return {"caption": self.text, "log_prob": self.log_prob}
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One row."""
+        return [(self.text, f"{self.log_prob:.6f}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +209,23 @@ knows only what its training captions say: expect wrong captions for other image
         decoding = replace(decoding or Decoding(), **settings)
         for features, grid in self._encoded_batches(images, batch_size):
             yield from _undamaged(self.write(features, decoding, attention=attention, grid=grid))
+
+    def caption_files(
+        self,
+        files: Sequence[Path | StoredImage],
+        *,
+        model: str | None = None,
+        progress: Progress | None = None,
+        each: Callable[[Path | StoredImage, Caption], None] | None = None,
+        **settings: Any,
+    ) -> Answers[Caption]:
+        """A caption for each file that can be read; see `opsin.sources.opening.list_inputs`, `Answers.gather`.
+
+        `settings` are those of `caption_each`; `model` is what the result calls the model. Raises Cancelled as well.
+        """
+        reader = ImageReader(files, self.input_size)
+        found = self.caption_each(tracked(reader, progress, "captioning", len(files)), **settings)
+        return Answers.gather(reader, found, each, model=model or self.name, column="caption")
 
     def caption_features(self, features: np.ndarray | Tensor, *, beams: int = 3) -> list[Caption]:
         """A caption for each row of features (N, D) or (N, P, D), for a model that was trained on such features."""

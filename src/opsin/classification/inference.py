@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,24 +17,18 @@ from opsin.data.datasets import ImageDataset, batches_of, numbered_dataset
 from opsin.data.pixels import pixel_batches
 from opsin.encoders.base import DenseNetworkEncoder
 from opsin.encoders.own import EncoderModel
-from opsin.images.opening import ImageLike
+from opsin.images.opening import ImageLike, ImageReader, StoredImage
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText, escape_markdown
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import Example, ModelContent, model_class
+from opsin.progress import Progress, tracked
+from opsin.results import Answers, Classification
 from opsin.runtime import autocast, refuse_damaged, resolve_device
 from opsin.sources.image_source import ImageSource
 
 NAMES_SHOWN = 20
 """Of the classes, in a model card."""
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The most probable classes of one image, best first; probabilities are of all classes, so may sum to below 1."""
-
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +122,25 @@ of that source: expect worse on images that differ from them.
             for row_values, row_indices in zip(values.tolist(), indices.tolist(), strict=True):
                 labels = tuple(self.class_names[index] for index in row_indices)
                 yield Classification(labels, tuple(row_values))
+
+    def classify_files(
+        self,
+        files: Sequence[Path | StoredImage],
+        *,
+        model: str | None = None,
+        top_k: int = 5,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+        each: Callable[[Path | StoredImage, Classification], None] | None = None,
+    ) -> Answers[Classification]:
+        """The `top_k` classes of each file that can be read; see `opsin.sources.opening.list_inputs`, `Answers.gather`.
+
+        `model` is what the result calls the model. Raises Cancelled as well.
+        """
+        reader = ImageReader(files, self.preprocessing.image_size)
+        images = tracked(reader, progress, "classifying", len(files))
+        found = self.classify_each(images, top_k=top_k, batch_size=batch_size)
+        return Answers.gather(reader, found, each, model=model or self.name, column="classes")
 
     def _scores(self, images: ImageLike | Iterable[ImageLike], batch_size: int) -> Iterator[Tensor]:
         """Scores (N, K) of at most `batch_size` images at a time."""

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from opsin.classification.evaluation import Mistake
-from opsin.classification.inference import Classification, Classifier
+from opsin.classification.inference import Classifier
 from opsin.images.opening import ImageLike, StoredImage
 from opsin.pictures import (
     HEAT_LABEL,
@@ -24,6 +24,7 @@ from opsin.pictures import (
     reduced,
     save_figure,
 )
+from opsin.results import Classification
 
 
 def predictions_figure(

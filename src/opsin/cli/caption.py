@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_json_line, print_skipped
-from opsin.results import skipped_document
+from opsin.cli.output import AnswerPrinter, note, note_unlike
 from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
-    from opsin.captioning.inference import Caption, Captioner
-    from opsin.images.opening import ImageReader, StoredImage
+    from opsin.captioning.inference import Captioner, Decoding
 
 DESCRIPTION = (
     "Describe images with a trained captioner. With --json the result is one JSON document; with --json and a "
@@ -69,31 +66,23 @@ def main(argv: list[str]) -> int:
     options = parse(CaptionOptions, argv, "opsin caption", DESCRIPTION)
     _refuse_senseless(options)
     from opsin.captioning.inference import Captioner
-    from opsin.images.opening import ImageReader, StoredImage
+    from opsin.images.opening import StoredImage
     from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
-    reader = ImageReader(files, captioner.input_size)
     has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in files)
-    as_lines = options.json and has_several
-    rows = RowPrinter(("image", "caption"), map(str, reader.files))
-    captions: list[Caption] = []
-    for caption in _written(captioner, reader, options):
-        file = reader.read[len(captions)]
-        if as_lines:
-            print_json_line(_entry(file, caption))
-        elif not options.json:
-            rows.print(str(file), caption.text)
-        captions.append(caption)
-    reader.refuse_unread()
-    if as_lines:
-        for row in reader.skipped:
-            print_json_line({"image": row.id, "skipped": row.reason})
-    elif options.json:
-        _print_document(options.model, reader, captions)
-    else:
-        print_skipped(reader.skipped)
+    printer = AnswerPrinter("caption", files, as_json=options.json, as_lines=has_several)
+    found = captioner.caption_files(
+        files,
+        model=options.model,
+        decoding=_decoding(options, captioner),
+        attention=options.attention is not None,
+        batch_size=options.batch_size,
+        progress=options.progress,
+        each=printer.each,
+    )
+    printer.end(found)
     described = options.model
     watched: object = captioner
     if captioner.content.frozen_encoder is not None:
@@ -102,7 +91,7 @@ def main(argv: list[str]) -> int:
     if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.captioning.pictures import save_attention_pictures
 
-        save_attention_pictures(reader.read, captions, options.attention)
+        save_attention_pictures(found.files, found.answers, options.attention)
         note(f"attention pictures: {options.attention}", quiet=options.quiet)
     return 0
 
@@ -114,10 +103,9 @@ def _refuse_senseless(options: CaptionOptions) -> None:
         raise UsageError("--temperature is for words drawn at random; give --top-p as well")
 
 
-def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions) -> Iterator[Caption]:
+def _decoding(options: CaptionOptions, captioner: Captioner) -> Decoding:
     from opsin.captioning.decoding import Limits
     from opsin.captioning.inference import Decoding, Sampling
-    from opsin.progress import tracked
 
     sampling = None
     if options.top_p is not None:
@@ -128,20 +116,4 @@ def _written(captioner: Captioner, reader: ImageReader, options: CaptionOptions)
         max_length=captioner.model.decoder.max_length if options.max_length is None else options.max_length,
         no_repeat_ngram=options.no_repeat_ngram,
     )
-    decoding = Decoding(beams=options.beams, length_penalty=options.length_penalty, limits=limits, sampling=sampling)
-    return captioner.caption_each(
-        tracked(reader, options.progress, "captioning", len(reader.files)),
-        decoding=decoding,
-        attention=options.attention is not None,
-        batch_size=options.batch_size,
-    )
-
-
-def _print_document(model: str, reader: ImageReader, captions: list[Caption]) -> None:
-    images = [_entry(path, caption) for path, caption in zip(reader.read, captions, strict=True)]
-    skipped = skipped_document(reader.skipped)
-    print_json({"model": model, "images": images, "skipped": skipped})
-
-
-def _entry(path: Path | StoredImage, caption: Caption) -> dict[str, Any]:
-    return {"image": str(path), "caption": caption.text, "log_prob": caption.log_prob}
+    return Decoding(beams=options.beams, length_penalty=options.length_penalty, limits=limits, sampling=sampling)

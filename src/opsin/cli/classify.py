@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from opsin.checkpoint import names_imagenet
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse
-from opsin.cli.output import RowPrinter, note, note_unlike, print_json, print_skipped, write_csv
-from opsin.results import skipped_document
+from opsin.cli.output import AnswerPrinter, note, note_unlike, write_csv
 from opsin.sources.exclusion import Patterns
-
-if TYPE_CHECKING:
-    from opsin.classification.inference import Classification
-    from opsin.clip.zero_shot import ZeroShotClassification
-    from opsin.images.opening import ImageReader, StoredImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +98,6 @@ def _classifier_reference(options: ClassifyOptions) -> str:
 
 def _classify(options: ClassifyOptions, model: str) -> int:
     from opsin.classification.inference import Classifier
-    from opsin.images.opening import ImageReader
-    from opsin.progress import tracked
     from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
@@ -118,29 +109,23 @@ def _classify(options: ClassifyOptions, model: str) -> int:
         assert isinstance(classifier, ImagenetClassifier)
         other = OTHER if options.other else None
         classifier.use_labels(read_labels(options.labels, other), other)
-    reader = ImageReader(files, classifier.preprocessing.image_size)
-    images = tracked(reader, options.progress, "classifying", len(reader.files))
-    rows = RowPrinter(("image", "classes"), map(str, reader.files))
-    results: list[Classification] = []
-    for result in classifier.classify_each(images, top_k=options.top_k, batch_size=options.batch_size or 64):
-        if not options.json:
-            best = zip(result.labels, result.probabilities, strict=True)
-            text = "  ".join(f"{label} {probability:.1%}" for label, probability in best)
-            rows.print(str(reader.read[len(results)]), text)
-        results.append(result)
-    reader.refuse_unread()
-    if options.json:
-        _print_json(model, reader, results)
-    else:
-        print_skipped(reader.skipped)
+    printer = AnswerPrinter("classes", files, as_json=options.json)
+    found = classifier.classify_files(
+        files,
+        model=model,
+        top_k=options.top_k,
+        batch_size=options.batch_size or 64,
+        progress=options.progress,
+        each=printer.each,
+    )
+    printer.end(found)
     note_unlike(classifier, model, "opsin classify without --model", options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
-        write_classes(options.csv, reader.read, results)
-        note(f"table: {options.csv}", quiet=options.quiet)
+        write_csv(options.csv, found.spreadsheet(), options.quiet)
     if options.attention is not None:  # after the answers: a picture that cannot be written does not cost them
         from opsin.classification.pictures import save_attention_pictures
 
-        save_attention_pictures(classifier, reader.read, results, options.attention)
+        save_attention_pictures(classifier, found.files, found.answers, options.attention)
         note(f"attention pictures: {options.attention}", quiet=options.quiet)
     if options.model is None:
         note(
@@ -149,28 +134,3 @@ def _classify(options: ClassifyOptions, model: str) -> int:
             quiet=options.quiet,
         )
     return 0
-
-
-def write_classes(
-    path: Path, files: Sequence[Path | StoredImage], results: Sequence[Classification | ZeroShotClassification]
-) -> None:
-    """A table of `--csv`: a row for each image and each of its classes, the most probable first."""
-    rows = [
-        (str(file), label, f"{probability:.6f}")
-        for file, result in zip(files, results, strict=True)
-        for label, probability in zip(result.labels, result.probabilities, strict=True)
-    ]
-    write_csv(path, ("file", "label", "probability"), rows)
-
-
-def _print_json(model: str, reader: ImageReader, results: list[Classification]) -> None:
-    images = [
-        {
-            "image": str(path),
-            "labels": result.labels,
-            "probabilities": result.probabilities,
-        }
-        for path, result in zip(reader.read, results, strict=True)
-    ]
-    skipped = skipped_document(reader.skipped)
-    print_json({"model": model, "images": images, "skipped": skipped})

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opsin.names import printable
+from opsin.results import Answer, Answers, Shown, Table, image_document
 
 if TYPE_CHECKING:
-    from opsin.images.opening import Skipped
-    from opsin.results import Shown
+    from opsin.images.opening import Skipped, StoredImage
     from opsin.training.baselines import BaselineComparison
 
 JSON_DIGITS = 6
@@ -41,10 +41,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
     rows = [list(row) for row in rows]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(header):
         values = [row[position] for row in rows if row[position] is not None]
         numeric = bool(values) and all(isinstance(value, int | float) for value in values)
@@ -72,31 +72,50 @@ def show(result: Shown, as_json: bool) -> None:
     print_skipped(result.skipped)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a table for spreadsheets and scripts, in UTF-8, whole or not at all."""
+def write_csv(path: Path, table: Table, quiet: bool) -> None:
+    """Write a table for spreadsheets and scripts, in UTF-8, whole or not at all, and say where it is."""
     from opsin.files import atomic_write
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(table.header)
+    writer.writerows(table.rows)
     with atomic_write(path) as file:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
+    note(f"table: {path}", quiet)
 
 
-class RowPrinter:
-    """A table of two columns whose rows are printed as soon as they are known, the first column as wide as `names`."""
+class AnswerPrinter:
+    """Prints answers about images: each as soon as it is known, as a row of a table whose first column is as wide as
+    the names of `files`, or as a line of JSON Lines; or all of them at the end, as one JSON document."""
 
-    def __init__(self, header: tuple[str, str], names: Iterable[str]) -> None:
-        self.header: tuple[str, str] | None = header
-        self.width = min(max(map(len, map(printable, names)), default=0), WIDEST_NAME)
+    def __init__(
+        self, column: str, files: Iterable[Path | StoredImage], *, as_json: bool = False, as_lines: bool = False
+    ) -> None:
+        """`as_lines` is of JSON."""
+        self.column: str | None = column
+        self.width = min(max((len(printable(str(file))) for file in files), default=0), WIDEST_NAME)
+        self.as_json, self.as_lines = as_json, as_json and as_lines
 
-    def print(self, name: str, text: str) -> None:
-        """One row, below the header if it is the first one."""
-        if self.header:
-            print(f"{self.header[0]:<{self.width}}   {self.header[1]}")
-            self.header = None
-        print(f"{printable(name):<{self.width}}   {printable(text)}", flush=True)
+    def each(self, file: Path | StoredImage, answer: Answer) -> None:
+        """One answer; the first row stands below the header."""
+        if self.as_lines:
+            print_json_line(image_document(file, answer))
+        elif not self.as_json:
+            if self.column:
+                print(f"{'image':<{self.width}}   {self.column}")
+                self.column = None
+            print(f"{printable(str(file)):<{self.width}}   {printable(answer.text)}", flush=True)
+
+    def end(self, answers: Answers[Any]) -> None:
+        """What is left to print when all answers are there."""
+        if self.as_lines:
+            for row in answers.skipped:
+                print_json_line({"image": row.id, "skipped": row.reason})
+        elif self.as_json:
+            print_json(answers.document())
+        else:
+            print_skipped(answers.skipped)
 
 
 def note(text: str, quiet: bool = False) -> None:

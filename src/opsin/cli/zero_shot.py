@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opsin.cli.options import UsageError
-from opsin.cli.output import note, note_unlike, print_json, print_skipped, print_table
-from opsin.results import skipped_document
+from opsin.cli.output import note, note_unlike, show, write_csv
 
 if TYPE_CHECKING:
     from opsin.cli.classify import ClassifyOptions
-    from opsin.clip.zero_shot import ZeroShotClassification, ZeroShotClassifier
-    from opsin.images.opening import ImageReader
 
 DEFAULT_MODEL = "emoji-clip"
 OTHER = "other"
@@ -24,10 +21,7 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     _refuse_senseless(options)
     labels = read_labels(options.labels or "", OTHER if options.other else None)
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
-    from opsin.encoders.base import input_size
     from opsin.encoders.loading import load_image_text
-    from opsin.images.opening import ImageReader
-    from opsin.progress import tracked
     from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
@@ -39,28 +33,15 @@ def classify_by_labels(options: ClassifyOptions) -> int:
         other=OTHER if options.other else None,
         logit_scale=options.logit_scale,
     )
-    reader = ImageReader(files, input_size(classifier.encoder))
-    try:
-        images = tracked(reader, options.progress, "classifying", len(reader.files))
-        results = classifier.classify(images, top_k=options.top_k)
-    except ValueError:
-        reader.refuse_unread()
-        raise
-    if options.json:
-        _print_document(model, classifier, reader, results)
-    else:
-        _print_labels(reader, results)
+    found = classifier.classify_files(files, model=model, top_k=options.top_k, progress=options.progress)
+    show(found, options.json)
     note_unlike(classifier.encoder, model, PHOTOGRAPHS, options.quiet)
     if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
-        from opsin.cli.classify import write_classes
-
-        write_classes(options.csv, reader.read, results)
-        note(f"table: {options.csv}", quiet=options.quiet)
+        write_csv(options.csv, found.spreadsheet(), options.quiet)
     if options.picture is not None:  # after the answers: a picture that cannot be written does not cost them
-        from opsin.clip.pictures import MOST_IMAGES, zero_shot_figure
         from opsin.pictures import save_figure
 
-        save_figure(zero_shot_figure(reader.read[:MOST_IMAGES], results[:MOST_IMAGES]), options.picture)
+        save_figure(found.figure(), options.picture)
         note(f"picture: {options.picture}", quiet=options.quiet)
     return 0
 
@@ -106,36 +87,3 @@ def read_labels(text: str, other: str | None = None) -> list[str]:
         hint = "" if other else " (--other adds a class for all else)"
         raise UsageError(f"--labels: {error}{hint}") from error
     return labels
-
-
-def _print_document(
-    model: str, classifier: ZeroShotClassifier, reader: ImageReader, results: list[ZeroShotClassification]
-) -> None:
-    images = [
-        {
-            "image": str(path),
-            "labels": result.labels,
-            "probabilities": result.probabilities,
-            "cosines": result.cosines,
-        }
-        for path, result in zip(reader.read, results, strict=True)
-    ]
-    print_json(
-        {
-            "model": model,
-            "labels": classifier.labels,
-            "templates": classifier.templates,
-            "logit_scale": classifier.logit_scale,
-            "images": images,
-            "skipped": skipped_document(reader.skipped),
-        }
-    )
-
-
-def _print_labels(reader: ImageReader, results: list[ZeroShotClassification]) -> None:
-    rows = []
-    for path, result in zip(reader.read, results, strict=True):
-        best = zip(result.labels, result.probabilities, strict=True)
-        rows.append((str(path), "  ".join(f"{label} {probability:.1%}" for label, probability in best)))
-    print_table(("image", "labels"), rows)
-    print_skipped(reader.skipped)

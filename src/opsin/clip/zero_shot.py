@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +21,16 @@ from torch import Tensor
 
 from opsin.clip.retrieval import cosine_similarity
 from opsin.data.unread import Unread, examples, warn_of_unread
-from opsin.encoders.base import ImageTextEncoder, TokenEncoder
+from opsin.encoders.base import ImageTextEncoder, TokenEncoder, input_size
 from opsin.errors import ConfigError
-from opsin.images.opening import ImageLike
+from opsin.images.opening import ImageLike, ImageReader, StoredImage
 from opsin.names import name_key
+from opsin.progress import Progress, tracked
+from opsin.results import Answers, Classification
 from opsin.training.metrics import expected_calibration_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT_TEMPLATES = ("{}", "a photo of {}", "a picture of {}", "an image of {}")
 NULL_PROMPTS = ("a photo", "a picture", "an image", "a picture of something", "an image of something else")
@@ -31,13 +38,22 @@ NULL_PROMPTS = ("a photo", "a picture", "an image", "a picture of something", "a
 
 
 @dataclass(frozen=True)
-class ZeroShotClassification:
-    """The most probable labels of one image, best first; probabilities are of all labels, so may sum to below 1."""
+class ZeroShotClassification(Classification):
+    """The most probable labels of one image, best first."""
 
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
     cosines: tuple[float, ...]
     """Of the image's features with those of each label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotAnswers(Answers[ZeroShotClassification]):
+    """The labels of images."""
+
+    def figure(self) -> Figure:
+        """The first images above bars of their labels."""
+        from opsin.clip.pictures import MOST_IMAGES, zero_shot_figure
+
+        return zero_shot_figure(self.files[:MOST_IMAGES], self.answers[:MOST_IMAGES])
 
 
 @dataclass(frozen=True)
@@ -130,6 +146,27 @@ class ZeroShotClassifier:
             ZeroShotClassification(tuple(self.labels[index] for index in row), tuple(probabilities), tuple(near))
             for row, probabilities, near in zip(indices.tolist(), values.tolist(), nearest.tolist(), strict=True)
         ]
+
+    def classify_files(
+        self,
+        files: Sequence[Path | StoredImage],
+        *,
+        model: str,
+        top_k: int = 5,
+        progress: Progress | None = None,
+    ) -> ZeroShotAnswers:
+        """The `top_k` labels of each file that can be read; see `opsin.sources.opening.list_inputs`.
+
+        `model` is what the result calls the encoder. Raises DataError when no file can be read, and Cancelled.
+        """
+        reader = ImageReader(files, input_size(self.encoder))
+        try:
+            answers = self.classify(tracked(reader, progress, "classifying", len(files)), top_k=top_k)
+        except ValueError:
+            reader.refuse_unread()
+            raise
+        details = {"labels": self.labels, "templates": self.templates, "logit_scale": self.logit_scale}
+        return ZeroShotAnswers.gather(reader, answers, model=model, column="labels", details=details)
 
     def calibrate(self, images: Iterable[ImageLike], labels: Sequence[str]) -> Calibration:
         """Set `logit_scale` to what makes the probabilities fit images with these labels best; ranks stay as they are.
