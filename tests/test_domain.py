@@ -249,9 +249,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "command",
     [
         ["caption", "PHOTOS", "--beams", "1"],
-        ["classify", "PHOTOS", "--labels", "a dog,food"],
-        ["index", "PHOTOS", "--out", "OUT"],
-        ["embed", "PHOTOS", "--out", "OUT"],
+        ["classify", "PHOTOS", "--labels", "a dog,food", "--model", "emoji-clip"],
+        ["index", "PHOTOS", "--out", "OUT", "--model", "emoji-clip"],
+        ["embed", "PHOTOS", "--out", "OUT", "--model", "emoji-clip"],
         ["evaluate", "emoji-clip", "--data", "PHOTOS", "--zero-shot"],
     ],
     ids=lambda command: command[0],
@@ -277,7 +277,7 @@ def test_search_by_an_image_says_it_and_words_do_not(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index = str(tmp_path / "index")
-    assert main(["index", str(photos), "--out", index, "--quiet"]) == 0
+    assert main(["index", str(photos), "--out", index, "--model", "emoji-clip", "--quiet"]) == 0
     assert capsys.readouterr().err == ""
     assert main(["search", index, "--image", str(photos / "odd" / "1.png"), "--json"]) == 0
     output = capsys.readouterr()

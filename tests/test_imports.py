@@ -56,7 +56,7 @@ def test_answers_about_images_import_only_what_they_need(tmp_path: Path) -> None
     Classifier(model, content).save_pretrained(tmp_path / "model")
     commands = [
         ["classify", str(photo), "--model", str(tmp_path / "model")],
-        ["classify", str(photo), "--labels", "a red square,a dog"],
+        ["classify", str(photo), "--labels", "a red square,a dog", "--model", "emoji-clip"],
         ["search", str(index), "red"],
         ["search", str(index), "--image", str(photo)],
         ["caption", str(photo)],

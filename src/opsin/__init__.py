@@ -12,6 +12,7 @@ from opsin.systems import SYSTEMS
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner
+    from opsin.classification.finetuned import FinetunedClassifier
     from opsin.classification.inference import Classifier
     from opsin.clip.inference import ClipEncoder
     from opsin.clip.zero_shot import ZeroShotClassifier
@@ -24,6 +25,7 @@ __all__ = [
     "Captioner",
     "Classifier",
     "ClipEncoder",
+    "FinetunedClassifier",
     "ImageIndex",
     "SimclrEncoder",
     "TextToImage",

@@ -108,8 +108,8 @@ def _help(ref: str, repo_id: str, filenames: Sequence[str]) -> str:
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
     command = " ".join(["hf download", repo_id, *filenames[:1]])
     now = (
-        "emoji-clip, which ships with opsin and encodes images of emoji and texts; imagenet, which is installed with "
-        "opsin and encodes photographs; or the directory of a model that you have trained"
+        "photo-clip and emoji-clip, which ship with opsin and encode images and texts; imagenet, which is installed "
+        "with opsin and encodes photographs; or the directory of a model that you have trained"
     )
     return (
         f"the weights of {ref} are not in the local cache and cannot be downloaded now. Where there is a network, run "

@@ -246,7 +246,7 @@ def test_what_the_encoder_cannot_read_is_said(
     assert caplog.messages == []
     run_json(capsys, "search", tmp_path / "index", "赤いりんご", "--minus", "red")
     (message,) = caplog.messages
-    assert "emoji-clip can read nothing of 1 of 2 query texts ('赤いりんご')" in message
+    assert "photo-clip can read nothing of 1 of 2 query texts ('赤いりんご')" in message
 
 
 def test_an_encoder_that_reads_no_texts_is_searched_by_image(photos: Path, tmp_path: Path, capsys: Capture) -> None:

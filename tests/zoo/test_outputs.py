@@ -56,6 +56,8 @@ OUTPUTS: dict[str, Callable[[], np.ndarray]] = {
     "cifar10-simclr": lambda: load("cifar10-simclr", "cpu", "32").encode_image(images()).numpy(),
     "emoji-clip images": lambda: load("emoji-clip", "cpu", "32").encode_image(images()).numpy(),
     "emoji-clip texts": lambda: load("emoji-clip", "cpu", "32").encode_text(WORDS).numpy(),
+    "photo-clip images": lambda: load("photo-clip", "cpu", "32").encode_image(images()).numpy(),
+    "photo-clip texts": lambda: load("photo-clip", "cpu", "32").encode_text(WORDS).numpy(),
     "emoji-captioner": captions,
     "emoji-diffusion": drawings,
 }

@@ -26,7 +26,13 @@ from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
 
 MB = 10**6
-LARGEST = {"cifar10-simclr": 23 * MB, "emoji-captioner": 8 * MB, "emoji-clip": 12 * MB, "emoji-diffusion": 26 * MB}
+LARGEST = {
+    "cifar10-simclr": 23 * MB,
+    "emoji-captioner": 8 * MB,
+    "emoji-clip": 12 * MB,
+    "emoji-diffusion": 26 * MB,
+    "photo-clip": 6 * MB,
+}
 """Bytes that the folder of a model may take."""
 LARGEST_ZOO = 64 * MB
 """Of everything that ships, models without an entry above as well."""

@@ -31,7 +31,8 @@ class ClassifyOptions(ModelOptions):
     """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME: a classifier, by
     default imagenet, which names 1,000 kinds of things in photographs. With --labels a model of images and texts, which
     may also be open_clip:ARCHITECTURE/TAG, a directory with a model of open_clip, or a file with a CLIP state dict, and
-    by default is emoji-clip; or imagenet, for labels that name its classes or groups of them."""
+    by default is photo-clip, for images that look like emoji emoji-clip; or imagenet, for labels that name its classes
+    or groups of them."""
     labels: Annotated[str | None, tyro.conf.arg(metavar="LABELS")] = None
     """Classify by labels of your own, without training: "a person,an animal,food", or @FILE with one label a line,
     which may then have commas."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from opsin.cli.index import DEFAULT_MODEL, SKIPPED_SHOWN
+from opsin.cli.index import SKIPPED_SHOWN, default_model
 from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.results import skipped_document
@@ -31,9 +31,9 @@ class EmbedOptions(SharedOptions):
     """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The directory of the shards."""
-    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = DEFAULT_MODEL
-    """The encoder: a model that ships with opsin, open_clip:ARCHITECTURE/TAG, timm:NAME, hf-hub:ORG/NAME, or a
-    directory."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """The encoder, by default emoji-clip for emoji and photo-clip for other images; imagenet, or another model that
+    ships with opsin, open_clip:ARCHITECTURE/TAG, timm:NAME, hf-hub:ORG/NAME, or a directory."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
     """Write only the I-th of N shares of the shards, counted from 0 or from 1; such as $SLURM_ARRAY_TASK_ID/8."""
     rows_per_shard: Annotated[int, Bounds()] = 8192
@@ -49,28 +49,32 @@ def main(argv: list[str]) -> int:
     options = parse(EmbedOptions, argv, "opsin embed", DESCRIPTION)
     from opsin.encoders.loading import load
     from opsin.errors import ConfigError
+    from opsin.search.collection import open_collection
     from opsin.search.embedding import embed, parse_part
 
     try:
         part = parse_part(options.shard)
     except ConfigError as error:
         raise UsageError(str(error)) from error
+    model = options.model
+    if model is None:
+        model = default_model(open_collection(options.source, options.exclude))
     report = embed(
         options.source,
         options.out,
-        partial(load, options.model, options.device),
+        partial(load, model, options.device),
         part=part,
         exclude=options.exclude,
         engine=options.engine,
         rows_per_shard=options.rows_per_shard,
         progress=options.progress,
     )
-    note_unlike(report.encoder, options.model, "--model imagenet", options.quiet)
+    note_unlike(report.encoder, model, "--model photo-clip", options.quiet)
     if options.json:
         print_json(
             {
                 "out": str(options.out),
-                "model": options.model,
+                "model": model,
                 "shards": report.shard_count,
                 "complete": report.complete,
                 "written": report.written,

@@ -197,7 +197,7 @@ def evaluate_clip(options: ImageTextOptions) -> Evaluated:
     )
     labels = '--labels "one thing,another thing"'
     command = f"opsin classify IMAGES {labels} --model {shlex.quote(options.run)}"
-    return Evaluated(result, encoder, photographs="open_clip:ViT-B-32/openai", next_command=command)
+    return Evaluated(result, encoder, photographs="photo-clip", next_command=command)
 
 
 def evaluate_labels(options: ZeroShotOptions) -> Evaluated:
@@ -221,7 +221,7 @@ def evaluate_labels(options: ZeroShotOptions) -> Evaluated:
     return Evaluated(
         result,
         encoder,
-        photographs="opsin evaluate open_clip:ViT-B-32/openai --zero-shot",
+        photographs="opsin evaluate photo-clip --zero-shot",
         remarks=remarks,
         next_command=f"opsin classify IMAGES --labels LABELS --model {shlex.quote(options.run)}{scale}",
     )

@@ -17,10 +17,10 @@ from opsin.results import skipped_document
 from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
+    from opsin.search.collection import Collection
     from opsin.search.index import ImageIndex
     from opsin.search.results import UpdateReport
 
-DEFAULT_MODEL = "emoji-clip"
 SKIPPED_SHOWN = 20
 DESCRIPTION = (
     "Make an index of images that 'opsin search' looks things up in. Running it again brings the index up to date: "
@@ -41,8 +41,8 @@ class IndexOptions(SharedOptions):
     out: Annotated[Path, tyro.conf.arg(metavar="INDEX")]
     """The directory of the index."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """The encoder of a new index, by default emoji-clip, which ships with opsin; open_clip:ARCHITECTURE/TAG,
-    hf-hub:ORG/NAME, or a directory. An index keeps its encoder."""
+    """The encoder of a new index, by default emoji-clip for emoji and photo-clip for other images, which ship with
+    opsin; imagenet, open_clip:ARCHITECTURE/TAG, hf-hub:ORG/NAME, or a directory. An index keeps its encoder."""
     embeddings: Annotated[Path | None, tyro.conf.arg(name="from", metavar="SHARDS")] = None
     """A directory that 'opsin embed' wrote: its vectors are taken over, and only images without one are encoded."""
     rehash: bool = False
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
         _print_json(index, report)
     else:
         _print_report(report)
-    note_unlike(index.loaded_encoder, index.info.encoder, "another index, by --model imagenet", options.quiet)
+    note_unlike(index.loaded_encoder, index.info.encoder, "another index, by --model photo-clip", options.quiet)
     what = '"what to look for"' if index.reads_texts else "--image FILE"
     note(f"next: opsin search {shlex.quote(str(options.out))} {what}", quiet=options.quiet or options.json)
     return 0
@@ -92,8 +92,17 @@ def _new_index(options: IndexOptions, patterns: Sequence[str]) -> ImageIndex:
         source = text_to_path(manifest["source"]) if source is None else source
         model = manifest["encoder"] if model is None else model
     assert source is not None
-    open_collection(source, patterns)  # so that a mistyped folder leaves no empty index behind
-    return ImageIndex.create(options.out, DEFAULT_MODEL if model is None else model, device=options.device)
+    collection = open_collection(source, patterns)  # so that a mistyped folder leaves no empty index behind
+    return ImageIndex.create(options.out, default_model(collection) if model is None else model, device=options.device)
+
+
+def default_model(collection: Collection) -> str:
+    """Of those that come with opsin, the model of images and texts that suits the images of a collection."""
+    from opsin.domain import SIDE
+    from opsin.encoders.default import default_image_text
+
+    entries = collection.entries
+    return default_image_text(len(entries), lambda row: collection.image(entries[row].id, SIDE))
 
 
 def _refuse_other_model(index: ImageIndex, model: str | None) -> None:

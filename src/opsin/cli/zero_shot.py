@@ -11,9 +11,8 @@ from opsin.cli.output import note, note_unlike, show, write_csv
 if TYPE_CHECKING:
     from opsin.cli.classify import ClassifyOptions
 
-DEFAULT_MODEL = "emoji-clip"
 OTHER = "other"
-PHOTOGRAPHS = "opsin classify without --labels, or --model open_clip:ViT-B-32/openai"
+PHOTOGRAPHS = "--model photo-clip, or opsin classify without --labels"
 
 
 def classify_by_labels(options: ClassifyOptions) -> int:
@@ -21,11 +20,16 @@ def classify_by_labels(options: ClassifyOptions) -> int:
     _refuse_senseless(options)
     labels = read_labels(options.labels or "", OTHER if options.other else None)
     from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
+    from opsin.domain import SIDE
+    from opsin.encoders.default import default_image_text
     from opsin.encoders.loading import load_image_text
+    from opsin.images.opening import open_image
     from opsin.sources.opening import list_inputs
 
     files = list_inputs(options.images, options.exclude)
-    model = options.model or DEFAULT_MODEL
+    model = options.model
+    if model is None:
+        model = default_image_text(len(files), lambda row: open_image(files[row], size=SIDE))
     classifier = ZeroShotClassifier(
         load_image_text(model, options.device, options.precision),
         labels,

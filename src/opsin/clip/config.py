@@ -13,6 +13,7 @@ from tyro.conf import arg
 
 from opsin.config import Bounds, Config, Count, Share
 from opsin.data.splits import Rows, rows_of_run, rows_of_style
+from opsin.errors import ConfigError
 from opsin.sources.image_source import ImageSource
 from opsin.training.config import (
     TestedConfig,
@@ -40,8 +41,11 @@ class ImageTowerConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class TextTowerConfig(Config):
-    """Shape of the text tower, a transformer over sub-words."""
+    """Shape of the text tower."""
 
+    kind: Annotated[Literal["transformer", "words"], arg(name="text.kind")] = "transformer"
+    """A transformer over sub-words, or only their mean, weighted by how much each says: less to learn from few
+    captions."""
     vocab_size: int = 2048
     """Sub-words to learn from the training captions, at most."""
     max_length: Count = 32
@@ -87,6 +91,16 @@ class ClipConfig(TestedConfig):
     """Width of the space that images and texts share."""
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
+    image_encoder: str = ""
+    """In place of an image tower of its own: a pretrained encoder, such as imagenet, timm:NAME, or a run. Its vectors
+    are computed once."""
+    lock_image: bool = False
+    """Leave the image encoder as it is, and learn the text tower and the maps into the common space only (LiT)."""
+    texts: str = ""
+    """A file of further captions without images, one a line, or JSON lines with `captions`: words are learned from
+    them as well."""
+    class_names: bool = False
+    """Learn the names of the classes that the image encoder knows, and of groups of them, as well; for imagenet."""
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig(max_minutes=10, batch_size=256)
 
@@ -96,6 +110,13 @@ class ClipConfig(TestedConfig):
         check_heads(self.text, "text: ")
         check_stem(self.image)
         check_image_size(self.image_size, self.image.patch_size)
+        if bool(self.image_encoder) != self.lock_image:
+            raise ConfigError(
+                "--image-encoder and --lock-image go together: an encoder that is not locked would have to be trained "
+                "along, which takes far more images than most people have"
+            )
+        if self.class_names and not self.lock_image:
+            raise ConfigError("--class-names needs the classes of an image encoder; give --image-encoder imagenet")
         check_contrast(self.training)
 
     def rows(self, source: ImageSource) -> Rows:

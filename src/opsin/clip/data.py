@@ -6,16 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from opsin.clip.config import ClipConfig
 from opsin.data.datasets import ImageDataset, Splits, numbered_dataset
+from opsin.domain import SIDE
+from opsin.encoders.base import NetworkEncoder
+from opsin.encoders.features import cached_features
 from opsin.sources.image_source import ImageSource
 
 
 class CaptionedImages:
     """Batches {"image": uint8 (N, 3, S, S), "row": int64 (N,), "group": int64 (N,)}; `row` is the image's place in
-    `source`, and images of one group have the same first caption."""
+    `source`, and images of one group have the same first caption. With a locked encoder they have "vectors" as well."""
 
     def __init__(self, source: ImageSource, images: ImageDataset) -> None:
         """`images` must give each image's row in `source` as its label: broken images leave gaps."""
@@ -31,14 +35,57 @@ class CaptionedImages:
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
         batch = self.images.__getitems__(indices)
-        return {"image": batch["image"], "row": batch["label"], "group": self.groups[batch["label"]]}
+        rows = batch.pop("label")
+        return {**batch, "row": rows, "group": self.groups[rows]}
 
 
-def open_splits(config: ClipConfig) -> Splits[CaptionedImages]:
-    """Open the data of a run. Raises DataError when it has no captions or nothing to train on."""
+class EncodedImages:
+    """Small images with vectors of an encoder: what `ImageDataset` has, and "vectors" float32 (N, V, D) for V views of
+    each image."""
+
+    def __init__(self, images: ImageDataset, vectors: Tensor) -> None:
+        """Row i of the vectors is that of the source which the images have as their label."""
+        self.images = images
+        self.vectors = vectors
+        self.skipped = images.skipped
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+        batch = self.images.__getitems__(indices)
+        return {**batch, "vectors": self.vectors[batch["label"]]}
+
+
+def open_splits(config: ClipConfig, encoder: NetworkEncoder | None = None) -> Splits[CaptionedImages]:
+    """Open the data of a run; images are vectors of the `encoder` where there is one. Raises DataError when it has no
+    captions or nothing to train on."""
     run = config.split()
+    if encoder is not None:
+        datasets = {name: encoded_images(images, encoder) for name, images in run.splits.items()}
+        return Splits(datasets=datasets, source=run, needs=config.image_encoder)
     datasets = {name: captioned_images(images, config.image_size) for name, images in run.splits.items()}
     return Splits(datasets=datasets, source=run)
+
+
+def encoded_images(source: ImageSource, encoder: NetworkEncoder) -> CaptionedImages:
+    """Batches of the images of a source that all have captions, as vectors of views from the cache, the image itself
+    first."""
+
+    def encode(images: list[Image.Image]) -> Tensor:
+        views = [view for image in images for view in views_of(image)]
+        return encoder.encode_image(views, normalize=False).view(len(images), len(views) // len(images), -1).half()
+
+    usable, vectors = cached_features(source, encoder, "caption views", encode, progress=None)
+    own = torch.from_numpy(np.array(vectors, dtype=np.float32))
+    return CaptionedImages(usable, EncodedImages(numbered_dataset(usable, SIDE), own))
+
+
+def views_of(image: Image.Image) -> list[Image.Image]:
+    """An image and all of it as a square, both also mirrored: captions seldom tell left from right."""
+    side = min(image.size)
+    views = [image, image.resize((side, side), Image.Resampling.BICUBIC)]
+    return [*views, *map(ImageOps.mirror, views)]
 
 
 def captioned_images(source: ImageSource, image_size: int) -> CaptionedImages:

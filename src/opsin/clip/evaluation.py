@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ from opsin.data.unread import warn_of_unread
 from opsin.encoders.base import ImageTextEncoder, unread_texts
 from opsin.encoders.features import source_vectors
 from opsin.images.opening import Skipped
-from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
 from opsin.results import Table, skipped_document
@@ -187,7 +186,7 @@ def measure_run(
 
     def score(dataset: CaptionedImages, name: str) -> FinalScores:
         precision = config.training.precision
-        scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.preprocessing, dataset, precision)
+        scores = evaluate_dataset(encoder.model, encoder.tokenizer, encoder.input_of, dataset, precision)
         return FinalScores(summary(scores, name), compare_with_chance(scores))
 
     return measure_model(encoder, model, datasets, score)
@@ -197,17 +196,18 @@ def measure_run(
 def evaluate_dataset(
     model: DualEncoder,
     tokenizer: BpeTokenizer,
-    preprocessing: Preprocessing,
+    prepare: Callable[[dict[str, Tensor]], Tensor],
     dataset: CaptionedImages,
     precision: str = "auto",
 ) -> dict[str, RetrievalPair]:
-    """The scores of a model in evaluation mode for each drawing style of a dataset, or under `all`."""
+    """The scores of a model in evaluation mode for each drawing style of a dataset, or under `all`; `prepare` makes its
+    input of a batch."""
     device = model.logit_scale.device
     rows: list[int] = []
     images = []
     with autocast(device, precision):
         for batch in batches_of(dataset, BATCH_SIZE):
-            images.append(model.encode_image(preprocessing.prepare(batch["image"].to(device))).float().cpu())
+            images.append(model.encode_image(prepare(batch).to(device)).float().cpu())
             rows += batch["row"].tolist()
         source = dataset.source.select(np.array(rows))
         groups, texts = _groups_and_texts(source)

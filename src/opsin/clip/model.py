@@ -1,6 +1,9 @@
 """Dual encoder of images and texts: CLIP ("Learning Transferable Visual Models From Natural Language Supervision",
 Radford et al. 2021, sections 2.3 to 2.5).
 
+With a locked image encoder it is LiT ("LiT: Zero-Shot Transfer with Locked-image Text Tuning", Zhai et al. 2022): what
+the encoder gives takes the place of images, and only a linear map of it is learned.
+
 Deviations from the paper: the text transformer is bidirectional and its tokens are averaged, where the paper's is
 causal and takes the last token; the image tower is `opsin.nn.vision_transformer`, with a convolutional stem where it
 is asked for, and averages its patches; initial weights have a deviation of 0.02 everywhere.
@@ -15,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from opsin.nn.dropout import Dropout
@@ -66,6 +70,57 @@ class TextTransformer(nn.Module):
         return (x_NTD * weights[:, :, None].to(x_NTD.dtype)).sum(dim=1)
 
 
+class BagOfWords(nn.Module):
+    """Texts as vectors: the mean of their tokens' vectors, in any order, each with a weight of its own."""
+
+    def __init__(self, vocab_size: int, max_length: int = 32, embed_dim: int = 256, *, pad_index: int = 0) -> None:
+        """See `TextTransformer`."""
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.max_length = max_length
+        self.pad_index = pad_index
+        self.embedding = nn.Embedding(vocab_size, embed_dim, padding_idx=pad_index)
+        self.importance = nn.Embedding(vocab_size, 1, padding_idx=pad_index)
+        nn.init.zeros_(self.importance.weight)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 (N, T) to (N, D)."""
+        is_text = tokens != self.pad_index
+        weights = is_text * F.softplus(self.importance(tokens)[:, :, 0])
+        weights = weights / weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        return (self.embedding(tokens) * weights[:, :, None]).sum(dim=1)
+
+
+class LockedTower(nn.Module):
+    """What stands for images: vectors of an encoder that is not trained, power normalized and standardized."""
+
+    def __init__(self, embed_dim: int, dropout: float = 0.0) -> None:
+        """`embed_dim` is the width of the encoder's vectors; see `standardize`."""
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.dropout = Dropout(dropout)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(embed_dim))
+        self.register_buffer("deviation", torch.ones(embed_dim))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(N, D) to (N, D); the vectors are those of `encode_image` without normalization."""
+        standard: Tensor = self.dropout((signed_root(vectors) - self.mean) / self.deviation)
+        return standard
+
+    def standardize(self, vectors: Tensor) -> None:
+        """Take mean and deviation of each number from vectors (N, D) of training images."""
+        powers = signed_root(vectors.float())
+        self.mean.copy_(powers.mean(dim=0))
+        self.deviation.copy_(powers.std(dim=0, correction=0).clamp_min(1e-3))
+
+
+def signed_root(values: Tensor) -> Tensor:
+    """Each value's square root with its sign: power normalization (Perronnin, Sanchez and Mensink 2010)."""
+    return values.sign() * values.abs().sqrt()
+
+
 class DualEncoder(nn.Module):
     """Two towers, and a linear map from each into one space where matching images and texts have a high cosine.
 
@@ -73,7 +128,9 @@ class DualEncoder(nn.Module):
     dicts; `scale` gives the factor itself.
     """
 
-    def __init__(self, image_tower: VisionTransformer, text_tower: TextTransformer, embed_dim: int) -> None:
+    def __init__(
+        self, image_tower: VisionTransformer | LockedTower, text_tower: TextTransformer | BagOfWords, embed_dim: int
+    ) -> None:
         """The image tower has no head; `embed_dim` is the width of the common space."""
         super().__init__()
         self.image_tower = image_tower
@@ -85,7 +142,7 @@ class DualEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(INITIAL_LOGIT_SCALE)))
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) to (N, E), not normalised."""
+        """(N, 3, S, S), or for a locked tower the encoder's vectors (N, D), to (N, E), not normalised."""
         return self.image_projection(self.image_tower(images))
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -110,11 +167,20 @@ class DualEncoder(nn.Module):
 
 
 def build_dual_encoder(
-    image_size: int, embed_dim: int, image: Mapping[str, Any], text: Mapping[str, Any]
+    image_size: int, embed_dim: int, image: Mapping[str, Any], text: Mapping[str, Any], locked_dim: int | None = None
 ) -> DualEncoder:
-    """A freshly initialised model; `image` and `text` are options of `VisionTransformer` and `TextTransformer`.
+    """A freshly initialised model; `image` and `text` are options of `VisionTransformer` and `TextTransformer`, the
+    latter with the `kind` of the text tower among them.
 
-    The image tower has pre-normalisation and learned positions.
+    The image tower has pre-normalisation and learned positions, or is locked, for vectors of the width `locked_dim`.
     """
+    options = dict(text)
+    text_tower: TextTransformer | BagOfWords
+    if options.pop("kind", "transformer") == "words":
+        text_tower = BagOfWords(options["vocab_size"], options["max_length"], options["embed_dim"])
+    else:
+        text_tower = TextTransformer(**options)
+    if locked_dim is not None:
+        return DualEncoder(LockedTower(locked_dim, image["dropout"]), text_tower, embed_dim)
     image_tower = VisionTransformer(img_size=image_size, num_classes=0, norm="pre", positions="learned", **image)
-    return DualEncoder(image_tower, TextTransformer(**text), embed_dim)
+    return DualEncoder(image_tower, text_tower, embed_dim)

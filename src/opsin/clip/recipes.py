@@ -51,4 +51,25 @@ def emoji_zoo() -> ClipConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], ClipConfig]] = {"default": default, "emoji": emoji, "emoji-zoo": emoji_zoo}
+def photos() -> ClipConfig:
+    """Captioned photographs of one's own, on the encoder imagenet with its 1,000 class names: two minutes."""
+    return ClipConfig(
+        image_encoder="imagenet",
+        lock_image=True,
+        class_names=True,
+        data="",
+        image=ImageTowerConfig(dropout=0.4),
+        text=TextTowerConfig(kind="words", vocab_size=8000, max_length=48, embed_dim=256),
+        augment=AugmentConfig(word_dropout=0, word_shuffle=0, subword_dropout=0),
+        training=TrainingConfig(
+            max_steps=600, batch_size=160, learning_rate=3e-3, precision="32", validations=4, export="last"
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], ClipConfig]] = {
+    "default": default,
+    "emoji": emoji,
+    "emoji-zoo": emoji_zoo,
+    "photos": photos,
+}

@@ -60,6 +60,11 @@ class ImagenetEncoder(DenseNetworkEncoder):
             scores: Tensor = self._layers.classifier(features.to(self.device)).cpu()
         return scores
 
+    def class_weights(self) -> Tensor:
+        """float32 (1000, 1280) on the CPU: what `scores_of` multiplies vectors with."""
+        weights: Tensor = self._layers.classifier.weight.detach().float().cpu()
+        return weights
+
     @property
     def preprocessing(self) -> Preprocessing:
         return PREPROCESSING

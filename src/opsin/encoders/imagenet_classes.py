@@ -32,6 +32,14 @@ def class_synonyms() -> tuple[tuple[str, ...], ...]:
 
 
 @cache
+def class_definitions() -> tuple[str, ...]:
+    """What WordNet says each class is, after its names: "tench, Tinca tinca: freshwater dace-like game fish of …"."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo().label_descriptions(detailed=True))
+
+
+@cache
 def class_groups() -> dict[str, tuple[int, ...]]:
     """The classes of each group, ascending, by each of the group's names."""
     lines = files("opsin.encoders").joinpath("imagenet_groups.txt").read_text(encoding="utf-8").splitlines()

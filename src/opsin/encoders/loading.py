@@ -123,7 +123,7 @@ def load_image_text(ref: str, device: str = "auto", precision: str = "auto") -> 
     encoder = load(ref, device, precision)
     if not isinstance(encoder, ImageTextEncoder):
         raise ConfigError(
-            f"{ref} encodes images only, and this needs a model that encodes texts as well, such as emoji-clip, which "
+            f"{ref} encodes images only, and this needs a model that encodes texts as well, such as photo-clip, which "
             "ships with opsin, or open_clip:ViT-B-32/openai"
         )
     return encoder
