@@ -297,7 +297,7 @@ def test_limit_holds_where_pillow_has_none(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]), data=st.data())
+@given(format=st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "JPEG2000"]), data=st.data())
 def test_damage_anywhere_is_an_image_or_a_data_error(format: str, data: st.DataObject) -> None:
     file = io.BytesIO()
     left_red_right_blue().resize((24, 16)).save(file, format)
@@ -322,6 +322,59 @@ def test_damaged_avif() -> None:
     start = content.index(b"mdat") + 4
     with pytest.raises(DataError, match="is damaged: Failed to decode"):
         open_image(content[:start] + bytes(len(content) - start))
+
+
+HEIC = Path(__file__).with_name("heic")
+GREEN, WHITE = (0, 255, 0), (255, 255, 255)
+CORNERS = {  # top left, top right, bottom left, of red and green over blue and white, turned by the file
+    "upright": (RED, GREEN, BLUE),
+    "exif2": (GREEN, RED, WHITE),
+    "exif3": (WHITE, BLUE, GREEN),
+    "exif6": (BLUE, RED, WHITE),
+    "exif8": (GREEN, WHITE, RED),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_heic_as_phones_turn_it(name: str) -> None:
+    """Made by pillow-heif from one image and its EXIF orientation, which becomes a transformation of the file."""
+    image = open_image(HEIC / f"{name}.heic")
+    assert image.size == ((64, 96) if name in ("exif6", "exif8") else (96, 64))
+    places = [(5, 5), (image.width - 5, 5), (5, image.height - 5)]
+    np.testing.assert_allclose([image.getpixel(place) for place in places], CORNERS[name], atol=6)
+    assert open_image(image) is image
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.99])
+def test_truncated_heic(share: float) -> None:
+    content = (HEIC / "upright.heic").read_bytes()
+    with pytest.raises(DataError, match="an image is damaged|is no image"):
+        open_image(content[: int(share * len(content))], "an image")
+
+
+@given(data=st.data())
+def test_damaged_heic_is_an_image_or_a_data_error(data: st.DataObject) -> None:
+    content = bytearray((HEIC / "upright.heic").read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=5)):
+        content[position] = data.draw(st.integers(0, 255))
+    try:
+        assert open_image(bytes(content)).mode == "RGB"
+    except DataError as error:
+        assert "an image" in str(error)
+
+
+def test_jpeg_2000() -> None:
+    file = io.BytesIO()
+    left_red_right_blue().save(file, "JPEG2000")
+    opened = open_image(file.getvalue())
+    assert opened.getpixel((0, 0)) == (255, 0, 0) and opened.getpixel((5, 3)) == (0, 0, 255)
+
+
+def test_a_heic_file_under_any_name_is_listed(tmp_path: Path) -> None:
+    content = (HEIC / "upright.heic").read_bytes()
+    for name in ("a.HEIC", "b.heif", "c.jpg"):
+        (tmp_path / name).write_bytes(content)
+    assert [open_image(path).size for path in find_images(tmp_path)] == [(96, 64)] * 3
 
 
 def test_find_images_takes_any_case_and_depth_but_nothing_hidden(tmp_path: Path) -> None:

@@ -72,18 +72,18 @@ def test_images_beside_class_folders_are_listed(make_image: MakeImage, tmp_path:
 
 
 def test_images_in_formats_that_are_not_read_are_counted(make_image: MakeImage, tmp_path: Path) -> None:
-    for name in ("cat/1.HEIC", "cat/2.heic", "cat/.3.heic", "dog/1.jp2"):
+    for name in ("cat/1.NEF", "cat/2.nef", "cat/.3.nef", "dog/1.jxl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=r"no image was found.*; \*\.heic: 2 images in a format that is not read"):
+    with pytest.raises(DataError, match=r"no image was found.*; \*\.nef: 2 images in a format that is not read"):
         opened(tmp_path)
     make_image("cat/4.jpg").rename(tmp_path / "cat" / "4.jfif")
     source = opened(tmp_path)
     assert source.ids == ["cat/4.jfif"]
     assert {name: reason[:8] for name, reason in reasons(source).items()} == {
         "dog": "is a cla",
-        "*.heic": "2 images",
-        "*.jp2": "1 image ",
+        "*.jxl": "1 image ",
+        "*.nef": "2 images",
     }
 
 

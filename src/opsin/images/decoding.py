@@ -88,9 +88,12 @@ MEMORY = MemoryBudget(2**28)
 LARGE_BYTES = 2**25
 """After images that take more, what was freed goes back to the operating system at once."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
-"""Formats of files that are read, as Pillow calls them. It knows more, and runs another program for one (EPS)."""
-WORKING_BYTES = {"WEBP": 12, "AVIF": 10}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""Formats of files that are read, as Pillow calls them, besides HEIF. It knows more, and runs another program for one
+(EPS)."""
+HEIF_BRANDS = re.compile(rb"heic|heix|heim|heis|hevc|hevx")
+"""Of files with pictures by HEVC: the first box names one of them, also where its main brand is a more general one."""
+WORKING_BYTES = {"WEBP": 12, "AVIF": 10, "HEIF": 10, "JPEG2000": 16}
 """Bytes a pixel that the decoders of these formats need besides Pillow's image."""
 BYTES_PER_PIXEL = 4
 BYTES_OF_MODE = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
@@ -111,7 +114,7 @@ def decoding(file: BinaryIO, name: str, size: int | None, *, whole: bool) -> Ite
     The decoder of JPEG reduces it as far as `reduction` allows for `size`. Other threads wait before the block while
     the images in it take more than `MEMORY`. Raises DataError for an image beyond the limits.
     """
-    image = Image.open(file, formats=_formats())
+    image = _opened(file)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
             f"{name} was refused: it has {image.width} x {image.height} pixels, and the limit is {MAX_PIXELS:,}; "
@@ -166,6 +169,18 @@ def opening_bytes(image: Image.Image, size: int | None, *, whole: bool) -> int:
     pixels = image.width * image.height
     result = 4 * pixels // reduction(image.width, image.height, size) ** 2 if whole else 0
     return pixels * BYTES_OF_MODE.get(image.mode, BYTES_PER_PIXEL) + result
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """The image of a file, not decoded yet. HEIF's decoder is used as it is, not made known to all of Pillow."""
+    head = file.read(64)
+    file.seek(0)
+    if head[4:8] == b"ftyp" and HEIF_BRANDS.search(head[8 : int.from_bytes(head[:4], "big")]):
+        from pi_heif import HeifImageFile
+
+        image: Image.Image = HeifImageFile(file)
+        return image
+    return Image.open(file, formats=_formats())
 
 
 @cache

@@ -41,8 +41,9 @@ ImageLike = str | Path | bytes | Image.Image | np.ndarray | StoredImage
 
 IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"]
+    + [".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpx"]
 )
-UNREAD_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".jp2", ".tga", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw"])
+UNREAD_SUFFIXES = frozenset([".jxl", ".tga", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"])
 """Of images that are left out: there should be no wondering where they are."""
 
 

@@ -29,7 +29,7 @@ HOUSEKEEPING = frozenset(
 """Folders that a system or a device fills, in small letters. Names that begin with a dot are hidden besides."""
 
 UNNAMED = "is an image whose name has no suffix of one; rename it"
-SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP|II\*\0|MM\0\*", re.DOTALL)
+SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP|II\*\0|MM\0\*|....ftyphei", re.DOTALL)
 """How most image files begin."""
 LINK_TO_FOLDER = "is a link to a folder, which is not followed"
 WRITTEN_BY_OPSIN = "was written by opsin and is no data"
