@@ -39,6 +39,7 @@ VERBS = {
     "generate": Verb("opsin.cli.generate", "draw pictures of a prompt with a trained diffusion model"),
     "index": Verb("opsin.cli.index", "make an index of images, or bring it up to date:  opsin index SRC --out INDEX"),
     "search": Verb("opsin.cli.search", "find images of an index by words or by image:  opsin search INDEX QUERY"),
+    "duplicates": Verb("opsin.cli.duplicates", "images that are there several times, in groups; deletes nothing"),
     "embed": Verb("opsin.cli.embed", "encode the images of a source into shards of vectors"),
     "profile": Verb("opsin.cli.profile", "parameters and operations of a model, part by part"),
     "export": Verb("opsin.cli.export", "write a model into a directory of its own, at half the size with --half"),
@@ -175,7 +176,7 @@ def _unknown_verb(name: str) -> str:
 
 def _help_text() -> str:
     lines = ["usage: opsin VERB [ARGUMENTS]", "", "verbs:"]
-    lines += [f"  {name:<10}{verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:<12}{verb.summary}" for name, verb in VERBS.items()]
     lines += [
         "",
         "'opsin VERB --help' lists the options of a verb that matter first, 'opsin VERB --help-all' all of them;",

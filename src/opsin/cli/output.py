@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,13 @@ def print_json(document: Any) -> None:
 def print_json_line(document: Any) -> None:
     """`print_json` as one line of JSON Lines, at once, so that its reader need not wait for the next one."""
     print(json.dumps(_with_sensible_numbers(document), ensure_ascii=_ascii_only(), allow_nan=False), flush=True)
+
+
+def print_paths(paths: Iterable[str]) -> None:
+    """Print one path a line on stdout, byte for byte, as other programs want to read them."""
+    for path in paths:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(os.fsencode(path) + b"\n") if hasattr(sys.stdout, "buffer") else print(path)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_table
+from opsin.cli.options import Bounds, Flag, SharedOptions, UsageError, parse
+from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_paths, print_table
 from opsin.errors import ConfigError, DataError
 from opsin.names import printable
 
@@ -46,6 +46,8 @@ class SearchOptions(SharedOptions):
     weight: Annotated[tuple[float, ...], Bounds(-1e6, 1e6), tyro.conf.UseAppendAction] = ()
     """How much a part of the query counts, 1 if not given: once for the words, for each --image, and for each
     --minus, in this order."""
+    paths: Flag = False
+    """Print the paths of the hits only, one a line, for other programs."""
     html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write a page with small pictures of the hits, which holds all that it shows."""
     backend: Literal["exact", "lancedb"] = "exact"
@@ -73,6 +75,8 @@ def main(argv: list[str]) -> int:
     several = options.query == (STDIN,)
     if several and options.html is not None:
         raise UsageError("--html writes a page of one query; leave it out, or give the query itself instead of -")
+    if options.paths and (several or options.json):
+        raise UsageError("--paths is for one query, and another form than --json; leave one of them out")
     query = None if several else _read_query(options.query, options)
     from opsin.search.index import ImageIndex
 
@@ -80,7 +84,9 @@ def main(argv: list[str]) -> int:
     if query is None:
         return _answer_lines(index, options)
     results = _search(index, query, options)
-    if options.json:
+    if options.paths:
+        print_paths(hit.id if hit.path is None else str(hit.path) for hit in results if not hit.missing)
+    elif options.json:
         print_json(_document(options, query, results))
     else:
         _print_results(results)

@@ -99,9 +99,9 @@ def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ..
     Files are compared by size first and then byte by byte, as SHA-256; where a source holds pixels instead, by these.
     What cannot be read equals nothing.
     """
-    sizes, training_sizes = _sizes(images), _sizes(training)
+    sizes, training_sizes = stored_sizes(images), stored_sizes(training)
     common = None if sizes is None or training_sizes is None else set(sizes) & set(training_sizes) - {None}
-    own, theirs = (_keys(*side, common) for side in ((images, sizes), (training, training_sizes)))
+    own, theirs = (content_keys(*side, common) for side in ((images, sizes), (training, training_sizes)))
     first: dict[bytes | None, int] = {}
     for row, key in enumerate(theirs):
         first.setdefault(key, row)
@@ -112,14 +112,14 @@ def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ..
 def find_near_duplicates(images: ImageSource, training: ImageSource) -> tuple[Repeat, ...]:
     """The images that look as a training image does, each with the most similar one: the same image in another size,
     format or quality. All images of both sources are decoded; what cannot be read is near nothing."""
-    rows, thumbnails = _thumbnails(images)
-    training_rows, training_thumbnails = _thumbnails(training)
+    rows, small = thumbnails(images)
+    training_rows, training_small = thumbnails(training)
     repeats: list[Repeat] = []
     if len(rows) == 0 or len(training_rows) == 0:
         return ()
     for start in range(0, len(rows), ROWS_AT_A_TIME):
-        distances = torch.cdist(thumbnails[start : start + ROWS_AT_A_TIME], training_thumbnails)
-        nearest, places = (distances / thumbnails.shape[1] ** 0.5).min(dim=1)
+        distances = torch.cdist(small[start : start + ROWS_AT_A_TIME], training_small)
+        nearest, places = (distances / small.shape[1] ** 0.5).min(dim=1)
         repeats += [
             Repeat(images.ids[rows[start + place]], training.ids[training_rows[int(places[place])]])
             for place in torch.nonzero(nearest <= NEAR)[:, 0].tolist()
@@ -127,7 +127,7 @@ def find_near_duplicates(images: ImageSource, training: ImageSource) -> tuple[Re
     return tuple(repeats)
 
 
-def _sizes(source: ImageSource) -> list[int | None] | None:
+def stored_sizes(source: ImageSource) -> list[int | None] | None:
     """How many bytes each image takes, None for one that is not there; None for a source that has no stored bytes."""
     sizes: list[int | None] = []
     for row in source.rows.tolist():
@@ -141,7 +141,7 @@ def _sizes(source: ImageSource) -> list[int | None] | None:
     return sizes
 
 
-def _keys(
+def content_keys(
     source: ImageSource, sizes: Sequence[int | None] | None, common: set[int | None] | None
 ) -> list[bytes | None]:
     """A digest of the content of each image whose size is a `common` one, or of the pixels where there are no sizes to
@@ -159,7 +159,7 @@ def _keys(
     return list(map_rows(key, len(source)))
 
 
-def _thumbnails(source: ImageSource) -> tuple[np.ndarray, torch.Tensor]:
+def thumbnails(source: ImageSource) -> tuple[np.ndarray, torch.Tensor]:
     """The rows that can be read, and float32 (N, 3 * 16 * 16) in [0, 1]."""
 
     def thumbnail(row: int) -> np.ndarray | None:

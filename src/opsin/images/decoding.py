@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import BinaryIO, TypeVar
 
-from PIL import Image, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from opsin.errors import DataError
 from opsin.images.grays import raw_mode, use_few_bits
@@ -171,14 +171,14 @@ def opening_bytes(image: Image.Image, size: int | None, *, whole: bool) -> int:
     return pixels * BYTES_OF_MODE.get(image.mode, BYTES_PER_PIXEL) + result
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def _opened(file: BinaryIO) -> ImageFile.ImageFile:
     """The image of a file, not decoded yet. HEIF's decoder is used as it is, not made known to all of Pillow."""
     head = file.read(64)
     file.seek(0)
     if head[4:8] == b"ftyp" and HEIF_BRANDS.search(head[8 : int.from_bytes(head[:4], "big")]):
         from pi_heif import HeifImageFile
 
-        image: Image.Image = HeifImageFile(file)
+        image: ImageFile.ImageFile = HeifImageFile(file)
         return image
     return Image.open(file, formats=_formats())
 

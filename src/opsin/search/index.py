@@ -111,6 +111,11 @@ class ImageIndex:
         return self._store.database.meta().source
 
     @property
+    def exclude(self) -> Sequence[str]:
+        """The patterns of images that are left out of it."""
+        return self._store.database.meta().exclude
+
+    @property
     def loaded_encoder(self) -> ImageEncoder | None:
         """The encoder, if it has been needed so far."""
         return self._encoder
