@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -87,7 +88,7 @@ class Collection(Protocol):
 
 @dataclass
 class FolderCollection:
-    """All image files below a folder, at any depth, sorted by the bytes of their paths.
+    """All image files below a folder, at any depth, sorted by their paths.
 
     What is left out, see `Listing`; links to folders are not followed, links to files only if they stay inside.
     """
@@ -229,7 +230,7 @@ def list_folder(root: Path, exclude: Sequence[str] = ()) -> FolderCollection:
             outside.append(Skipped(printable(file.id), "is a link that leads out of the folder"))
         else:
             entries.append(Entry.of_file(file.id, file.stat))
-    entries.sort(key=lambda entry: os.fsencode(entry.id))
+    entries.sort(key=itemgetter(0))
     skipped = [*listing.skipped, *outside, *in_one_line(listing.links, LINK_TO_FOLDER)]
     skipped += in_one_line(listing.outputs, WRITTEN_BY_OPSIN)
     skipped += [Skipped(printable(pattern), reason) for pattern, reason in exclusion.report().items()]

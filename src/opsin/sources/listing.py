@@ -74,27 +74,23 @@ class Listing:
 
     def files(self, top: str = "") -> Iterator[File]:
         """The files below the folder `top`, which may be a link; in no particular order."""
-        pending = [top]
-        own: list[File] = []
-        some = False
+        pending, own, some = [top], list[File](), False
         while pending:  # no recursion: folders may be nested deeper than Python's stack
             folder = pending.pop()
-            path = self.root / folder
+            path = os.path.join(self.root, folder)
             if folder and is_own_directory(path):
                 self.outputs.append(folder)
                 continue
+            prefix = f"{folder}/" if folder else ""
             try:
                 with os.scandir(path) as found:
                     for entry in found:
-                        relative = f"{folder}/{entry.name}" if folder else entry.name
-                        looked = self._look(entry, relative)
-                        if isinstance(looked, str):
-                            pending.append(looked)
-                        elif looked is not None and _is_own(looked.id, entry.path):
-                            own.append(looked)
-                        elif looked is not None:
+                        file = self._look(entry, prefix, pending)
+                        if file is not None and file.id[-4:].lower() == ".png" and _is_own(file.id, entry.path):
+                            own.append(file)
+                        elif file is not None:
                             some = True
-                            yield looked
+                            yield file
             except OSError as error:
                 self.unreadable.append(folder)
                 self._skip(folder or ".", f"the folder cannot be read: {error.strerror}")
@@ -105,13 +101,17 @@ class Listing:
         else:
             yield from own
 
-    def _look(self, entry: os.DirEntry[str], relative: str) -> File | str | None:
-        """A file that is listed, or a folder to go on with; the rest is noted."""
-        if entry.name.startswith(".") or entry.name.lower() in HOUSEKEEPING or self._exclusion.covers(relative):
+    def _look(self, entry: os.DirEntry[str], prefix: str, pending: list[str]) -> File | None:
+        """A file that is listed; a folder to go on with is put into `pending`, and the rest is noted."""
+        # Very many files come by: nothing here makes a Path, or asks the file system without need.
+        name = entry.name.lower()
+        relative = prefix + entry.name
+        if name[0] == "." or name in HOUSEKEEPING or self._exclusion.covers(relative):
             return None
         if entry.is_dir(follow_symlinks=False):
-            return relative
-        suffix = os.path.splitext(entry.name)[1].lower()
+            pending.append(relative)
+            return None
+        suffix = name[dot:] if (dot := name.rfind(".")) > 0 else ""
         is_listed, is_link = suffix in self._suffixes, entry.is_symlink()
         if not is_listed and not is_link:
             self.other_files[suffix] += 1
@@ -123,13 +123,13 @@ class Listing:
         except OSError as error:  # a link to nowhere, or to itself
             self._skip(relative, f"cannot be read: {error.strerror}")
             return None
+        if is_listed and stat.S_ISREG(found.st_mode):
+            return File(relative, found, is_link)
         if stat.S_ISDIR(found.st_mode):
             leads_back = Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
             self.links += [] if leads_back else [relative]
-        elif is_listed and not stat.S_ISREG(found.st_mode):
-            self._skip(relative, NOT_REGULAR)
         elif is_listed:
-            return File(relative, found, is_link)
+            self._skip(relative, NOT_REGULAR)
         return None
 
     def _skip(self, relative: str, reason: str) -> None:
@@ -189,4 +189,5 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_own(relative: str, path: str) -> bool:
-    return relative[-4:].lower() == ".png" and (is_sample(relative) or is_own_image(path))
+    """Whether a PNG is one that opsin has written."""
+    return is_sample(relative) or is_own_image(path)
