@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.views import two_views
+from opsin.simclr.data import two_views
 
 BATCH_SIZE, SIZE = 256, 32
 MOST_APART = {"mean": 0.03, "deviation": 0.01, "grey": 0.1}

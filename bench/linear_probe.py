@@ -23,8 +23,8 @@ from opsin.nn.resnet import ResNet
 from opsin.probing.linear_probe import accuracy, choose_logistic_regression, standardisation
 from opsin.runtime import autocast, resolve_device, resolve_precision
 from opsin.simclr.config import AugmentConfig
+from opsin.simclr.data import random_view
 from opsin.simclr.protocols import train_course_probe
-from opsin.simclr.views import random_view
 
 LABELLED, TESTED, SIZE, EPOCHS, BATCH = 200, 300, 32, 10, 128
 QUICK_LABELLED, QUICK_TESTED = 24, 12

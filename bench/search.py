@@ -24,8 +24,8 @@ import torch
 from harness.timing import parse_arguments, print_machine, print_table, print_timings, ratio, time_in_turn
 
 from opsin.runtime import resolve_device, resolve_precision
-from opsin.search.exact import ExactIndex
 from opsin.search.lance import LanceIndex
+from opsin.search.snapshot import ExactIndex
 
 WIDTH, HITS, DIRECTIONS, QUERIES = 512, 10, 1000, 100
 PART_ROWS = 65536

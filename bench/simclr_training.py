@@ -22,11 +22,10 @@ from opsin.data.datasets import PixelDataset
 from opsin.images.preprocessing import Preprocessing
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.simclr.config import EncoderConfig, SimclrConfig
-from opsin.simclr.data import SimclrSplits
+from opsin.simclr.data import SimclrSplits, two_views
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import build_model
 from opsin.simclr.train import SimclrTask
-from opsin.simclr.views import two_views
 from opsin.training.config import TrainingConfig
 from opsin.training.optim import build_optimizer
 from opsin.training.processes import make_fabric

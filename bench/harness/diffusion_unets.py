@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from opsin.diffusion.config import ProcessConfig, UnetConfig
 from opsin.diffusion.model import TextDiffusion, build_model
 from opsin.diffusion.unet import Block, RMSNorm
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout
 
 IMAGE_SIZE, TEXT_DIM = 32, 512
 COURSE_UNET = UnetConfig(dim=48, dim_mults=(1, 2, 4, 8))

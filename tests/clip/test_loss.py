@@ -13,7 +13,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 
 from opsin.clip.loss import clip_loss
-from opsin.training.gather import aside
+from opsin.training.processes import aside
 from tests.training.launch import CONTEXT
 
 SCALE = 7.0

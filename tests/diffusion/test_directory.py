@@ -13,8 +13,8 @@ from opsin.checkpoint import export_pretrained, load_pretrained
 from opsin.config import load_json
 from opsin.diffusion.config import ProcessConfig
 from opsin.diffusion.data import open_splits
+from opsin.diffusion.gaussian_diffusion import BetaSchedule, make_betas
 from opsin.diffusion.inference import TextToImage
-from opsin.diffusion.schedules import BetaSchedule, make_betas
 from opsin.diffusion.text import EncoderIdentity, TextTable
 from opsin.diffusion.train import DiffusionTask, train_diffusion
 from opsin.encoders.fingerprint import fingerprint

@@ -10,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opsin.diffusion.config import ProcessConfig, UnetConfig
-from opsin.diffusion.gaussian_diffusion import GaussianDiffusion
+from opsin.diffusion.gaussian_diffusion import GaussianDiffusion, make_betas
 from opsin.diffusion.model import build_model
-from opsin.diffusion.schedules import make_betas
 from opsin.diffusion.unet import RMSNorm, Unet
 from opsin.errors import ConfigError
 

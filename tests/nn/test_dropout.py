@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout
 
 
 def test_float32_draws_what_torch_draws() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opsin.search.exact import ExactIndex
+from opsin.search.snapshot import ExactIndex
 
 
 def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:

@@ -19,8 +19,8 @@ from PIL import Image
 from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.search import store
 from opsin.search.confidence import BACKGROUND_TEXTS
-from opsin.search.contact_sheet import write_contact_sheet
 from opsin.search.index import ImageIndex
+from opsin.search.results import write_contact_sheet
 from tests.search.colours import ColourEncoder, assert_finds_what_is_there, paint
 
 

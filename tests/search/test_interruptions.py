@@ -17,8 +17,8 @@ from opsin.errors import Cancelled
 from opsin.images.opening import ImageLike, open_image
 from opsin.progress import Progress
 from opsin.search import store
-from opsin.search.exact import ExactIndex
 from opsin.search.index import ImageIndex
+from opsin.search.snapshot import ExactIndex
 from tests.search.colours import ColourEncoder, assert_finds_what_is_there, paint, paint_many
 
 ROOT = Path(__file__).parents[2]

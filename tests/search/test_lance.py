@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from opsin.errors import CheckpointError, MissingExtraError
-from opsin.search.exact import ExactIndex
 from opsin.search.index import ImageIndex
 from opsin.search.lance import FEWEST_ROWS, STATE, LanceIndex
+from opsin.search.snapshot import ExactIndex
 from tests.search.colours import ColourEncoder, paint, paint_many
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,8 @@ import pytest
 from opsin.cli.main import main
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from opsin.search.collection import open_collection
-from opsin.search.embedding import embed
+from opsin.search.embedding import embed, encoder_info, plan
 from opsin.search.ray_engine import ShardWriter
-from opsin.search.tasks import encoder_info, plan
 from tests.search.colours import ColourEncoder, load_colours, paint_many
 from tests.search.test_embedding import content, load_small_clip
 

@@ -23,7 +23,7 @@ from opsin.simclr.loss import (
     simclr_loss_naive,
     simclr_loss_vectorized,
 )
-from opsin.training.gather import aside
+from opsin.training.processes import aside
 from tests.training.launch import CONTEXT
 
 

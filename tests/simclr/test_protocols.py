@@ -19,13 +19,12 @@ from opsin.probing.evaluation_set import EvaluationSet
 from opsin.probing.linear_probe import accuracy
 from opsin.runtime import make_generator
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.data import open_splits
+from opsin.simclr.data import open_splits, random_view
 from opsin.simclr.finetune import FinetuneTask, finetune
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.model import SimclrModel
 from opsin.simclr.protocols import Finetune, LinearCourse, train_course_probe
 from opsin.simclr.train import SimclrTask
-from opsin.simclr.views import random_view
 from opsin.training.task import Batch, StepOutput
 from tests.html_page import Page, assert_sound
 

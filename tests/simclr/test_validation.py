@@ -11,10 +11,9 @@ from PIL import Image
 
 from opsin.data.pixels import fit_image
 from opsin.runtime import make_generator
-from opsin.simclr.data import open_splits
+from opsin.simclr.data import open_splits, two_views
 from opsin.simclr.loss import simclr_loss_naive
 from opsin.simclr.train import train_simclr
-from opsin.simclr.views import two_views
 from opsin.sources.opening import open_source
 
 from .conftest import PERIODS, task_of, tiny_config

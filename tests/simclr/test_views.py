@@ -14,7 +14,7 @@ from opsin.config import from_dict
 from opsin.errors import ConfigError
 from opsin.images.geometry import random_resized_crop
 from opsin.simclr.config import AugmentConfig, SimclrConfig
-from opsin.simclr.views import random_view, two_views
+from opsin.simclr.data import random_view, two_views
 
 NOTHING = AugmentConfig(min_crop=1.0, flip=False, jitter=0.0, grayscale=0.0)
 GREY_TOLERANCE = {"atol": 2e-4, "rtol": 0.0}  # torchvision weighs red with 0.2989, Pillow and we with 0.299

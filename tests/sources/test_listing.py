@@ -19,8 +19,7 @@ from opsin.files import open_regular
 from opsin.images.opening import open_image
 from opsin.pictures import save_figure
 from opsin.search.collection import list_folder
-from opsin.search.contact_sheet import write_contact_sheet
-from opsin.search.results import Hit, SearchResults
+from opsin.search.results import Hit, SearchResults, write_contact_sheet
 from opsin.sources.folders import folder_source
 from opsin.sources.listing import Listing, find_images, list_images
 from opsin.sources.opening import open_source

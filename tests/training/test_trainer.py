@@ -16,8 +16,8 @@ from opsin import progress
 from opsin.checkpoint import load_training_state
 from opsin.errors import CheckpointError, TrainingInterrupted
 from opsin.training.loggers import read_metrics
+from opsin.training.run_directory import write_weights
 from opsin.training.trainer import Trainer
-from opsin.training.weights import write_weights
 from tests.training.toy import Accident, ToyData, ToyTask, UnluckyTask, toy_config, train_toy
 
 

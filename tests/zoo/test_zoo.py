@@ -21,7 +21,7 @@ from opsin.encoders import load
 from opsin.encoders.loading import load_image_text
 from opsin.runtime import make_generator
 from opsin.simclr.config import AugmentConfig
-from opsin.simclr.views import two_views
+from opsin.simclr.data import two_views
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
 

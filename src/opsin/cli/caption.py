@@ -10,7 +10,7 @@ import tyro
 
 from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import AnswerPrinter, note, note_unlike
-from opsin.sources.exclusion import Patterns
+from opsin.sources.listing import Patterns
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Captioner, Decoding

@@ -13,7 +13,7 @@ from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table, show
 from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
-from opsin.sources.exclusion import Patterns
+from opsin.sources.listing import Patterns
 
 LAYOUTS = (
     ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),

@@ -13,7 +13,7 @@ from opsin.cli.index import SKIPPED_SHOWN, default_model
 from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.results import skipped_document
-from opsin.sources.exclusion import Patterns
+from opsin.sources.listing import Patterns
 
 DESCRIPTION = (
     "Encode all images of a source into shards: NNNNNN.npy with the vectors, NNNNNN.parquet with the images' paths, "

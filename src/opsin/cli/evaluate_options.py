@@ -10,7 +10,7 @@ import tyro
 
 from opsin.cli.options import Flag, ModelOptions
 from opsin.config import Bounds
-from opsin.sources.exclusion import Patterns
+from opsin.sources.listing import Patterns
 
 PngFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")]
 

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
 def _weights_of_run(run: str, which: Literal["best", "last"], folder: Path) -> Path:
     """A model directory of these weights, with a card that has their scores."""
     from opsin.pretrained import load_model
-    from opsin.training.weights import write_weights
+    from opsin.training.run_directory import write_weights
 
     plain = write_weights(run, which, folder / "weights")
     if plain != folder / "weights":

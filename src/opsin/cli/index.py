@@ -14,7 +14,7 @@ from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, print_json, print_table
 from opsin.counts import number_of
 from opsin.results import skipped_document
-from opsin.sources.exclusion import Patterns
+from opsin.sources.listing import Patterns
 
 if TYPE_CHECKING:
     from opsin.search.collection import Collection

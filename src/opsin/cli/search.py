@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
         _print_results(results)
     _note_unlike(index, options)
     if options.html is not None:  # after the answers: a page that cannot be written does not cost them
-        from opsin.search.contact_sheet import write_contact_sheet
+        from opsin.search.results import write_contact_sheet
 
         write_contact_sheet(options.html, query.title(options), results, index.image)
         note(f"contact sheet: {options.html}", quiet=options.quiet)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from opsin.training.gather import gather
+from opsin.training.processes import gather
 
 
 def clip_loss(

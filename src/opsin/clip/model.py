@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout
 from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
 from opsin.nn.vision_transformer import VisionTransformer
 

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from opsin.config import Bounds, Config, Count, Share
 from opsin.data.splits import Rows, rows_of_run
-from opsin.diffusion.gaussian_diffusion import Objective
-from opsin.diffusion.schedules import BetaSchedule, make_betas
+from opsin.diffusion.gaussian_diffusion import BetaSchedule, Objective, make_betas
 from opsin.errors import ConfigError
 from opsin.sources.image_source import ImageSource
 from opsin.training.config import CaptionedConfig, TrainingConfig

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout
 
 
 class SinusoidalTime(nn.Module):

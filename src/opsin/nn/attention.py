@@ -1,6 +1,8 @@
-"""Multi-head scaled dot-product attention ("Attention Is All You Need", Vaswani et al. 2017, section 3.2).
+"""Dropout, and multi-head scaled dot-product attention ("Attention Is All You Need", Vaswani et al. 2017, section 3.2).
 
 Deviation from the paper: dropout acts on the attention weights, and every projection has a bias.
+
+Dropout is that of "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (Srivastava et al. 2014).
 
 Dimensions: N batch, T query length, S key length, H heads, D width, d = D / H width of one head.
 """
@@ -13,8 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from opsin.nn.dropout import Dropout
 
 LONGEST_PLAIN_BF16 = 256
 
@@ -129,3 +129,32 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropo
     # A fully masked row is opened for the kernel, which would give NaN (or not, by backend), and zeroed afterwards.
     heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~attends, dropout_p=dropout)
     return heads.masked_fill(~attends, 0.0)
+
+
+LEVELS = 2**16
+
+
+class Dropout(nn.Dropout):
+    """torch's Dropout, but faster for bfloat16 on a CPU.
+
+    There torch draws a number for each element, one after the other, which takes a quarter of a training step of a
+    small Vision Transformer (`bench/vit_training.py`). Here four elements share one draw of 64 bits, so `p` is rounded
+    to a multiple of 1/65536. Everywhere else this is torch's own layer, with its stream of random numbers.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        """`p` is the probability of zeroing an element."""
+        if not 0 <= p <= 1:  # torch's own check admits NaN
+            raise ValueError(f"the probability of dropout must be in 0 to 1, not {p}")
+        super().__init__(p)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Zero each element with probability `p` and scale the others by 1/(1-p), in training mode only."""
+        dropped_levels = round(self.p * LEVELS)
+        fast = input.dtype == torch.bfloat16 and input.device.type == "cpu" and 0 < dropped_levels < LEVELS
+        if not (self.training and fast):
+            return super().forward(input)
+        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        levels = draws.view(torch.int16)[: input.numel()].view(input.shape)  # uniform from -32768 to 32767
+        kept = levels >= dropped_levels - LEVELS // 2
+        return input * kept.to(input.dtype).mul_(LEVELS / (LEVELS - dropped_levels))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout
 
 
 def sinusoidal_positions(length: int, embed_dim: int) -> Tensor:

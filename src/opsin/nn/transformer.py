@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from opsin.nn.attention import KeysValues, MultiHeadAttention
-from opsin.nn.dropout import Dropout
+from opsin.nn.attention import Dropout, KeysValues, MultiHeadAttention
 
 
 class FeedForwardNetwork(nn.Module):

@@ -2,27 +2,39 @@
 
 The sorted list of images is cut into shards of equal size. A shard depends on its own images and the encoder only, so
 that every way of working gives the same bytes, an interrupted run goes on with the shards that are missing, and a
-finished one has nothing left to do, unless a file could not be read just then.
+finished one has nothing left to do, unless a file could not be read just then. Each shard is a task, which any process
+can do by itself.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from PIL import Image
+
 from opsin.counts import none_of
-from opsin.encoders.base import ImageEncoder
+from opsin.domain import watch_of
+from opsin.encoders.base import ImageEncoder, input_size
+from opsin.encoders.fingerprint import fingerprint
 from opsin.errors import ConfigError, DataError
 from opsin.files import remove_leftovers
 from opsin.images.opening import Skipped
 from opsin.progress import Progress, tracked
-from opsin.search.collection import Collection, open_collection
+from opsin.search.collection import Collection, Entry, open_collection
+from opsin.search.encoding import encode_entries
 from opsin.search.shards import (
+    FORMAT_VERSION,
     MANIFEST,
     EncoderInfo,
+    ShardInfo,
+    ShardRow,
     is_intact,
     path_to_text,
     read_info,
@@ -30,8 +42,8 @@ from opsin.search.shards import (
     remove_shard,
     shard_numbers,
     write_manifest,
+    write_shard,
 )
-from opsin.search.tasks import LoadEncoder, Task, encoder_info, plan, write_task
 
 ROWS_PER_SHARD = 8192
 Engine = Literal["local", "ray"]
@@ -67,7 +79,7 @@ def embed(
     """Write the shards of a source (a folder of images, or any other data source) that `out` lacks.
 
     With `part` (i, n) only every n-th shard, from the i-th on, is this process's; i counts from 0 or from 1.
-    `exclude` are patterns of images to leave out; see `opsin.sources.exclusion`. Raises
+    `exclude` are patterns of images to leave out; see `opsin.sources.listing`. Raises
     DataError when no image can be read, ConfigError when `out` is in use for something else, CheckpointError when it
     cannot be written, MissingExtraError for `ray` without Ray.
     """
@@ -157,3 +169,56 @@ def _report(
         raise DataError(f"{none_of(count, 'image')} can be read; the last: {skipped[-1].reason}")
     complete = present == shard_count
     return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete, encoder)
+
+
+LoadEncoder = Callable[[], ImageEncoder]
+"""Makes the encoder; worker processes call it as well, so it has to be picklable."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard that has to exist."""
+
+    number: int
+    entries: Sequence[Entry]
+    key: str
+    """Stands for the images, the encoder, and the format."""
+
+
+def plan(collection: Collection, info: EncoderInfo, rows_per_shard: int) -> list[Task]:
+    """The shards that a collection has to have."""
+    tasks: list[Task] = []
+    for start in range(0, len(collection.entries), rows_per_shard):
+        entries = collection.entries[start : start + rows_per_shard]
+        # Not the inodes: on some shared file systems, each machine sees others.
+        rows = [[path_to_text(entry.id), entry.size, entry.mtime_ns, entry.ctime_ns] for entry in entries]
+        content = [FORMAT_VERSION, info.encoder, info.fingerprint, info.dim, collection.state, rows]
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        tasks.append(Task(len(tasks), entries, key))
+    return tasks
+
+
+def write_task(
+    collection: Collection, out: Path, task: Task, encoder: ImageEncoder, dim: int, *, workers: int | None = None
+) -> ShardInfo:
+    """Encode the images of one shard and write it."""
+    vectors, rows, skipped, try_again = [], [], [], False
+    for batch in encode_entries(
+        collection, task.entries, encoder.encode_image, size=lambda: input_size(encoder), workers=workers
+    ):
+        for result in batch:
+            if result.vector is None:
+                skipped.append(Skipped(path_to_text(result.entry.id), result.problem))
+                try_again = try_again or result.transient
+            else:
+                vectors.append(result.vector)
+                rows.append(ShardRow(result.entry, result.digest))
+    array = np.stack(vectors) if vectors else np.zeros((0, dim), dtype=np.float16)
+    return write_shard(out, task.number, array, rows, key=task.key, skipped=skipped, try_again=try_again)
+
+
+def encoder_info(encoder: ImageEncoder) -> EncoderInfo:
+    """Name, weights and width of an encoder; the width is that of the vector of a blank image."""
+    with watch_of(encoder).paused():
+        blank = encoder.encode_image([Image.new("RGB", (32, 32))])
+    return EncoderInfo(encoder.name, fingerprint(encoder), blank.shape[1])

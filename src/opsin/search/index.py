@@ -28,12 +28,12 @@ from opsin.progress import Progress
 from opsin.search.collection import Collection, FolderCollection, SourceCollection, list_folder, open_collection
 from opsin.search.confidence import BACKGROUND_TEXTS, standout
 from opsin.search.database import DATABASE, FOLDER, Meta
+from opsin.search.embedding import encoder_info
 from opsin.search.query import Term, encode_query, query_terms
 from opsin.search.results import Hit, SearchResults, UpdateReport
 from opsin.search.shards import EncoderInfo, read_manifest, text_to_path
 from opsin.search.snapshot import Backend, Snapshot, read_snapshot
 from opsin.search.store import Store, locked
-from opsin.search.tasks import encoder_info
 from opsin.search.update import Update, import_shards
 
 ATTEMPTS = 3
@@ -153,7 +153,7 @@ class ImageIndex:
 
         Args:
             source: The folder or other data source; by default that of the last update.
-            exclude: Patterns of images to leave out (`opsin.sources.exclusion`); by default those of the last update.
+            exclude: Patterns of images to leave out (`opsin.sources.listing`); by default those of the last update.
             embeddings: A directory that `opsin embed` wrote with the same encoder; images whose vectors are there are
                 not encoded. The source of a new index is then by default theirs.
             rehash: Read every file.

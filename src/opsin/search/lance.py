@@ -24,7 +24,7 @@ from filelock import FileLock
 from opsin.errors import CheckpointError, MissingExtraError
 from opsin.files import write_json
 from opsin.runtime import is_offline
-from opsin.search.exact import ExactIndex
+from opsin.search.snapshot import ExactIndex
 
 TABLE = "vectors"
 STATE = "rows-3.json"
@@ -47,7 +47,7 @@ FEWEST_PROBED = 20
 
 
 class LanceIndex:
-    """See `opsin.search.exact.VectorIndex`."""
+    """See `opsin.search.snapshot.VectorIndex`."""
 
     def __init__(self, path: Path, table: Any, exact: ExactIndex) -> None:
         self._path, self._table, self._exact = path, table, exact

@@ -15,7 +15,7 @@ from typing import Any
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import CheckpointError, MissingExtraError, OpsinError
 from opsin.search.collection import Collection
-from opsin.search.tasks import LoadEncoder, Task, write_task
+from opsin.search.embedding import LoadEncoder, Task, write_task
 
 RETRIES = 2
 """How often a shard is tried again after the process of the actor that was at work on it has ended."""

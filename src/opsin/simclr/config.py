@@ -42,7 +42,7 @@ class EncoderConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Config):
-    """How the two views of an image are made; each view draws its own changes. See `opsin.simclr.views`."""
+    """How the two views of an image are made; each view draws its own changes. See `opsin.simclr.data`."""
 
     view_size: Annotated[int | None, Bounds()] = None
     """Side of the views in pixels, image_size unless it is given. Smaller views make steps cheaper; from three quarters

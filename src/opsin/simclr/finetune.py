@@ -25,8 +25,8 @@ from opsin.images.preprocessing import Preprocessing
 from opsin.progress import Progress
 from opsin.runtime import autocast, seeded
 from opsin.simclr.config import AugmentConfig
+from opsin.simclr.data import random_view
 from opsin.simclr.inference import SimclrEncoder
-from opsin.simclr.views import random_view
 from opsin.training.config import TrainingConfig
 from opsin.training.task import Batch, StepOutput, Task
 from opsin.training.trainer import Trainer

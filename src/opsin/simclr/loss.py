@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opsin.errors import ConfigError
-from opsin.training.gather import gather as gather_from_processes
+from opsin.training.processes import gather as gather_from_processes
 
 MOST_COSINES = 2**22
 """Cosines in memory at a time, 16 MiB in float32, and as many probabilities."""

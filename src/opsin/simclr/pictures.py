@@ -1,4 +1,4 @@
-"""Curves of SimCLR: what its training was good for, and how its features became better."""
+"""Pictures of SimCLR: what its training was good for, how its features became better, and what its report shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from opsin.pictures import RIGHT, TITLE_SIZE, WRONG
+from opsin.pictures import RIGHT, TITLE_SIZE, WRONG, confusion_figure
+from opsin.probing.evaluation import Knn, evaluate_encoder
+from opsin.report import Picture, Section
+from opsin.simclr.inference import SimclrEncoder
 
 WITHOUT, WITH = WRONG, RIGHT
 
@@ -47,3 +50,24 @@ def knn_curve_figure(rows: Sequence[Mapping[str, float]], untrained: float | Non
     axes.set(xlabel="minutes of training", ylabel="accuracy on held-out images", xlim=(0, None), ylim=(0, 1))
     axes.grid(alpha=0.3)
     return figure
+
+
+def held_out_section(encoder: SimclrEncoder) -> Section:
+    """The vote of the nearest training images on held-out ones. Raises DataError when there are no labels."""
+    evaluation = evaluate_encoder(encoder, Knn())
+    metrics = evaluation.trained.metrics
+    return Section(
+        title="Nearest neighbors",
+        introduction=f"{evaluation.protocol}: accuracy {metrics.accuracy:.1%}.",
+        pictures=[
+            Picture(
+                evaluation.figure(),
+                "Some of these images, evenly spread over all, and the labelled ones that are nearest to them, with "
+                "their cosines.",
+            ),
+            Picture(
+                confusion_figure(metrics.confusion, evaluation.class_names),
+                "Which classes are taken for which: rows are the true class, columns the predicted one.",
+            ),
+        ],
+    )

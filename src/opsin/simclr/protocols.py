@@ -25,10 +25,10 @@ from opsin.probing.linear_probe import LinearProbe, accuracy
 from opsin.progress import Progress
 from opsin.runtime import autocast, make_generator
 from opsin.simclr.config import AugmentConfig
+from opsin.simclr.data import random_view
 from opsin.simclr.finetune import EPOCHS, finetune, predict
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.pictures import comparison_figure
-from opsin.simclr.views import random_view
 from opsin.training.metrics import classification_metrics
 
 COURSE_EPOCHS = 10

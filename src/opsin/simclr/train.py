@@ -18,11 +18,10 @@ from opsin.probing.knn import default_neighbours, knn_predict
 from opsin.progress import Progress
 from opsin.runtime import autocast, evaluating, make_generator, resolve_device, seeded
 from opsin.simclr.config import SimclrConfig
-from opsin.simclr.data import SimclrSplits, open_splits
+from opsin.simclr.data import SimclrSplits, open_splits, two_views
 from opsin.simclr.inference import SimclrContent, SimclrEncoder
 from opsin.simclr.loss import nt_xent_loss
 from opsin.simclr.model import SimclrModel, build_model
-from opsin.simclr.views import two_views
 from opsin.sources.image_source import UNLABELLED
 from opsin.state_dicts import load_state_dict
 from opsin.training.baselines import UNTRAINED, compare_accuracy, compare_paired

@@ -32,8 +32,8 @@ from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from opsin.names import name_key, printable
 from opsin.runtime import cache_dir
 from opsin.sources.image_source import SPLIT_NAMES
+from opsin.sources.image_tables import TEXT_SUFFIXES
 from opsin.sources.listing import HOUSEKEEPING
-from opsin.sources.sidecars import TEXT_SUFFIXES
 
 logger = logging.getLogger(__name__)
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

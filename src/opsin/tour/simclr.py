@@ -17,10 +17,10 @@ from opsin.progress import Progress
 from opsin.report import MEASURED, REPEAT, Picture, Section, Table
 from opsin.runtime import make_generator
 from opsin.simclr.config import SimclrConfig
+from opsin.simclr.data import two_views
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.recipes import emoji_simclr
 from opsin.simclr.train import train_simclr
-from opsin.simclr.views import two_views
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
 from opsin.training.curves import learning_curves

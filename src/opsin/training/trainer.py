@@ -25,11 +25,10 @@ from opsin.progress import Progress, format_duration
 from opsin.runtime import derive_seed, make_generator
 from opsin.training.config import TrainingConfig
 from opsin.training.failures import StopSignals, explained
-from opsin.training.gather import aside
 from opsin.training.loader import StepSampler, load_batches
 from opsin.training.loggers import MetricsLog
 from opsin.training.optim import ExponentialMovingAverage, build_optimizer, learning_rate_factor
-from opsin.training.processes import Processes
+from opsin.training.processes import Processes, aside
 from opsin.training.run_directory import RunDirectory
 from opsin.training.schedule import Clock, Schedule, Speed
 from opsin.training.selection import describe_metrics
