@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from opsin.cli.evaluate import Evaluated
-from opsin.cli.evaluate_options import EvaluateOptions
+from opsin.cli.evaluate import Evaluated, EvaluateOptions
 from opsin.data.datasets import ImageDataset, Splits, batches_of, image_dataset, preprocessing_for
 from opsin.encoders.own import EncoderModel
 from opsin.images.preprocessing import Preprocessing

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from opsin.images.opening import Skipped
+from opsin.pretrained import Example, PretrainedModel
+from opsin.results import Table
 from opsin.runtime import evaluating
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -44,6 +47,45 @@ class Profile:
     flops: int
     element_wise: int
     parts: tuple[Profile, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """The profile of a model for one of the inputs that it takes; the model is called `model`."""
+
+    model: str
+    example: Example
+    profile: Profile
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The totals in a line."""
+        profile = self.profile
+        counts = [
+            f"{profile.parameters / 1e6:.2f} M parameters",
+            f"{profile.macs / 1e9:.3f} GMACs ({profile.flops / 1e9:.3f} GFLOPs) per image",
+        ]
+        if profile.element_wise:
+            both = (profile.macs + profile.element_wise) / 1e9
+            counts.append(f"{both:.2f} GMACs with batch norms and pooling, as the profiler thop counts them")
+        return ", ".join(counts)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        return {"model": self.model, **self.example.size, **asdict(self.profile)}
+
+    def tables(self) -> list[Table]:
+        """A row for each part, and one for all of it."""
+        rows = [(part.name, part.parameters, part.macs, part.flops) for part in (*self.profile.parts, self.profile)]
+        header = ("part", "parameters", "MACs per image", "FLOPs per image")
+        return [Table(header, rows, f"{self.model}, {self.example.words}")]
+
+
+def profile_pretrained(model: PretrainedModel, name: str | None = None) -> ModelProfile:
+    """Profile a model for the inputs that it says are usual; `name` is what the result calls it."""
+    example = model.example_inputs()
+    return ModelProfile(name or model.name, example, profile_model(example.network, *example.inputs))
 
 
 def profile_model(model: nn.Module, *example_inputs: Any) -> Profile:

@@ -189,7 +189,7 @@ def test_drawings_outlive_a_figure_that_fails(
     def fail(*_: object) -> None:
         raise MemoryError("no room for the figure")
 
-    monkeypatch.setattr("opsin.pictures.save_figure", fail)
+    monkeypatch.setattr("opsin.diffusion.pictures.save_figure", fail)
     result = command("generate", "red", "--model", run, "--out", tmp_path / "x.png", "--steps", 1, "-n", 2)
     assert result.returncode == 1 and "no room for the figure" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-1.png", "x-2.png"]

@@ -22,7 +22,7 @@ from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal
-from opsin.results import Table, baseline_rows, skipped_document
+from opsin.results import Classification, Table, baseline_rows, skipped_document
 from opsin.runtime import refuse_damaged
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.training.baselines import BaselineComparison, compare_accuracy
@@ -120,14 +120,16 @@ class Evaluation:
 
         return confusion_figure(self.metrics.confusion, self.class_names)
 
-    def mistakes_figure(self) -> Figure | None:
-        """The wrongly classified images that the model is surest of; None where every image was classified right."""
-        from opsin.classification.pictures import mistakes_figure
+    def mistakes_figure(self, most: int = MOST_MISTAKES) -> Figure | None:
+        """At most so many of the wrongly classified images, the one that the model is surest of first, each under the
+        predicted class, its probability and the true one; None where every image was classified right."""
+        from opsin.classification.pictures import predictions_figure
         from opsin.pictures import LARGEST_PICTURE
 
-        mistakes = self.mistakes(MOST_MISTAKES)
+        mistakes = self.mistakes(most)
         images = [self.image(mistake, LARGEST_PICTURE) for mistake in mistakes]
-        return mistakes_figure(images, mistakes) if mistakes else None
+        results = [Classification((mistake.predicted,), (mistake.confidence,)) for mistake in mistakes]
+        return predictions_figure(images, results, [mistake.truth for mistake in mistakes]) if mistakes else None
 
     def mistakes(self, most: int) -> list[Mistake]:
         """At most so many of the wrongly classified images, the one that the model is surest of first."""

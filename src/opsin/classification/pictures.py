@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from opsin.classification.evaluation import Mistake
 from opsin.classification.inference import Classifier
 from opsin.images.opening import ImageLike, StoredImage
 from opsin.pictures import (
@@ -45,12 +44,6 @@ def predictions_figure(
         title = "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines)
         axes.set_title(title, fontsize=TITLE_SIZE, color=RIGHT if right else WRONG, parse_math=False)
     return figure
-
-
-def mistakes_figure(images: Sequence[ImageLike], mistakes: Sequence[Mistake], columns: int = 6) -> Figure:
-    """A grid of wrongly classified images, each titled with the predicted class, its probability, and the true one."""
-    results = [Classification((mistake.predicted,), (mistake.confidence,)) for mistake in mistakes]
-    return predictions_figure(images, results, [mistake.truth for mistake in mistakes], columns)
 
 
 def attention_grid(images: Sequence[ImageLike], attention: np.ndarray, columns: int = 6) -> Figure:

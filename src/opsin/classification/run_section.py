@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from opsin.classification.evaluation import evaluate_classifier
 from opsin.classification.inference import Classifier
-from opsin.classification.pictures import mistakes_figure
 from opsin.pictures import confusion_figure
 from opsin.report import Picture, Section
 
@@ -21,10 +20,9 @@ def held_out_section(classifier: Classifier) -> Section:
             "Which classes are taken for which: rows are the true class, columns the predicted one.",
         )
     ]
-    if mistakes := evaluation.mistakes(SHOWN):
-        images = [evaluation.image(mistake) for mistake in mistakes]
+    if figure := evaluation.mistakes_figure(SHOWN):
         caption = "The most confident mistakes: the predicted class with its probability, and the true class."
-        pictures.append(Picture(mistakes_figure(images, mistakes), caption))
+        pictures.append(Picture(figure, caption))
     return Section(
         title="Confusion",
         introduction=f"{evaluation.protocol}: accuracy {metrics.accuracy:.1%}.",

@@ -10,8 +10,11 @@ import tyro
 
 from opsin.checkpoint import names_imagenet
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse
-from opsin.cli.output import AnswerPrinter, note, note_unlike, write_csv
+from opsin.cli.output import AnswerPrinter, note, note_unlike, show, write_csv
 from opsin.sources.listing import Patterns
+
+OTHER = "other"
+PHOTOGRAPHS = "--model photo-clip, or opsin classify without --labels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +67,7 @@ def main(argv: list[str]) -> int:
     if not options.images:
         raise UsageError("name at least one image or a directory of images")
     if options.labels is not None and not names_imagenet(options.model or ""):
-        from opsin.cli.zero_shot import classify_by_labels
-
-        return classify_by_labels(options)
+        return _classify_by_labels(options)
     return _classify(options, _classifier_reference(options))
 
 
@@ -105,7 +106,6 @@ def _classify(options: ClassifyOptions, model: str) -> int:
     classifier = Classifier.from_pretrained(model, device=options.device, precision=options.precision)
     if options.labels is not None:
         from opsin.classification.imagenet import ImagenetClassifier
-        from opsin.cli.zero_shot import OTHER, read_labels
 
         assert isinstance(classifier, ImagenetClassifier)
         other = OTHER if options.other else None
@@ -135,3 +135,80 @@ def _classify(options: ClassifyOptions, model: str) -> int:
             quiet=options.quiet,
         )
     return 0
+
+
+def _classify_by_labels(options: ClassifyOptions) -> int:
+    _refuse_for_classifiers(options)
+    labels = read_labels(options.labels or "", OTHER if options.other else None)
+    from opsin.clip.zero_shot import DEFAULT_TEMPLATES, ZeroShotClassifier
+    from opsin.domain import SIDE
+    from opsin.encoders.default import default_image_text
+    from opsin.encoders.loading import load_image_text
+    from opsin.images.opening import open_image
+    from opsin.sources.opening import list_inputs
+
+    files = list_inputs(options.images, options.exclude)
+    model = options.model
+    if model is None:
+        model = default_image_text(len(files), lambda row: open_image(files[row], size=SIDE))
+    classifier = ZeroShotClassifier(
+        load_image_text(model, options.device, options.precision),
+        labels,
+        templates=options.template or DEFAULT_TEMPLATES,
+        other=OTHER if options.other else None,
+        logit_scale=options.logit_scale,
+    )
+    found = classifier.classify_files(files, model=model, top_k=options.top_k, progress=options.progress)
+    show(found, options.json)
+    note_unlike(classifier.encoder, model, PHOTOGRAPHS, options.quiet)
+    if options.csv is not None:  # after the answers: a file that cannot be written does not cost them
+        write_csv(options.csv, found.spreadsheet(), options.quiet)
+    if options.picture is not None:  # after the answers: a picture that cannot be written does not cost them
+        from opsin.pictures import save_figure
+
+        save_figure(found.figure(), options.picture)
+        note(f"picture: {options.picture}", quiet=options.quiet)
+    return 0
+
+
+def _refuse_for_classifiers(options: ClassifyOptions) -> None:
+    for name in ("attention", "batch_size"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is for trained classifiers, not for --labels")
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture writes PNG; give it a name that ends in .png, not {options.picture.name!r}")
+    refuse_templates(options.template)
+
+
+def refuse_templates(templates: tuple[str, ...]) -> None:
+    """Raise UsageError for a template without a place for the label."""
+    for template in templates:
+        if "{}" not in template:
+            raise UsageError(f"--template {template!r} has no {{}}, where the label belongs")
+
+
+def read_labels(text: str, other: str | None = None) -> list[str]:
+    """The labels of `--labels`: separated by commas, or the lines of a file when the text begins with `@`.
+
+    Raises UsageError when they are no labels to tell images apart by, DataError when the file cannot be read.
+    """
+    from opsin.clip.zero_shot import check_labels
+    from opsin.errors import ConfigError, DataError
+
+    if text.startswith("@"):
+        path = Path(text[1:]).expanduser()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise DataError(f"the labels in {path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:
+            raise DataError(f"the labels in {path} cannot be read: it is no text in UTF-8") from error
+        labels = [line.strip() for line in lines if line.strip()]
+    else:
+        labels = [label.strip() for label in text.split(",")] if text.strip() else []
+    try:
+        check_labels(labels, other)
+    except ConfigError as error:
+        hint = "" if other else " (--other adds a class for all else)"
+        raise UsageError(f"--labels: {error}{hint}") from error
+    return labels

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
+from opsin.cli import HELP, HELP_ALL
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, print_table, show
-from opsin.cli.usage import HELP, HELP_ALL
 from opsin.config import nearest_name
 from opsin.sources.listing import Patterns
 

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from opsin.cli.index import SKIPPED_SHOWN, default_model
+from opsin.cli.index import default_model
 from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_table
-from opsin.results import skipped_document
+from opsin.cli.output import note, note_unlike, show
 from opsin.sources.listing import Patterns
 
 DESCRIPTION = (
@@ -70,24 +69,7 @@ def main(argv: list[str]) -> int:
         progress=options.progress,
     )
     note_unlike(report.encoder, model, "--model photo-clip", options.quiet)
-    if options.json:
-        print_json(
-            {
-                "out": str(options.out),
-                "model": model,
-                "shards": report.shard_count,
-                "complete": report.complete,
-                "written": report.written,
-                "kept": report.kept,
-                "images": report.rows,
-                "skipped": skipped_document(report.skipped),
-            }
-        )
-        return 0
-    counts = {"shards written": report.written, "shards kept": report.kept, "images": report.rows}
-    print_table(("", "count"), [*counts.items(), ("left out", len(report.skipped))])
-    for row in report.skipped[:SKIPPED_SHOWN]:
-        print(f"left out  {row.reason}")
+    show(report, options.json)
     done = "all shards are there" if report.complete else "other shards are still missing"
-    note(f"{done}: {options.out / 'manifest.json'}", quiet=options.quiet)
+    note(f"{done}: {options.out / 'manifest.json'}", quiet=options.quiet or options.json)
     return 0

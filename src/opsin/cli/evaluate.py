@@ -2,39 +2,199 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from opsin.cli.evaluate_options import (
-    KINDS,
-    CaptionerOptions,
-    ClassifierOptions,
-    EncoderOptions,
-    EvaluateOptions,
-    ImageTextOptions,
-    ProtocolOptions,
-    TextToImageOptions,
-    ZeroShotOptions,
-)
+import tyro
+
+from opsin.cli import asks_for_help
 from opsin.cli.help import options_of
-from opsin.cli.options import UsageError, go_offline, parse
+from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, go_offline, parse
 from opsin.cli.output import note, note_next, note_unlike, show, warn
-from opsin.cli.usage import asks_for_help
-from opsin.systems import load, system_of_kind
+from opsin.sources.listing import Patterns
+from opsin.systems import SYSTEMS, load, system_of_kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from opsin.diffusion.drawings import Sampling
-    from opsin.diffusion.inference import TextToImage
-    from opsin.probing.evaluation import ProbeProtocol
     from opsin.results import Result
 
 DESCRIPTION = "Score a trained model on a data source. 'opsin evaluate RUN --help' shows the options of its kind."
-ValueT = TypeVar("ValueT")
+PngFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ModelOptions):
+    """Options for every kind of model."""
+
+    FIRST = ("data", "split", "protocol", "zero_shot", "picture")
+    OF: ClassVar[str] = "all models"
+    """Whom the options are for that a class adds."""
+    ASKED: ClassVar[str] = "is another kind of model"
+    """What is said of a model that gets options of another class."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME."""
+    data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
+    """A data source; by default the one that the model was trained on."""
+    exclude: Patterns = ()
+    """Leave out files and folders that a pattern fits, such as thumbs or *.gif. Can be given several times;
+    those of the run count for its own source in any case."""
+    split: Annotated[str | None, tyro.conf.arg(metavar="SPLIT")] = None
+    """train, val, test or all; by default test where there is one, else the images held out from training. Models that
+    left one style of some emoji out of training also have other-style."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageModelOptions(EvaluateOptions):
+    """Options for models that take images."""
+
+    OF = "models that are evaluated on images"
+
+    near_duplicates: Flag = False
+    """Also look for images that look like training images in another size, format or quality. All of both are decoded
+    for it; copies of training images are always looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(ImageModelOptions):
+    """Options for models whose vectors of images can be evaluated."""
+
+    RENAMED = {"--protocol=linear-seed": "--protocol=linear-course"}
+    OF = "encoders"
+    ASKED = "is an encoder"
+
+    protocol: Literal["knn", "linear", "linear-course", "finetune"] | None = None
+    """Evaluate the features of an encoder on a labelled source, beside the same network untrained: by the vote of
+    nearest neighbors (what a model of `opsin train simclr` is evaluated by without this option), by logistic
+    regression, by the course's linear layer on augmented images, or by training all weights. knn and linear take any
+    encoder, such as timm:NAME."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions(EncoderOptions):
+    """Options for evaluating the features of an encoder."""
+
+    OF = "encoders that are evaluated by --protocol"
+    ASKED = "is evaluated by --protocol"
+
+    train_data: Annotated[str | None, tyro.conf.arg(metavar="SRC")] = None
+    """Fit on the labels of this source, and evaluate on --data: on its test or validation split where it has one, else
+    on all of it (--split all)."""
+    labels_fraction: Annotated[float | None, Bounds(above=0, most=1), tyro.conf.arg(metavar="SHARE")] = None
+    """The share of the labels that are used, evenly from every class. By default 1 for knn, 0.1 for linear-course and
+    finetune; for linear 0.1 where that leaves 10 images of most classes, else 1."""
+    k: Annotated[int | None, Bounds(), tyro.conf.arg(aliases=["-k"], metavar="INT")] = None
+    """For knn: how many neighbors vote, all where there are fewer. By default as many as the square root of the number
+    of labelled images, 200 at most, and no more than the median class has images."""
+    temperature: Annotated[float | None, Bounds(above=0), tyro.conf.arg(metavar="FLOAT")] = None
+    """For knn: what cosines are divided by before they are exponentiated to weights; 0.5 by default."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Decides which labels are used, and what else is left to chance; 0 by default."""
+    picture: PngFile = None
+    """Also draw into this PNG file: nearest neighbors for knn, a map of the features for linear, curves for
+    linear-course, the confusion matrix for finetune."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(EncoderOptions):
+    """Options for classifiers."""
+
+    OF = "classifiers"
+    ASKED = "is a classifier"
+
+    picture: PngFile = None
+    """Also draw the confusion matrix into this PNG file."""
+    mistakes: PngFile = None
+    """Also draw into this PNG file the images that the classifier is surest of and wrong about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerOptions(ImageModelOptions):
+    """Options for captioners."""
+
+    OF = "captioners"
+    ASKED = "is a captioner"
+
+    beams: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="INT")] = None
+    """Captions that the search keeps for each image; by default as many as in the test of its run."""
+    worst: Annotated[int, Bounds(), tyro.conf.arg(metavar="N")] = 5
+    """How many of the images with the worst captions to list."""
+    picture: PngFile = None
+    """Also draw the images with the worst captions into this PNG file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextOptions(EncoderOptions):
+    """Options for models of images and texts."""
+
+    OF = "models of images and texts"
+    ASKED = "is a model of images and texts"
+
+    zero_shot: Flag = False
+    """Classify the images of a labelled source (--data) by the names of its classes, and say how well that went. Takes
+    open_clip:ARCHITECTURE/TAG as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions(EvaluateOptions):
+    """Options for classifying by the names of classes."""
+
+    OF = "models that are evaluated by --zero-shot"
+    ASKED = "is evaluated by --zero-shot"
+
+    zero_shot: Flag = False
+    """Classify the images of a labelled source (--data) by the names of its classes, and say how well that went."""
+    template: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="TEXT")] = ()
+    """A text that is made of each class, its name at {}. Can be given several times."""
+    picture: PngFile = None
+    """Also draw the confusion matrix into this PNG file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImageOptions(EvaluateOptions):
+    """Options for text-to-image models."""
+
+    OF = "text-to-image models"
+    ASKED = "is a text-to-image model"
+
+    guidances: Annotated[str | None, tyro.conf.arg(metavar="W,W,…")] = None
+    """Guidance scales to sample with, as in `opsin generate`; 2 by default."""
+    steps: Annotated[str | None, tyro.conf.arg(metavar="N,N,…")] = None
+    """Numbers of steps to sample with; by default 20, or all time steps of a model that has fewer."""
+    samplers: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME,…")] = None
+    """ddpm, ddim, dpm-solver, unipc; dpm-solver by default. All scales, numbers of steps and samplers are combined."""
+    prompts: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="N")] = None
+    """How many training prompts to sample, and how many that were held out; 48 by default."""
+    samples: Annotated[int | None, Bounds(), tyro.conf.arg(metavar="N")] = None
+    """Samples of each prompt; 2 by default."""
+    seed: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Decides which prompts are sampled, and from which noise; 0 by default."""
+    judge: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "emoji-clip"
+    """The model of images and texts that says what a sample shows."""
+    text_encoder: Annotated[str | None, tyro.conf.arg(metavar="REF")] = None
+    """Where the text encoder is that the model was trained with, if it has been moved since."""
+    report: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Write the scores into this file as soon as they are known, one way of sampling after the other. What it has
+    already is not measured again."""
+    picture: PngFile = None
+    """Also draw the fidelity into this PNG file, and into FILE-nearest.png the samples that are nearest to training
+    images."""
+
+
+KINDS: tuple[type[EvaluateOptions], ...] = (
+    ImageModelOptions,
+    EncoderOptions,
+    ClassifierOptions,
+    CaptionerOptions,
+    ImageTextOptions,
+    ZeroShotOptions,
+    TextToImageOptions,
+    ProtocolOptions,
+)
+"""All classes that add options; of an option that several add, the first says whom it is for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +244,8 @@ def _find(argv: Sequence[str]) -> tuple[type[EvaluateOptions], Callable[[Any], E
 
     given = {argument.partition("=")[0] for argument in argv}
     if "--zero-shot" in given:
-        return ZeroShotOptions, evaluate_labels
+        return ZeroShotOptions, load("opsin.cli.evaluations:evaluate_labels")
+    evaluate_features: Callable[[Any], Evaluated] = load(SYSTEMS["simclr"].evaluate)
     if "--protocol" in given:
         return ProtocolOptions, evaluate_features
     run = _model_named(argv)
@@ -135,205 +296,3 @@ def _draw(what: str, path: Path, figure: Figure | None, quiet: bool) -> None:
         return
     save_figure(figure, path)
     note(f"{what}: {path}", quiet=quiet)
-
-
-def evaluate_classifier(options: ClassifierOptions) -> Evaluated:
-    """Evaluate a classifier on labelled images."""
-    from opsin.classification import evaluation as scores
-    from opsin.classification.inference import Classifier
-
-    classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
-    result = scores.evaluate_classifier(
-        classifier, options.data, options.split, exclude=options.exclude, near_duplicates=options.near_duplicates
-    )
-    return Evaluated(
-        result,
-        classifier,
-        photographs="opsin classify without --model",
-        next_command=f"opsin classify IMAGES --model {shlex.quote(options.run)}",
-        figures=[("most confident mistakes", options.mistakes, result.mistakes_figure)] if options.mistakes else (),
-    )
-
-
-def evaluate_captioner(options: CaptionerOptions) -> Evaluated:
-    """Evaluate a captioner on images with captions."""
-    from opsin.captioning.evaluation import evaluate_all
-    from opsin.captioning.inference import Captioner
-    from opsin.captioning.results import CaptioningResult
-
-    captioner = Captioner.from_pretrained(options.run, device=options.device, precision=options.precision)
-    for name, is_given in (("picture", options.picture is not None), ("near-duplicates", options.near_duplicates)):
-        if is_given and not captioner.takes_images:
-            raise UsageError(f"--{name} needs images, and {options.run} was trained on features")
-    evaluations = evaluate_all(
-        captioner,
-        options.data,
-        options.split,
-        beams=options.beams,
-        exclude=options.exclude,
-        near_duplicates=options.near_duplicates,
-    )
-    return Evaluated(
-        CaptioningResult(evaluations, options.worst),
-        captioner,
-        photographs="opsin train captioner --frozen-encoder imagenet",
-        next_command=f"opsin caption IMAGES --model {shlex.quote(options.run)}" if captioner.takes_images else None,
-    )
-
-
-def evaluate_clip(options: ImageTextOptions) -> Evaluated:
-    """Evaluate a model of images and texts by retrieval."""
-    from opsin.clip.evaluation import evaluate_retrieval
-    from opsin.clip.inference import ClipEncoder
-
-    encoder = ClipEncoder.from_pretrained(options.run, options.device, options.precision)
-    result = evaluate_retrieval(
-        encoder,
-        encoder.run,
-        options.data,
-        options.split,
-        exclude=options.exclude,
-        near_duplicates=options.near_duplicates,
-    )
-    labels = '--labels "one thing,another thing"'
-    command = f"opsin classify IMAGES {labels} --model {shlex.quote(options.run)}"
-    return Evaluated(result, encoder, photographs="photo-clip", next_command=command)
-
-
-def evaluate_labels(options: ZeroShotOptions) -> Evaluated:
-    """Evaluate a model of images and texts by the names of classes."""
-    from opsin.cli.zero_shot import refuse_templates
-    from opsin.clip.zero_shot import DEFAULT_TEMPLATES, is_fitted
-    from opsin.clip.zero_shot_evaluation import evaluate_zero_shot
-    from opsin.encoders.loading import load_image_text
-
-    if options.data is None:
-        raise UsageError("--zero-shot needs labelled images; name their source with --data")
-    refuse_templates(options.template)
-    encoder = load_image_text(options.run, options.device, options.precision)
-    templates = options.template or DEFAULT_TEMPLATES
-    result = evaluate_zero_shot(
-        encoder, options.data, options.split, templates=templates, exclude=options.exclude, progress=options.progress
-    )
-    scale, remarks = "", ["these images do not decide a logit scale: they are all right, or no better than chance"]
-    if is_fitted(result.fitted_logit_scale):
-        scale, remarks = f" --logit-scale {result.fitted_logit_scale:.4g}", []
-    return Evaluated(
-        result,
-        encoder,
-        photographs="opsin evaluate photo-clip --zero-shot",
-        remarks=remarks,
-        next_command=f"opsin classify IMAGES --labels LABELS --model {shlex.quote(options.run)}{scale}",
-    )
-
-
-def evaluate_features(options: ProtocolOptions) -> Evaluated:
-    """Evaluate the features of an encoder by labels; by nearest neighbors without `--protocol`."""
-    protocol = _protocol(options)
-    from opsin.encoders import load as load_encoder
-    from opsin.probing.evaluation import evaluate_encoder
-
-    encoder = load_encoder(options.run, options.device, options.precision)
-    result = evaluate_encoder(
-        encoder,
-        protocol,
-        options.data,
-        options.split,
-        near_duplicates=options.near_duplicates,
-        progress=options.progress,
-    )
-    remarks = []
-    if result.other is not None:
-        data = f" --data {shlex.quote(options.data)}" if options.data else ""
-        data += f" --train-data {shlex.quote(options.train_data)}" if options.train_data else ""
-        remarks.append(f"next: opsin evaluate {shlex.quote(options.run)}{data} --protocol {result.other.name}")
-    return Evaluated(result, encoder, photographs="opsin evaluate imagenet", remarks=remarks)
-
-
-def _protocol(options: ProtocolOptions) -> ProbeProtocol:
-    name = options.protocol or "knn"
-    if name != "knn" and (options.k is not None or options.temperature is not None):
-        raise UsageError(f"-k and --temperature are for --protocol knn, not for {name}")
-    from opsin.probing.evaluation import Knn, Linear
-    from opsin.simclr.protocols import Finetune, LinearCourse
-
-    kinds: dict[str, type[ProbeProtocol]] = {kind.name: kind for kind in (Knn, Linear, LinearCourse, Finetune)}
-    names = ("labels_fraction", "k", "temperature", "train_data")
-    given = {name: getattr(options, name) for name in names}
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return kinds[name](seed=options.seed or 0, exclude=options.exclude, **settings)
-
-
-def evaluate_text_to_image(options: TextToImageOptions) -> Evaluated:
-    """Evaluate the images that a model makes of prompts."""
-    from opsin.diffusion.inference import TextToImage
-    from opsin.diffusion.results import evaluate_samples
-    from opsin.encoders.loading import load_image_text
-
-    model = TextToImage.from_pretrained(
-        options.run, device=options.device, precision=options.precision, text_encoder=options.text_encoder
-    )
-    samplings = _samplings(options, model)
-    asked = {"num_prompts": options.prompts, "num_samples": options.samples, "seed": options.seed}
-    result = None
-    try:
-        for result in evaluate_samples(  # noqa: B007
-            model,
-            load_image_text(options.judge, options.device, "32"),  # in full precision it is the same on every machine
-            samplings,
-            data=options.data,
-            split=options.split,
-            exclude=options.exclude,
-            report=options.report,
-            progress=options.progress,
-            **{name: value for name, value in asked.items() if value is not None},
-        ):
-            pass
-    except KeyboardInterrupt:
-        if result is not None and result.evaluation.cells:
-            show(result, options.json)
-        raise
-    assert result is not None
-    figures = []
-    if options.picture is not None and result.exam.training is not None:
-        nearest = options.picture.with_name(f"{options.picture.stem}-nearest.png")
-        figures.append(("samples beside their nearest training images", nearest, result.nearest_figure))
-    return Evaluated(
-        result,
-        None,
-        remarks=[] if options.report is None else [f"report: {options.report}"],
-        next_command=f'opsin generate "PROMPT" --model {shlex.quote(options.run)} --out grid.png',
-        figures=figures,
-    )
-
-
-def _samplings(options: TextToImageOptions, model: TextToImage) -> list[Sampling]:
-    """Every sampler with every number of steps and every guidance scale, the first of each first."""
-    from opsin.diffusion.drawings import Sampling
-    from opsin.diffusion.samplers import SAMPLERS, spaced_timesteps
-
-    most = model.content.process.timesteps
-    scales = _values(options.guidances, float, "guidances", [Sampling().guidance_scale])
-    steps = _values(options.steps, int, "steps", [Sampling().steps_of(most)])
-    names = _values(options.samplers, str, "samplers", [str(Sampling().sampler)])
-    if unknown := [name for name in names if name not in SAMPLERS]:
-        raise UsageError(f"--samplers takes {', '.join(SAMPLERS)}, not {unknown[0]!r}")
-    for count in steps:
-        spaced_timesteps(most, count)  # refuses now what would stop the sampling later
-    return [
-        Sampling(guidance_scale=scale, steps=count, sampler=name)  # type: ignore[arg-type]
-        for scale in scales
-        for count in steps
-        for name in names
-    ]
-
-
-def _values(text: str | None, kind: Callable[[str], ValueT], option: str, default: list[ValueT]) -> list[ValueT]:
-    """What is between the commas, each value once."""
-    if text is None:
-        return default
-    try:
-        return list(dict.fromkeys(kind(part.strip()) for part in text.split(",")))
-    except ValueError as error:
-        numbers = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"--{option} takes {numbers} with commas between them, not {text!r}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse, seeded_generator
-from opsin.cli.output import note, note_unlike, print_json, print_table
+from opsin.cli.output import note, note_unlike, show
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 DESCRIPTION = "Draw pictures of a prompt, or of several, with a diffusion model, into one picture and a file each."
 MAX_SCALE = 64
 MAX_IMAGES = 100_000
-LONGEST_LABEL = 200
-"""Characters of a prompt that are printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,44 +75,25 @@ def main(argv: list[str]) -> int:
     """Run `opsin generate`; returns the exit code."""
     options = parse(GenerateOptions, argv, "opsin generate", DESCRIPTION)
     _refuse_senseless(options)
-    drawings, strip = _drawing_paths(options), options.out.with_name(f"{options.out.stem}-filmstrip.png")
-    _refuse_own_input(options, [options.out, *drawings])
-    _refuse_impossible_places([options.out, *drawings, *([strip] if options.filmstrip else [])])
-
     from opsin.diffusion.inference import TextToImage
-    from opsin.diffusion.pictures import MOST_ROWS, drawings_shown, filmstrip_figure, generations_figure
-    from opsin.pictures import cut, save_figure
+    from opsin.diffusion.pictures import drawing_paths, save_drawings
 
+    strip = options.out.with_name(f"{options.out.stem}-filmstrip.png") if options.filmstrip else None
+    count = options.num_images * (1 if options.interpolate else len(options.prompts))
+    drawings = [options.out, *drawing_paths(options.out, count)]
+    _refuse_own_input(options, drawings)
+    _refuse_impossible_places([*drawings, *([strip] if strip else [])])
     generator = seeded_generator(options.seed)
     model = TextToImage.from_pretrained(
         options.model, device=options.device, precision=options.precision, text_encoder=options.text_encoder
     )
     generations = _drawn(model, options, generator)
     note_unlike(model, options.model, None, options.quiet)
-    files = _write_images(
-        generations, drawings, options.scale
-    )  # before the figures: what fails there does not cost the drawings
-    save_figure(generations_figure(generations), options.out)
-    shown = {options.out: drawings_shown(generations)}
-    if options.filmstrip:
-        save_figure(filmstrip_figure(generations), strip)
-        shown[strip] = drawings_shown(generations, in_a_row=1)
-    written = [str(path) for path in shown]
-    for path, count in shown.items():
-        if count < len(drawings):
-            note(
-                f"{path} ends after {MOST_ROWS} rows, with {count} of the {len(drawings)} drawings; all of them have "
-                "files of their own",
-                quiet=options.quiet,
-            )
-    prompts = [generation.prompt for generation in generations]
-    if options.json:
-        rows = [{"prompt": prompt, "images": own} for prompt, own in zip(prompts, files, strict=True)]
-        print_json({"model": options.model, "prompts": rows, "pictures": written})
-        return 0
-    labels = [cut(prompt, LONGEST_LABEL) for prompt in prompts]
-    print_table(("prompt", "images"), [(label, ", ".join(own)) for label, own in zip(labels, files, strict=True)])
-    note(f"pictures: {', '.join(written)}", quiet=options.quiet)
+    drawn = save_drawings(generations, options.out, model=options.model, scale=options.scale, filmstrip=strip)
+    for remark in drawn.remarks:
+        note(remark, options.quiet)
+    show(drawn, options.json)
+    note(f"pictures: {', '.join(map(str, drawn.pictures))}", options.quiet or options.json)
     return 0
 
 
@@ -133,14 +112,6 @@ def _refuse_senseless(options: GenerateOptions) -> None:
         raise UsageError("--interpolate begins at noise; leave out --image")
 
 
-def _drawing_paths(options: GenerateOptions) -> list[Path]:
-    """A file beside `out` for each drawing, numbered through all prompts."""
-    out = options.out
-    count = options.num_images * (1 if options.interpolate else len(options.prompts))
-    digits = len(str(count))
-    return [out.with_name(f"{out.stem}-{number:0{digits}d}.png") for number in range(1, count + 1)]
-
-
 def _refuse_own_input(options: GenerateOptions, targets: list[Path]) -> None:
     places = {path.resolve() for path in targets}
     for name in ("image", "mask"):
@@ -157,26 +128,6 @@ def _refuse_impossible_places(targets: list[Path]) -> None:
         above = next(folder for folder in path.absolute().parents if os.path.exists(folder))
         if not above.is_dir():
             raise UsageError(f"{path} cannot be written, because {above} is a file; give --out another name")
-
-
-def _write_images(generations: list[Generation], paths: list[Path], scale: int) -> list[list[str]]:
-    """Each image, enlarged, into its file; the names by prompt."""
-    from PIL import Image
-
-    from opsin.files import atomic_write
-    from opsin.sources.outputs import png_info
-
-    rest = iter(paths)
-    names: list[list[str]] = []
-    for generation in generations:
-        names.append([])
-        for image in generation.images:
-            path = next(rest)
-            with atomic_write(path) as file:
-                size = (image.width * scale, image.height * scale)
-                image.resize(size, Image.Resampling.NEAREST).save(file, format="PNG", pnginfo=png_info())
-            names[-1].append(str(path))
-    return names
 
 
 def _drawn(model: TextToImage, options: GenerateOptions, generator: torch.Generator) -> list[Generation]:

@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_table
-from opsin.counts import number_of
-from opsin.results import skipped_document
+from opsin.cli.output import note, note_unlike, show
 from opsin.sources.listing import Patterns
 
 if TYPE_CHECKING:
     from opsin.search.collection import Collection
     from opsin.search.index import ImageIndex
-    from opsin.search.results import UpdateReport
 
-SKIPPED_SHOWN = 20
 DESCRIPTION = (
     "Make an index of images that 'opsin search' looks things up in. Running it again brings the index up to date: "
     "new and changed images are encoded, moved and deleted ones cost nothing."
@@ -71,10 +67,7 @@ def main(argv: list[str]) -> int:
         rehash=options.rehash,
         progress=options.progress,
     )
-    if options.json:
-        _print_json(index, report)
-    else:
-        _print_report(report)
+    show(report, options.json)
     note_unlike(index.loaded_encoder, index.info.encoder, "another index, by --model photo-clip", options.quiet)
     what = '"what to look for"' if index.reads_texts else "--image FILE"
     note(f"next: opsin search {shlex.quote(str(options.out))} {what}", quiet=options.quiet or options.json)
@@ -114,48 +107,3 @@ def _refuse_other_model(index: ImageIndex, model: str | None) -> None:
             f"the index {index.path} was made by {index.info.encoder}, and vectors of {model} cannot be added to it; "
             "leave out --model, or make another index"
         )
-
-
-def _print_report(report: UpdateReport) -> None:
-    from opsin.names import printable
-
-    counts = {
-        "added": len(report.added), "changed": len(report.changed), "moved": len(report.moved),
-        "deleted": len(report.deleted), "unchanged": report.unchanged, "left out": len(report.skipped),
-        "in the index": report.total,
-    }  # fmt: skip
-    if report.repaired:
-        counts["repaired (their vectors were damaged)"] = len(report.repaired)
-    print_table(("images", "count"), list(counts.items()))
-    for row in report.skipped[:SKIPPED_SHOWN]:
-        print(f"left out  {row.reason}")
-    if len(report.skipped) > SKIPPED_SHOWN:
-        print(f"left out  and {len(report.skipped) - SKIPPED_SHOWN} more; --json lists them all")
-    if others := sorted(report.other_files.items(), key=lambda row: -row[1]):
-        named = ", ".join(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in others[:5])
-        more = ", …" if len(others) > 5 else ""
-        print(f"no images by their names: {number_of(sum(report.other_files.values()), 'file')} ({named}{more})")
-
-
-def _print_json(index: ImageIndex, report: UpdateReport) -> None:
-    from opsin.names import printable
-
-    def shown(ids: tuple[str, ...]) -> list[str]:
-        return [printable(id) for id in ids]
-
-    print_json(
-        {
-            "index": printable(str(index.path)),
-            "model": index.info.encoder,
-            "images": report.total,
-            "encoded": report.encoded,
-            "unchanged": report.unchanged,
-            "added": shown(report.added),
-            "changed": shown(report.changed),
-            "moved": [{"from": printable(old), "to": printable(new)} for old, new in report.moved],
-            "repaired": shown(report.repaired),
-            "deleted": shown(report.deleted),
-            "skipped": skipped_document(report.skipped),
-            "other_files": {printable(suffix): count for suffix, count in report.other_files.items()},
-        }
-    )

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from opsin import __version__
-from opsin.cli.usage import HELP, HELP_ALL, UsageError
+from opsin.cli import HELP, HELP_ALL, UsageError
 from opsin.errors import OpsinError
 from opsin.names import printable
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 import tyro
 from tyro._errors import on_parse_error
 
+from opsin.cli import HELP_ALL, asks_for_help
+from opsin.cli import UsageError as UsageError  # verbs find all that they need for their options here
 from opsin.cli.help import help_text, options_of
 from opsin.cli.refusals import refuse
-from opsin.cli.usage import HELP_ALL, asks_for_help
-from opsin.cli.usage import UsageError as UsageError  # verbs find all that they need for their options here
 from opsin.config import Bounds as Bounds
 from opsin.errors import ConfigError
 from opsin.progress import ConsoleProgress, Progress

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 JSON_DIGITS = 6
 """Significant digits of numbers in JSON documents: as many as float32 has for certain."""
-
-
+SKIPPED_SHOWN = 20
+"""Images that were left out of which people are told one by one."""
 WIDEST_NAME = 60
 """Characters of a column of names that is printed before all of it is known."""
 
@@ -166,11 +166,14 @@ def warn(sentences: Iterable[str]) -> None:
 
 
 def print_skipped(skipped: Iterable[Skipped]) -> None:
-    """A line for each image or folder that was left out: its name once, and the reason."""
-    for row in skipped:
+    """A line for each of the first images or folders that were left out: its name once, and the reason."""
+    rows = list(skipped)
+    for row in rows[:SKIPPED_SHOWN]:
         before, name, _ = row.reason.partition(f"{row.id} ")
         is_named = bool(name) and (not before or before.endswith("/"))
         print(f"left out  {row.reason[len(before) :] if is_named else f'{row.id}: {row.reason}'}")
+    if (more := len(rows) - SKIPPED_SHOWN) > 0:
+        print(f"left out  and {more} more; --json lists them all")
 
 
 def _with_sensible_numbers(value: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
 from opsin.cli.options import SharedOptions, parse
-from opsin.cli.output import note, print_json, print_table
+from opsin.cli.output import note, show
 
 DESCRIPTION = (
     "Count the parameters of a model and its operations for one image: multiply-accumulates (MACs), and floating-point "
@@ -31,23 +31,10 @@ def main(argv: list[str]) -> int:
     from opsin.checkpoint import names_imagenet
     from opsin.classification.inference import Classifier
     from opsin.pretrained import load_model
-    from opsin.profile import profile_model
+    from opsin.profile import profile_pretrained
 
-    model = (Classifier.from_pretrained if names_imagenet(options.model) else load_model)(options.model, "cpu")
-    example = model.example_inputs()
-    profile = profile_model(example.network, *example.inputs)
-    if options.json:
-        print_json({"model": options.model, **example.size, **asdict(profile)})
-        return 0
-    rows = [(part.name, part.parameters, part.macs, part.flops) for part in (*profile.parts, profile)]
-    header = ("part", "parameters", "MACs per image", "FLOPs per image")
-    print_table(header, rows, title=f"{options.model}, {example.words}")
-    counts = [
-        f"{profile.parameters / 1e6:.2f} M parameters",
-        f"{profile.macs / 1e9:.3f} GMACs ({profile.flops / 1e9:.3f} GFLOPs) per image",
-    ]
-    if profile.element_wise:
-        both = (profile.macs + profile.element_wise) / 1e9
-        counts.append(f"{both:.2f} GMACs with batch norms and pooling, as the profiler thop counts them")
-    note(", ".join(counts), options.quiet)
+    load = Classifier.from_pretrained if names_imagenet(options.model) else load_model
+    profile = profile_pretrained(load(options.model, "cpu"), options.model)
+    show(profile, options.json)
+    note(profile.summary, options.quiet or options.json)
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from tyro import _errors as failures
 
-from opsin.cli.usage import HELP, HELP_ALL, UsageError
+from opsin.cli import HELP, HELP_ALL, UsageError
 from opsin.config import nearest_name
 from opsin.errors import OpsinError
 from opsin.files import chain_of

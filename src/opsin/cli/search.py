@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from opsin.cli.options import Bounds, Flag, SharedOptions, UsageError, parse
-from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_paths, print_table
+from opsin.cli.output import note, note_unlike, print_json, print_json_line, print_paths, show
 from opsin.errors import ConfigError, DataError
 from opsin.names import printable
 
@@ -171,18 +171,9 @@ def _lines_of_stdin() -> Iterator[str]:
 def _print_results(results: SearchResults, title: str | None = None) -> None:
     if title is not None:
         print(printable(title))
-    if results.total == 0:
-        print("the index has no images")
-        return
-    if not results.confident:
-        print("no confident match: the best images below stand out no more than chance would have it")
-    rows = [
-        (hit.rank, printable(hit.id) + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}")
-        for hit in results
-    ]
-    print_table(("rank", "image", "cosine"), rows)
-    for row in results.refused:
-        print(f"left out  {row.reason}")
+    if results.remark is not None:
+        print(results.remark)
+    show(results, as_json=False)
     sys.stdout.flush()
 
 

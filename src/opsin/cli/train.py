@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import tyro
 
 from opsin.checkpoint import read_domain
+from opsin.cli import HELP, HELP_ALL, asks_for_help
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_next, show
-from opsin.cli.usage import HELP, HELP_ALL, asks_for_help
 from opsin.config import differences, from_dict, load_json, nearest_name, to_dict
 from opsin.domain import FEWEST_IMAGES
 from opsin.runtime import is_first_process

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from opsin.clip.zero_shot import ZeroShotClassification
 from opsin.images.opening import ImageLike
 from opsin.pictures import HEAT_COLOURS, RIGHT, TITLE_SIZE, WRONG, center_square, cut
+from opsin.results import Classification
 
 MOST_IMAGES = 24
 """Images that a zero-shot grid draws: more fit on no page."""
@@ -66,7 +66,7 @@ def similarity_figure(similarity: np.ndarray, images: Sequence[ImageLike], capti
 
 def zero_shot_figure(
     images: Sequence[ImageLike],
-    results: Sequence[ZeroShotClassification],
+    results: Sequence[Classification],
     truths: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Figure:
@@ -96,7 +96,7 @@ def zero_shot_figure(
     return figure
 
 
-def _draw_bars(axes: Axes, result: ZeroShotClassification, colour: str) -> None:
+def _draw_bars(axes: Axes, result: Classification, colour: str) -> None:
     """A line for each label: its name, and a bar as long as it is probable."""
     rest = len(result.labels) - 1
     axes.barh(range(rest + 1), result.probabilities, color=[colour] + [OTHER_BAR] * rest, height=0.72)

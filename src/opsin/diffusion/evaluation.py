@@ -7,16 +7,15 @@ The real images of the same prompts go through the same measures: no drawing can
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from opsin.config import differences, from_dict, load_json, to_dict
 from opsin.diffusion.drawings import DrawingModel, Sampling
-from opsin.diffusion.exam import SPOKEN, Exam, Part, Pictures, as_images, encode
+from opsin.diffusion.exam import SPOKEN, Exam, Part, Pictures, encode
 from opsin.diffusion.metrics import (
     Neighbours,
     feature_diversity,
@@ -83,16 +82,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class CloseCall:
-    """A drawing with its nearest training images by features and by pixels.
+    """A drawing with its nearest training images by features and by pixels, uint8 (S, S, 3).
 
     `nearness` is the larger one of its distances to these two, each in units of that training image's distance to its
     own nearest other one: below 1 the drawing counts as a copy by both.
     """
 
     prompt: str
-    drawing: Image.Image
-    by_features: Image.Image
-    by_pixels: Image.Image
+    drawing: np.ndarray
+    by_features: np.ndarray
+    by_pixels: np.ndarray
     nearness: float
 
 
@@ -151,7 +150,7 @@ class DrawingJudge:
     def __init__(self, exam: Exam, encoder: ImageTextEncoder, *, progress: Progress | None = None) -> None:
         """`encoder` must be the one that `exam` was opened with."""
         self.exam, self.encoder, self.progress = exam, encoder, progress
-        self.real = {name: self._scores(part, part.real, *self._neighbours(part.real)) for name, part in self._parts}
+        self.real = {name: self._judged(part, part.real)[0] for name, part in exam.parts.items()}
 
     def measure(self, model: DrawingModel, sampling: Sampling) -> Measurement:
         """Draw the prompts in this way, from the same noise each time, and score the drawings.
@@ -162,65 +161,51 @@ class DrawingJudge:
             raise ConfigError("drawings that are to be judged need a number of steps")
         scores: dict[str, PartScores] = {}
         drawings: list[CloseCall] = []
-        for name, part in self._parts:
-            drawn = self._draw(model, sampling, name, part)
-            by_features, by_pixels = self._neighbours(drawn)
-            scores[name] = self._scores(part, drawn, by_features, by_pixels)
-            if by_features is not None and by_pixels is not None:
-                drawings += self._close_calls(drawn, by_features, by_pixels)
+        for name, part in self.exam.parts.items():
+            scores[name], close_calls = self._judged(part, self._draw(model, sampling, name, part))
+            drawings += close_calls
         drawings.sort(key=lambda call: call.nearness)
         return Measurement(Cell(**vars(sampling), scores=scores), tuple(drawings))
 
-    @property
-    def _parts(self) -> list[tuple[str, Part]]:
-        return list(self.exam.parts.items())
-
     def _draw(self, model: DrawingModel, sampling: Sampling, name: str, part: Part) -> Pictures:
         exam = self.exam
-        images: list[Image.Image] = []
+        pixels: list[np.ndarray] = []
+        features: list[np.ndarray] = []
         title = f"{sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance_scale:g}, {name}"
-        total = len(part.prompts) * exam.num_samples
-        with working(self.progress, title, total) as advance:
-            for start in range(0, len(part.prompts), max(1, IMAGES_AT_A_TIME // exam.num_samples)):
-                asked = part.prompts[start : start + max(1, IMAGES_AT_A_TIME // exam.num_samples)]
+        at_once = max(1, IMAGES_AT_A_TIME // exam.num_samples)
+        with working(self.progress, title, len(part.prompts) * exam.num_samples) as advance:
+            for start in range(0, len(part.prompts), at_once):
                 generations = model.generate(
-                    [exam.names[number] for number in asked],
+                    [exam.names[number] for number in part.prompts[start : start + at_once]],
                     num_images=exam.num_samples,
                     sampling=sampling,
                     generator=make_generator(exam.seed, "evaluation", name, start),
                 )
-                images += [image for generation in generations for image in generation.images]
-                advance(len(asked) * exam.num_samples)
-        pixels = np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
-        return Pictures(
-            pixels, encode(self.encoder, images, "judging", self.progress), part.prompts.repeat(exam.num_samples)
+                images = [image for generation in generations for image in generation.images]
+                pixels += [np.asarray(image).transpose(2, 0, 1) for image in images]
+                features.append(encode(self.encoder, images))
+                advance(len(images))
+        return Pictures(np.stack(pixels), np.concatenate(features), part.prompts.repeat(exam.num_samples))
+
+    def _judged(self, part: Part, pictures: Pictures) -> tuple[PartScores, list[CloseCall]]:
+        """The scores of images, and the images beside the training images, where these are known."""
+        known, asked = self.exam.training, pictures.names
+        by_features: Neighbours | None = None
+        by_pixels: Neighbours | None = None
+        if known is not None:
+            by_features = find_neighbours(pictures.features, known.features)
+            by_pixels = find_neighbours(*(part.pixels.reshape(len(part), -1) for part in (pictures, known)))
+        fidelity = prompt_fidelity(
+            prompt_ranks(pictures.features, self.exam.name_features, asked), asked, len(self.exam.names)
         )
-
-    def _neighbours(self, pictures: Pictures) -> tuple[Neighbours | None, Neighbours | None]:
-        """By features, and by pixels."""
-        known = self.exam.training
-        if known is None:
-            return None, None
-        by_pixels = find_neighbours(pictures.pixels.reshape(len(pictures), -1), known.pixels.reshape(len(known), -1))
-        return find_neighbours(pictures.features, known.features), by_pixels
-
-    def _scores(
-        self, part: Part, pictures: Pictures, by_features: Neighbours | None, by_pixels: Neighbours | None
-    ) -> PartScores:
-        ranks = prompt_ranks(pictures.features, self.exam.name_features, pictures.names)
-        fidelity = prompt_fidelity(ranks, pictures.names, len(self.exam.names))
-        diversity = feature_diversity(pictures.features, pictures.names)
+        diversity = feature_diversity(pictures.features, asked)
         enough = min(len(pictures), len(part.reference)) > 1
         largest = 255 * float(np.sqrt(pictures.pixels[0].size))  # the distance from black to white
-        return PartScores(
+        scores = PartScores(
             prompts=len(part.prompts),
             images=len(pictures),
-            top1=fidelity.top1,
-            top5=fidelity.top5,
-            top1_error=fidelity.top1_error,
-            top5_error=fidelity.top5_error,
-            same_prompt=diversity.same_prompt,
-            different_prompts=diversity.different_prompts,
+            **asdict(fidelity),
+            **asdict(diversity),
             frechet_distance=frechet_distance(pictures.features, part.reference) if enough else None,
             reference_images=len(part.reference),
             copies_by_features=float(by_features.is_copy.mean()) if by_features else None,
@@ -232,19 +217,12 @@ class DrawingJudge:
             nearest_cosine=float(np.square(by_features.distances).mean() / 2) if by_features else None,
             nearest_rms=float(by_pixels.distances.mean() / largest) if by_pixels else None,
         )
-
-    def _close_calls(self, drawn: Pictures, by_features: Neighbours, by_pixels: Neighbours) -> list[CloseCall]:
-        known = self.exam.training
-        assert known is not None
-        nearness = np.maximum(by_features.nearness, by_pixels.nearness)
-        columns = (
-            as_images(drawn.pixels),
-            as_images(known.pixels[by_features.rows]),
-            as_images(known.pixels[by_pixels.rows]),
-            nearness.tolist(),
-        )
-        prompts = [self.exam.names[number] for number in drawn.names]
-        return [CloseCall(*row) for row in zip(prompts, *columns, strict=True)]
+        if known is None or by_features is None or by_pixels is None:
+            return scores, []
+        images = (pictures.pixels, known.pixels[by_features.rows], known.pixels[by_pixels.rows])
+        columns = [self.exam.names[number] for number in asked], *(rows.transpose(0, 2, 3, 1) for rows in images)
+        nearness = np.maximum(by_features.nearness, by_pixels.nearness).tolist()
+        return scores, [CloseCall(*row) for row in zip(*columns, nearness, strict=True)]
 
 
 def evaluate_drawing(
@@ -265,16 +243,14 @@ def evaluate_drawing(
     }
     before = _read_cells(report, subject) if report is not None and report.exists() else []
     result = Evaluation(exam.protocol, judge.encoder.name, len(exam.names), judge.real, ())
-    if report is not None:
-        _write_report(report, subject, result, before)
-    yield result
-    for sampling in samplings:
-        cell = next((cell for cell in before if cell.is_of(sampling)), None)
-        if cell is None:
-            measured = judge.measure(model, sampling)
-            cell = measured.cell
-            result = replace(result, drawings=result.drawings or measured.drawings)
-        result = replace(result, cells=(*result.cells, cell))
+    for sampling in (None, *samplings):
+        if sampling is not None:
+            cell = next((cell for cell in before if cell.is_of(sampling)), None)
+            if cell is None:
+                measured = judge.measure(model, sampling)
+                cell = measured.cell
+                result = replace(result, drawings=result.drawings or measured.drawings)
+            result = replace(result, cells=(*result.cells, cell))
         if report is not None:
             _write_report(report, subject, result, before)
         yield result

@@ -6,7 +6,7 @@ Dimensions: N images, M names, D width of the features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,16 +115,15 @@ def open_exam(
     """
     if num_prompts < 1 or num_samples < 1:
         raise ConfigError(f"prompts ({num_prompts}) and samples ({num_samples}) must be at least 1")
-    run, ref, own = _open(made_by, data, exclude)
+    run, ref, kept = _open(made_by, data, exclude)
     source = run.source
     rows, training_rows = choose_parts(run, ref, split)
-    if own is not None and exclude:
-        kept = set(exclude_images(source, exclude, own.exclude).ids)
+    if kept is not None:
         rows = {name: np.array([row for row in of_part if source.ids[row] in kept]) for name, of_part in rows.items()}
     names = tuple(dict.fromkeys(_first_captions(source)))
     used = np.unique(np.concatenate([*rows.values(), training_rows]))
     readable, pixels = load_pixels(numbered(source).select(used), image_size)
-    features = encode(encoder, as_images(pixels), "encoding real images", progress)
+    features = encode(encoder, tracked(as_images(pixels), progress, "encoding real images", len(pixels)))
     pictures = Pictures(pixels, features, _numbers_of_names(readable, names))
     places = readable.labels
     assert places is not None
@@ -136,6 +135,7 @@ def open_exam(
     if not parts:
         raise DataError(f"none of the images of {ref!r} that the model is to be judged on can be read")
     training = _without_repeats(pictures.select(np.isin(places, training_rows)))
+    digest = _digest(names, readable, pixels, parts)
     effect = "what is not read makes the ranks of drawings worse, whatever they show"
     warn_of_unread(unread_texts(encoder, names), encoder.name, "name", effect)
     return Exam(
@@ -148,7 +148,7 @@ def open_exam(
         num_samples=num_samples,
         seed=seed,
         skipped=tuple(readable.skipped),
-        digest=_digest(names, readable, pixels, parts),
+        digest=digest,
     )
 
 
@@ -178,11 +178,9 @@ def choose_parts(run: SplitSource, ref: str, split: str | None) -> tuple[dict[st
     return parts, rows_of["train"]
 
 
-def encode(
-    encoder: ImageTextEncoder, images: Sequence[Image.Image], title: str, progress: Progress | None
-) -> np.ndarray:
+def encode(encoder: ImageTextEncoder, images: Iterable[Image.Image]) -> np.ndarray:
     """Features float64 (N, D) of length one."""
-    features = encoder.encode_image(tracked(images, progress, title, len(images))).double().numpy()
+    features = encoder.encode_image(images).double().numpy()
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
@@ -198,9 +196,9 @@ def _rows_of_split(source: ImageSource, split: str) -> np.ndarray:
 
 def _open(
     made_by: RunRecord[DiffusionConfig] | None, data: str | None, exclude: Sequence[str]
-) -> tuple[SplitSource, str, DiffusionConfig | None]:
-    """The source to evaluate on, its name, and the settings of the model's run when that is what it was trained on;
-    another source is not split."""
+) -> tuple[SplitSource, str, set[str] | None]:
+    """The source to evaluate on, its name, and the ids that `exclude` leaves of the images of the model's run, where
+    that is what they are; another source is not split."""
     own = None if made_by is None else made_by.config
     ref = data or ("" if own is None else own.data)
     if not ref:
@@ -214,7 +212,7 @@ def _open(
             f"{ref!r} has other images now than when the model was trained on it, so that it cannot be told which ones "
             "these were; judge it on another source with --data"
         )
-    return run, ref, own
+    return run, ref, set(exclude_images(run.source, exclude, own.exclude).ids) if exclude else None
 
 
 def _first_captions(source: ImageSource) -> list[str]:

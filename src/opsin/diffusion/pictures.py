@@ -4,16 +4,25 @@ gave."""
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from opsin.diffusion.drawings import Generation
 from opsin.diffusion.evaluation import CloseCall, Evaluation
 from opsin.diffusion.exam import SPOKEN
 from opsin.diffusion.samplers import SAMPLERS
-from opsin.pictures import TITLE_SIZE, cut
+from opsin.files import atomic_write
+from opsin.images.opening import Skipped
+from opsin.pictures import TITLE_SIZE, cut, save_figure
+from opsin.results import Table
+from opsin.sources.outputs import png_info
 
 TILE = 1.3
 """Inches to a side of one drawing."""
@@ -26,6 +35,8 @@ MOST_IN_A_ROW = 8
 MOST_ROWS = 40
 """Further rows are left out: a picture that long takes minutes to lay out, and at some length cannot be written."""
 CLOSE_CALLS = 8
+LONGEST_PROMPT = 200
+"""Characters of a prompt in a table."""
 
 
 def generations_figure(generations: Sequence[Generation]) -> Figure:
@@ -45,6 +56,73 @@ def generations_figure(generations: Sequence[Generation]) -> Figure:
         title = textwrap.fill(cut(_label(generations[0].prompt), 3 * width), width)
         figure.suptitle(title, fontsize=TITLE_SIZE, parse_math=False)
     return figure
+
+
+@dataclass(frozen=True)
+class SavedDrawings:
+    """Drawings of a model, and the files that they are in: each in one of its own, many in a picture."""
+
+    model: str
+    generations: tuple[Generation, ...]
+    files: tuple[tuple[Path, ...], ...]
+    """Of each generation, in the order of its images."""
+    pictures: Mapping[Path, int]
+    """Of each picture, how many of the drawings it shows."""
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """Which drawings the pictures do not show, and where they are."""
+        total = sum(map(len, self.files))
+        return [
+            f"{path} ends after {MOST_ROWS} rows, with {count} of the {total} drawings; all of them have files of "
+            "their own"
+            for path, count in self.pictures.items()
+            if count < total
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """The names of the files as JSON types."""
+        rows = [
+            {"prompt": generation.prompt, "images": [str(path) for path in own]}
+            for generation, own in zip(self.generations, self.files, strict=True)
+        ]
+        return {"model": self.model, "prompts": rows, "pictures": [str(path) for path in self.pictures]}
+
+    def tables(self) -> list[Table]:
+        """The files of each prompt."""
+        rows = [
+            (cut(generation.prompt, LONGEST_PROMPT), ", ".join(map(str, own)))
+            for generation, own in zip(self.generations, self.files, strict=True)
+        ]
+        return [Table(("prompt", "images"), rows)]
+
+
+def save_drawings(
+    generations: Sequence[Generation], out: Path, *, model: str, scale: int = 1, filmstrip: Path | None = None
+) -> SavedDrawings:
+    """Write each drawing, enlarged by a whole number, into the PNG file that `drawing_paths` names, then all of them
+    into `out`, and into `filmstrip` how they came about. Raises CheckpointError for files that cannot be written."""
+    paths = iter(drawing_paths(out, sum(len(generation.images) for generation in generations)))
+    files = []
+    for generation in generations:
+        files.append(tuple(islice(paths, len(generation.images))))
+        for path, image in zip(files[-1], generation.images, strict=True):
+            with atomic_write(path) as file:
+                size = (image.width * scale, image.height * scale)
+                image.resize(size, Image.Resampling.NEAREST).save(file, format="PNG", pnginfo=png_info())
+    save_figure(generations_figure(generations), out)
+    pictures = {out: drawings_shown(generations)}
+    if filmstrip is not None:
+        save_figure(filmstrip_figure(generations), filmstrip)
+        pictures[filmstrip] = drawings_shown(generations, in_a_row=1)
+    return SavedDrawings(model, tuple(generations), tuple(files), pictures)
+
+
+def drawing_paths(out: Path, count: int) -> list[Path]:
+    """A file beside `out` for each of so many drawings, numbered."""
+    digits = len(str(count))
+    return [out.with_name(f"{out.stem}-{number:0{digits}d}.png") for number in range(1, count + 1)]
 
 
 def drawings_shown(generations: Sequence[Generation], in_a_row: int = MOST_IN_A_ROW) -> int:

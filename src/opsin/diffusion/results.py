@@ -11,6 +11,7 @@ from opsin.diffusion.drawings import Sampling
 from opsin.diffusion.evaluation import DrawingJudge, Evaluation, PartScores, evaluate_drawing
 from opsin.diffusion.exam import SPOKEN, Exam, open_exam
 from opsin.diffusion.inference import TextToImage
+from opsin.diffusion.samplers import SamplerName, spaced_timesteps
 from opsin.encoders.base import ImageTextEncoder
 from opsin.images.opening import Skipped
 from opsin.progress import Progress
@@ -143,8 +144,10 @@ class SamplingResult:
 def evaluate_samples(
     model: TextToImage,
     judge: ImageTextEncoder,
-    samplings: Sequence[Sampling],
     *,
+    guidance_scales: Sequence[float] = (),
+    steps: Sequence[int] = (),
+    samplers: Sequence[SamplerName] = (),
     data: str | None = None,
     split: str | None = None,
     exclude: Sequence[str] = (),
@@ -152,12 +155,15 @@ def evaluate_samples(
     progress: Progress | None = None,
     **asked: int,
 ) -> Iterator[SamplingResult]:
-    """What is known so far: of the real images alone, then after each way of sampling.
+    """What is known so far: of the real images alone, then after each way of sampling: every sampler with every number
+    of steps and every guidance scale, the first of each first.
 
     Args:
         model: The model whose samples are evaluated.
         judge: The model of images and texts that says what a sample shows.
-        samplings: The ways of sampling, at least one, each with its number of steps.
+        guidance_scales: See `Sampling`; by default its own, as for steps and samplers.
+        steps: How many.
+        samplers: By name.
         data: A data source of prompts and real images; by default the one that the model was trained on.
         split: Of the source.
         exclude: Patterns of images to leave out.
@@ -165,8 +171,17 @@ def evaluate_samples(
         progress: Is told what is being done.
         asked: `num_prompts`, `num_samples` and `seed` of `opsin.diffusion.exam.open_exam`.
 
-    Raises what `open_exam` and `evaluate_drawing` raise.
+    Raises ConfigError for steps that the model does not have, and what `open_exam` and `evaluate_drawing` raise.
     """
+    usual, most = Sampling(), model.content.process.timesteps
+    samplings = [
+        Sampling(guidance_scale=scale, steps=count, sampler=name)
+        for scale in guidance_scales or [usual.guidance_scale]
+        for count in steps or [usual.steps_of(most)]
+        for name in samplers or [usual.sampler]
+    ]
+    for count in steps:
+        spaced_timesteps(most, count)  # refuses now what would stop the sampling later
     exam = open_exam(
         model.run, judge, model.image_size, data=data, split=split, exclude=exclude, progress=progress, **asked
     )

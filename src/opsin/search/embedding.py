@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -27,6 +27,7 @@ from opsin.errors import ConfigError, DataError
 from opsin.files import remove_leftovers
 from opsin.images.opening import Skipped
 from opsin.progress import Progress, tracked
+from opsin.results import Table, skipped_document
 from opsin.search.collection import Collection, Entry, open_collection
 from opsin.search.encoding import encode_entries
 from opsin.search.shards import (
@@ -53,6 +54,7 @@ Engine = Literal["local", "ray"]
 class EmbedReport:
     """What an `embed` did. `rows` and `skipped` are of all its shards, the kept ones included."""
 
+    out: Path
     written: int
     kept: int
     rows: int
@@ -63,6 +65,24 @@ class EmbedReport:
     """All of them are there."""
     encoder: ImageEncoder
     """Of this process, which has encoded nothing itself where Ray did."""
+
+    def document(self) -> dict[str, Any]:
+        """The counts as JSON types."""
+        return {
+            "out": str(self.out),
+            "model": self.encoder.name,
+            "shards": self.shard_count,
+            "complete": self.complete,
+            "written": self.written,
+            "kept": self.kept,
+            "images": self.rows,
+            "skipped": skipped_document(self.skipped),
+        }
+
+    def tables(self) -> list[Table]:
+        """The counts."""
+        counts = {"shards written": self.written, "shards kept": self.kept, "images": self.rows}
+        return [Table(("", "count"), [*counts.items(), ("left out", len(self.skipped))])]
 
 
 def embed(
@@ -168,7 +188,7 @@ def _report(
         count = sum(len(task.entries) for task in mine)
         raise DataError(f"{none_of(count, 'image')} can be read; the last: {skipped[-1].reason}")
     complete = present == shard_count
-    return EmbedReport(written, len(mine) - written, rows, skipped, shard_count, complete, encoder)
+    return EmbedReport(out, written, len(mine) - written, rows, skipped, shard_count, complete, encoder)
 
 
 LoadEncoder = Callable[[], ImageEncoder]

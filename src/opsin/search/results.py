@@ -15,11 +15,12 @@ from typing import Any
 from jinja2 import Environment
 from PIL import Image
 
+from opsin.counts import number_of
 from opsin.errors import DataError
 from opsin.files import atomic_write
 from opsin.images.opening import Skipped
 from opsin.names import printable
-from opsin.results import skipped_document
+from opsin.results import Table, skipped_document
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,27 @@ class SearchResults(Sequence[Hit]):
     def __getitem__(self, index: Any) -> Any:
         return self.hits[index]
 
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The hits that were left out."""
+        return self.refused
+
+    @property
+    def remark(self) -> str | None:
+        """What people have to know before they look at the hits."""
+        if self.total == 0:
+            return "the index has no images"
+        if not self.confident:
+            return "no confident match: the best images below stand out no more than chance would have it"
+        return None
+
+    def tables(self) -> list[Table]:
+        """The hits, where there are images."""
+        rows = [
+            (hit.rank, hit.id + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}") for hit in self.hits
+        ]
+        return [Table(("rank", "image", "cosine"), rows)] if self.total else []
+
     def document(self) -> dict[str, Any]:
         """All of it as JSON types, names fit to print."""
         hits = [
@@ -83,6 +105,9 @@ class SearchResults(Sequence[Hit]):
 class UpdateReport:
     """What an update did; ids of images are paths relative to the folder, or what the source calls them."""
 
+    index: Path
+    encoder: str
+    """The reference of the index's encoder."""
     added: tuple[str, ...]
     changed: tuple[str, ...]
     moved: tuple[tuple[str, str], ...]
@@ -99,6 +124,43 @@ class UpdateReport:
     """Images in the index."""
     other_files: Mapping[str, int]
     """Files that are no images by their names: how many there are of each suffix, in small letters."""
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types, names fit to print."""
+
+        def shown(ids: tuple[str, ...]) -> list[str]:
+            return [printable(id) for id in ids]
+
+        return {
+            "index": printable(str(self.index)),
+            "model": self.encoder,
+            "images": self.total,
+            "encoded": self.encoded,
+            "unchanged": self.unchanged,
+            "added": shown(self.added),
+            "changed": shown(self.changed),
+            "moved": [{"from": printable(old), "to": printable(new)} for old, new in self.moved],
+            "repaired": shown(self.repaired),
+            "deleted": shown(self.deleted),
+            "skipped": skipped_document(self.skipped),
+            "other_files": {printable(suffix): count for suffix, count in self.other_files.items()},
+        }
+
+    def tables(self) -> list[Table]:
+        """The counts, and below them the files that are no images."""
+        counts = {
+            "added": len(self.added), "changed": len(self.changed), "moved": len(self.moved),
+            "deleted": len(self.deleted), "unchanged": self.unchanged, "left out": len(self.skipped),
+            "in the index": self.total,
+        }  # fmt: skip
+        if self.repaired:
+            counts["repaired (their vectors were damaged)"] = len(self.repaired)
+        remark = None
+        if others := sorted(self.other_files.items(), key=lambda row: -row[1]):
+            named = ", ".join(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in others[:5])
+            more = ", …" if len(others) > 5 else ""
+            remark = f"no images by their names: {number_of(sum(self.other_files.values()), 'file')} ({named}{more})"
+        return [Table(("images", "count"), list(counts.items()), remark=remark)]
 
 
 THUMBNAIL = 224

@@ -165,6 +165,8 @@ class Update:
         skipped = [Skipped(printable(row.entry.id), row.problem) for row in self._problems if row.transient]
         skipped += [Skipped(printable(path), reason) for path, (*_, reason) in self._broken.items()]
         return UpdateReport(
+            index=self._store.directory,
+            encoder=self._meta.encoder,
             added=tuple(added),
             changed=tuple(changed),
             moved=tuple(moved),
