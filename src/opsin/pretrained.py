@@ -15,7 +15,7 @@ from opsin.errors import CheckpointError, ConfigError
 from opsin.model_cards import CardText, inline_code, model_card
 from opsin.runtime import resolve_device, resolve_precision
 from opsin.state_dicts import build_to_fit
-from opsin.systems import load, system_of_kind
+from opsin.systems import IMAGENET_CLASSIFIER, load, system_of_kind
 
 if TYPE_CHECKING:
     import torch
@@ -205,8 +205,11 @@ def load_model(ref: str | Path, device: str = "auto", precision: str = "auto") -
 
 def model_class(ref: str | Path) -> type[PretrainedModel]:
     """The class of the model that a reference names. Raises CheckpointError for a kind that is not known."""
-    kind = str(checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"])
-    found: type[PretrainedModel] = load(system_of_kind(kind, ref).model)
+    if checkpoint.names_imagenet(ref):
+        name = IMAGENET_CLASSIFIER
+    else:
+        name = system_of_kind(str(checkpoint.read_model_config(checkpoint.resolve_model(ref))["kind"]), ref).model
+    found: type[PretrainedModel] = load(name)
     return found
 
 

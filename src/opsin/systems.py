@@ -136,6 +136,8 @@ _ROWS = (
     ),
 )
 
+IMAGENET_CLASSIFIER = "opsin.classification.imagenet:ImagenetClassifier"
+"""The model `imagenet`, which no system trains."""
 SYSTEMS = {system.name: system for system in _ROWS}
 
 

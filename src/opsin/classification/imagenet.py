@@ -22,10 +22,13 @@ from opsin.errors import ConfigError
 from opsin.images.opening import ImageLike
 from opsin.images.preprocessing import Preprocessing
 from opsin.pretrained import Example
+from opsin.runtime import resolve_device
 
 
 class ImagenetClassifier(ImagenetEncoder, Classifier):
     """The encoder `imagenet` with the classes that it was trained on. It cannot be saved: it is no directory."""
+
+    kind = IMAGENET
 
     def __init__(self, device: torch.device) -> None:
         """Raises as `opsin.encoders.imagenet.load_network` does."""
@@ -34,6 +37,13 @@ class ImagenetClassifier(ImagenetEncoder, Classifier):
         self.watch = Watch()
         self.groups: dict[str, tuple[int, ...]] | None = None
         """The classes of ImageNet that each label stands for, where other labels take the place of the 1,000."""
+
+    @classmethod
+    def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> ImagenetClassifier:
+        """The classifier, whatever `ref` is; raises as `opsin.encoders.imagenet.load_network` does."""
+        classifier = cls(resolve_device(device))
+        classifier.precision = precision
+        return classifier
 
     @property
     def class_names(self) -> tuple[str, ...]:

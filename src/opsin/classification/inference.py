@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsin.checkpoint import names_imagenet
 from opsin.classification.config import ClassificationConfig, ViTConfig
 from opsin.data.datasets import ImageDataset, batches_of, numbered_dataset
 from opsin.data.pixels import pixel_batches
@@ -24,7 +23,7 @@ from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import Example, ModelContent, model_class
 from opsin.progress import Progress, tracked
 from opsin.results import Answers, Classification
-from opsin.runtime import autocast, refuse_damaged, resolve_device
+from opsin.runtime import autocast, refuse_damaged
 from opsin.sources.image_source import ImageSource
 
 NAMES_SHOWN = 20
@@ -62,16 +61,10 @@ class Classifier(EncoderModel, DenseNetworkEncoder):
     @classmethod
     def from_pretrained(cls, ref: str | Path, device: str = "auto", precision: str = "auto") -> Classifier:
         """See `PretrainedModel.from_pretrained`; `imagenet` is a classifier of photographs of 1,000 things."""
-        if not names_imagenet(ref):
-            found = model_class(ref)
-            if issubclass(found, Classifier) and found.kind != cls.kind:
-                return found.from_pretrained(ref, device, precision)
-            return super().from_pretrained(ref, device, precision)
-        from opsin.classification.imagenet import ImagenetClassifier
-
-        classifier = ImagenetClassifier(resolve_device(device))
-        classifier.precision = precision
-        return classifier
+        found = model_class(ref)
+        if issubclass(found, Classifier) and found.kind != cls.kind:
+            return found.from_pretrained(ref, device, precision)
+        return super().from_pretrained(ref, device, precision)
 
     @classmethod
     def build(cls, content: ClassifierContent) -> VisionTransformer:

@@ -28,13 +28,10 @@ class ProfileOptions(SharedOptions):
 def main(argv: list[str]) -> int:
     """Run the verb; returns the exit code."""
     options = parse(ProfileOptions, argv, "opsin profile", DESCRIPTION)
-    from opsin.checkpoint import names_imagenet
-    from opsin.classification.inference import Classifier
     from opsin.pretrained import load_model
     from opsin.profile import profile_pretrained
 
-    load = Classifier.from_pretrained if names_imagenet(options.model) else load_model
-    profile = profile_pretrained(load(options.model, "cpu"), options.model)
+    profile = profile_pretrained(load_model(options.model, "cpu"), options.model)
     show(profile, options.json)
     note(profile.summary, options.quiet or options.json)
     return 0
