@@ -181,6 +181,22 @@ def test_every_run_keeps_the_domain_of_its_training_images(tmp_path: Path) -> No
         assert (tmp_path / name / "model" / DOMAIN_FILE).is_file() == has_domain
 
 
+def test_a_run_that_goes_on_keeps_the_domain_that_it_has(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    class Asked(PictureData):
+        def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+            asked.extend(indices)
+            return super().__getitems__(indices)
+
+    for steps in (1, 2):
+        asked.clear()
+        config = TrainingConfig(max_steps=steps, batch_size=8, device="cpu", workers=0)
+        Trainer(config, tmp_path / "run").fit(ToyTask(), Asked(FEWEST_IMAGES), {}, resume=steps == 2)
+        assert (tmp_path / "run" / "model" / DOMAIN_FILE).is_file()
+    assert len(asked) < FEWEST_IMAGES
+
+
 def test_at_most_some_images_are_looked_at_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
     asked: list[int] = []
 

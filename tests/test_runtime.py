@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from opsin.runtime import (
     cache_dir,
     derive_seed,
     describe_environment,
+    environment_default,
     has_native_bf16,
     is_offline,
     make_generator,
@@ -23,6 +25,15 @@ from opsin.runtime import (
 )
 
 CPU = torch.device("cpu")
+
+
+def test_a_variable_of_the_environment_is_set_in_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPSIN_TEST", raising=False)
+    with environment_default("OPSIN_TEST", "a"):
+        assert os.environ["OPSIN_TEST"] == "a"
+        with environment_default("OPSIN_TEST", "b"):
+            assert os.environ["OPSIN_TEST"] == "a"
+    assert "OPSIN_TEST" not in os.environ
 
 
 def test_seeds_are_the_same_on_every_machine() -> None:

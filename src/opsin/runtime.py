@@ -32,6 +32,18 @@ def is_offline() -> bool:
     return any(value.strip().lower() in {"1", "true", "yes", "on"} for value in values)
 
 
+@contextmanager
+def environment_default(name: str, value: str) -> Iterator[None]:
+    """In the block an environment variable has this value, unless it had one before."""
+    before = os.environ.get(name)
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
 def is_first_process() -> bool:
     """False in all but one of the processes that torchrun starts for a run: that one reports."""
     return os.environ.get("RANK", "0") == "0"

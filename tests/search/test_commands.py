@@ -269,6 +269,16 @@ def test_more_hits_than_images_any_language_and_a_file_deleted_since(
     assert "red/1.png  (deleted since)" in capsys.readouterr().out
 
 
+def test_printed_paths_lead_to_the_files_from_where_one_is(
+    index: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for here in (photos / "red", photos.parent, tmp_path):
+        monkeypatch.chdir(here)
+        assert main(["search", str(index), "red", "-k", "1"]) == 0
+        shown = Path(next(word for word in capsys.readouterr().out.split() if word.endswith(".png")))
+        assert shown.is_file() and shown.resolve().parent == (photos / "red").resolve()
+
+
 def test_contact_sheet(index: Path, photos: Path, tmp_path: Path, capsys: Capture) -> None:
     page = tmp_path / "sheet.html"
     assert main(["search", str(index), "<red> picture", "--html", str(page)]) == 0

@@ -141,6 +141,13 @@ def test_check_as_table(folder: Path, capsys: Printed) -> None:
     assert printed.err.splitlines()[-1] == f"next: opsin train vit --data '{folder}' --out RUN"
 
 
+def test_folders_by_date_are_no_classes_to_train_on(tmp_path: Path, make_image: MakeImage, capsys: Printed) -> None:
+    for name in ("2019", "2020-06 Rome", "20210624"):
+        make_image(tmp_path / name / "1.png")
+    assert cli.main(["data", "check", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: opsin index {tmp_path} --out INDEX"
+
+
 def test_check_as_json_is_one_document_and_quiet_is_silent(folder: Path, capsys: Printed) -> None:
     assert cli.main(["data", "check", str(folder), "--json", "--quiet"]) == 0
     printed = capsys.readouterr()

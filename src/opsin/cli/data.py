@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ LAYOUTS = (
     ("coco:DIR", "COCO captions: DIR/annotations/captions_*.json, and the images that they name anywhere below DIR"),
     ("course-coco:DIR", "the course's captions and image features in HDF5 files; for captioners only"),
 )
+
+
+YEAR = re.compile(r"(19|20)\d\d([01]\d([0-3]\d)?)?(?![^\W_])")
+"""How the names of folders by years, months and days begin: 2019, 2019-06 Rome, 20190624."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,10 @@ def _check(argv: list[str]) -> int:
     report = check_source(open_source(options.source, exclude=options.exclude), progress=options.progress)
     show(report, options.json)
     if report.classes and not options.json:
-        note(f"next: opsin train vit --data {shlex.quote(options.source)} --out RUN", quiet=options.quiet)
+        source = shlex.quote(options.source)
+        by_date = all(map(YEAR.match, report.classes))  # folders of photographs, which no network tells apart
+        following = f"index {source} --out INDEX" if by_date else f"train vit --data {source} --out RUN"
+        note(f"next: opsin {following}", quiet=options.quiet)
     return 0
 
 

@@ -98,7 +98,7 @@ class FolderCollection:
     unreadable: Sequence[str] = ()
     """Folders, relative to the root, whose content could not be listed."""
     other_files: Mapping[str, int] = field(default_factory=dict)
-    """Files that are no images by their names: how many there are of each suffix, in small letters."""
+    """Files without the suffix of an image: how many there are of each suffix, in small letters."""
     exclude: Sequence[str] = ()
 
     @property

@@ -9,7 +9,6 @@ be removed at any time.
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from filelock import FileLock
 
 from opsin.errors import CheckpointError, MissingExtraError
 from opsin.files import write_json
-from opsin.runtime import is_offline
+from opsin.runtime import environment_default, is_offline
 from opsin.search.snapshot import ExactIndex
 
 TABLE = "vectors"
@@ -59,9 +58,9 @@ class LanceIndex:
 
         Raises MissingExtraError without LanceDB, CheckpointError when the table cannot be read or written.
         """
-        os.environ.setdefault("LANCEDB_LOG", "error")  # it logs to stderr otherwise
         try:
-            with _without_looking_for_ipv6():
+            # It reads the level once, when it is imported, and logs to stderr otherwise.
+            with environment_default("LANCEDB_LOG", "error"), _without_looking_for_ipv6():
                 import lancedb
         except ImportError as error:
             raise MissingExtraError(

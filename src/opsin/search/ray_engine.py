@@ -5,7 +5,6 @@ Every machine has to reach the images and the output directory under the same pa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 from opsin.encoders.base import ImageEncoder
 from opsin.errors import CheckpointError, MissingExtraError, OpsinError
+from opsin.runtime import environment_default
 from opsin.search.collection import Collection
 from opsin.search.embedding import LoadEncoder, Task, write_task
 
@@ -57,7 +57,11 @@ def write_with_ray(
     An interrupted run has written whole shards only. Raises MissingExtraError when Ray is not installed, and
     CheckpointError when no cluster can be had or an actor failed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    with environment_default("RAY_USAGE_STATS_ENABLED", "0"):  # nothing is reported to anyone
+        _write(collection, out, tasks, load_encoder, dim)
+
+
+def _write(collection: Collection, out: Path, tasks: Sequence[Task], load_encoder: LoadEncoder, dim: int) -> None:
     try:
         import ray
         import ray.data

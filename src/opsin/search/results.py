@@ -38,6 +38,13 @@ class Hit:
     missing: bool = False
     """The file has been deleted since it was indexed."""
 
+    @property
+    def name(self) -> str:
+        """For people: the file, relative to the working directory if it lies in it; `id` where there is no file."""
+        if self.path is None:
+            return self.id
+        return str(self.path.relative_to(Path.cwd()) if self.path.is_relative_to(Path.cwd()) else self.path)
+
 
 @dataclass(frozen=True)
 class SearchResults(Sequence[Hit]):
@@ -47,7 +54,7 @@ class SearchResults(Sequence[Hit]):
     confident: bool
     """False when the best hit does not stand out: then nothing in the collection seems to match the query."""
     standout: float
-    """How far the best hit stands out; 1 and above is confident. See `opsin.search.query`."""
+    """How far the best hit stands out; 1 and above is confident. See `opsin.search.confidence`."""
     total: int
     """Images that were searched."""
     refused: tuple[Skipped, ...] = ()
@@ -76,7 +83,8 @@ class SearchResults(Sequence[Hit]):
     def tables(self) -> list[Table]:
         """The hits, where there are images."""
         rows = [
-            (hit.rank, hit.id + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}") for hit in self.hits
+            (hit.rank, hit.name + ("  (deleted since)" if hit.missing else ""), f"{hit.cosine:.3f}")
+            for hit in self.hits
         ]
         return [Table(("rank", "image", "cosine"), rows)] if self.total else []
 
@@ -123,7 +131,7 @@ class UpdateReport:
     total: int
     """Images in the index."""
     other_files: Mapping[str, int]
-    """Files that are no images by their names: how many there are of each suffix, in small letters."""
+    """Files without the suffix of an image: how many there are of each suffix, in small letters."""
 
     def document(self) -> dict[str, Any]:
         """All of it as JSON types, names fit to print."""
@@ -159,7 +167,9 @@ class UpdateReport:
         if others := sorted(self.other_files.items(), key=lambda row: -row[1]):
             named = ", ".join(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in others[:5])
             more = ", …" if len(others) > 5 else ""
-            remark = f"no images by their names: {number_of(sum(self.other_files.values()), 'file')} ({named}{more})"
+            remark = (
+                f"not images: {number_of(sum(self.other_files.values()), 'file')}, by their suffixes ({named}{more})"
+            )
         return [Table(("images", "count"), list(counts.items()), remark=remark)]
 
 

@@ -143,8 +143,12 @@ class _Run:
 
     def describe(self) -> None:
         """Keep what a model directory holds besides the weights, so that these can be exported at any time."""
+        domain = read_domain(self.paths.description)  # of a run that goes on: its images are the same
         self.state.describe_model()
-        record_domain(self.paths.description, self.dataset)
+        if domain is None:
+            record_domain(self.paths.description, self.dataset)
+        else:
+            write_domain(self.paths.description, domain)
 
     def _export(self) -> None:
         self.state.export(self.config.export)
