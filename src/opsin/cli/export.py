@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +10,6 @@ import tyro
 
 from opsin.cli.options import Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json
-from opsin.counts import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,34 +35,22 @@ def main(argv: list[str]) -> int:
     """Run `opsin export`; returns the exit code."""
     options = parse(ExportOptions, argv, "opsin export", "Write a model into a directory of its own.")
     card = None if options.card is None else _read_card(options.card)
-    from opsin.checkpoint import export_pretrained
-    from opsin.pretrained import load_model
+    from opsin.training.run_directory import export_model
 
-    with tempfile.TemporaryDirectory() as folder:
-        model: str | Path = options.model
-        if options.weights is not None:
-            model = _weights_of_run(options.model, options.weights, Path(folder))
-        if options.encoder_only:
-            model = load_model(model, "cpu").without_projection().save_pretrained(Path(folder) / "encoder")
-        directory = export_pretrained(model, options.out, half=options.half, card=card)
-    size = sum(file.stat().st_size for file in directory.iterdir())
+    exported = export_model(
+        options.model,
+        options.out,
+        half=options.half,
+        encoder_only=options.encoder_only,
+        weights=options.weights,
+        card=card,
+    )
     if options.json:
-        print_json({"model": str(directory), "bytes": size})
+        print_json(exported.document())
     else:
-        print(f"model: {directory}  ({human_bytes(size)})")
-    note(f"next: opsin profile {directory}", quiet=options.quiet)
+        print(exported.summary)
+    note(f"next: opsin profile {exported.directory}", quiet=options.quiet)
     return 0
-
-
-def _weights_of_run(run: str, which: Literal["best", "last"], folder: Path) -> Path:
-    """A model directory of these weights, with a card that has their scores."""
-    from opsin.pretrained import load_model
-    from opsin.training.run_directory import write_weights
-
-    plain = write_weights(run, which, folder / "weights")
-    if plain != folder / "weights":
-        return plain
-    return load_model(plain, "cpu").save_pretrained(folder / "model")
 
 
 def _read_card(path: Path) -> str:

@@ -3,8 +3,10 @@ the last ones, as model directories."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +15,10 @@ from torch import Tensor
 
 from opsin import checkpoint
 from opsin import config as config_files
+from opsin.counts import human_bytes
 from opsin.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from opsin.files import locked, remove_leftovers, write_json
+from opsin.pretrained import load_model
 from opsin.runtime import describe_environment
 from opsin.training.selection import without_errors
 
@@ -83,6 +87,57 @@ class RunDirectory:
 Which = Literal["best", "last"]
 NETWORK = "model."
 """Begins the names of the network's weights in the state dict of a task."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model in a directory of its own."""
+
+    directory: Path
+    bytes: int
+    """Of all its files."""
+
+    @property
+    def summary(self) -> str:
+        """The directory and its size, in a line."""
+        return f"model: {self.directory}  ({human_bytes(self.bytes)})"
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON types."""
+        return {"model": str(self.directory), "bytes": self.bytes}
+
+
+def export_model(
+    model: str,
+    out: Path,
+    *,
+    half: bool = False,
+    encoder_only: bool = False,
+    weights: Which | None = None,
+    card: str | None = None,
+) -> ExportedModel:
+    """Write a model into a directory of its own; one that is there already is replaced.
+
+    Args:
+        model: A run or model directory, the name of a model that ships with opsin, or hf-hub:ORG/NAME.
+        out: The directory.
+        half: Round the weights to float16.
+        encoder_only: Leave out the projection that a model of SimCLR was trained with.
+        weights: Those of a run to take, instead of those that the run chose for its model.
+        card: Markdown that takes the place of the model card.
+
+    Raises ConfigError for a model without a projection, and what `write_weights` and `export_pretrained` raise.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source: str | Path = model
+        if weights is not None:
+            plain = write_weights(model, weights, Path(folder) / "weights")
+            is_of_run = plain != Path(folder) / "weights"  # with a card that has their scores
+            source = plain if is_of_run else load_model(plain, "cpu").save_pretrained(Path(folder) / "model")
+        if encoder_only:
+            source = load_model(source, "cpu").without_projection().save_pretrained(Path(folder) / "encoder")
+        directory = checkpoint.export_pretrained(source, out, half=half, card=card)
+    return ExportedModel(directory, sum(file.stat().st_size for file in directory.iterdir()))
 
 
 def write_weights(run: Path | str, which: Which, directory: Path) -> Path:
