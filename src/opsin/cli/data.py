@@ -12,28 +12,9 @@ import tyro
 
 from opsin.cli import HELP, HELP_ALL
 from opsin.cli.options import SharedOptions, UsageError, parse
-from opsin.cli.output import note, print_json, print_table, show
+from opsin.cli.output import note, print_json, show
 from opsin.config import nearest_name
 from opsin.sources.listing import Patterns
-
-LAYOUTS = (
-    ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
-    ("DIR", "images directly inside; in any DIR captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
-    (
-        "DIR",
-        "labels in labels.csv, train.csv, val.csv, metadata.csv or metadata.jsonl; the images anywhere below",
-    ),
-    ("FILE.csv", "a table that names images, and gives labels, captions or splits; also .tsv and .jsonl"),
-    (
-        "FILE.parquet",
-        "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
-    ),
-    ("FILE.zip", "any of these layouts in a zip or tar archive (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz)"),
-    ("cifar10:DIR", "CIFAR-10 in DIR, as torchvision keeps it or as train.parquet and test.parquet"),
-    ("coco:DIR", "COCO captions: DIR/annotations/captions_*.json, and the images that they name anywhere below DIR"),
-    ("course-coco:DIR", "the course's captions and image features in HDF5 files; for captioners only"),
-)
-
 
 YEAR = re.compile(r"(19|20)\d\d([01]\d([0-3]\d)?)?(?![^\W_])")
 """How the names of folders by years, months and days begin: 2019, 2019-06 Rome, 20190624."""
@@ -80,20 +61,9 @@ def main(argv: list[str]) -> int:
 
 def _list(argv: list[str]) -> int:
     options = parse(ListOptions, argv, "opsin data list", "Data sources that opsin can read.")
-    from opsin.sources.prepare import NAMED_SOURCES
+    from opsin.sources.prepare import list_sources
 
-    rows = [(name, source.summary, source.ready(), str(source.directory())) for name, source in NAMED_SOURCES.items()]
-    if options.json:
-        keys = ("source", "summary", "ready", "directory")
-        print_json(
-            {
-                "sources": [dict(zip(keys, row, strict=True)) for row in rows],
-                "layouts": [list(row) for row in LAYOUTS],
-            }
-        )
-        return 0
-    named = [(name, summary, "ready" if ready else f"opsin data prepare {name}") for name, summary, ready, _ in rows]
-    print_table(("source", "what it is", "state"), [*named, *((name, what, None) for name, what in LAYOUTS)])
+    show(list_sources(), options.json)
     return 0
 
 

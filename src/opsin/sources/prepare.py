@@ -1,4 +1,4 @@
-"""Getting a source ready before it is used: building the emoji cache, downloading public data sets.
+"""Which sources there are, and getting one ready before it is used: building the emoji cache, downloading data sets.
 
 Downloads have a checksum, go on where they stopped, and are never half there.
 """
@@ -15,13 +15,16 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from opsin.config import nearest_name
 from opsin.errors import DataError, OfflineError, system_errors_as
 from opsin.files import atomic_write
+from opsin.images.opening import Skipped
 from opsin.progress import Progress, working
+from opsin.results import Table
 from opsin.runtime import is_offline
 from opsin.sources import cifar10, emoji
 from opsin.sources.parquet_files import find_parquet
@@ -233,3 +236,50 @@ def prepare_source(name: str, *, progress: Progress | None = None) -> Path:
     if not source.ready():
         source.prepare(progress)
     return source.directory()
+
+
+LAYOUTS = (
+    ("DIR", "class folders: DIR/CLASS/*.jpg, also below DIR/train, DIR/val, DIR/test"),
+    ("DIR", "images directly inside; in any DIR captions in NAME.txt, metadata.jsonl or captions.csv if there are any"),
+    (
+        "DIR",
+        "labels in labels.csv, train.csv, val.csv, metadata.csv or metadata.jsonl; the images anywhere below",
+    ),
+    ("FILE.csv", "a table that names images, and gives labels, captions or splits; also .tsv and .jsonl"),
+    (
+        "FILE.parquet",
+        "columns image, label, captions as Hugging Face image data sets have them; or a DIR of such files",
+    ),
+    ("FILE.zip", "any of these layouts in a zip or tar archive (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz)"),
+    ("cifar10:DIR", "CIFAR-10 in DIR, as torchvision keeps it or as train.parquet and test.parquet"),
+    ("coco:DIR", "COCO captions: DIR/annotations/captions_*.json, and the images that they name anywhere below DIR"),
+    ("course-coco:DIR", "the course's captions and image features in HDF5 files; for captioners only"),
+)
+"""How a source without a name of its own is written, and what is expected there."""
+
+
+@dataclass(frozen=True)
+class SourceList:
+    """The sources that opsin can read. A row has name, summary, whether it is ready, and the directory."""
+
+    rows: tuple[tuple[str, str, bool, str], ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """All of it as JSON types."""
+        keys = ("source", "summary", "ready", "directory")
+        return {
+            "sources": [dict(zip(keys, row, strict=True)) for row in self.rows],
+            "layouts": list(map(list, LAYOUTS)),
+        }
+
+    def tables(self) -> list[Table]:
+        """A row for each source, and one for each layout."""
+        rows = [(name, what, "ready" if ready else f"opsin data prepare {name}") for name, what, ready, _ in self.rows]
+        return [Table(("source", "what it is", "state"), [*rows, *((name, what, None) for name, what in LAYOUTS)])]
+
+
+def list_sources() -> SourceList:
+    """What `opsin data list` shows."""
+    found = NAMED_SOURCES.items()
+    return SourceList(tuple((name, source.summary, source.ready(), str(source.directory())) for name, source in found))
