@@ -83,6 +83,14 @@ def test_every_name_of_the_python_reference_exists() -> None:
         assert [name for name in names if not hasattr(importlib.import_module(module), name)] == [], module
 
 
+def test_every_module_of_the_python_reference_is_shown_whole() -> None:
+    reference = ROOT / "docs" / "reference"
+    modules = re.findall(r"^\| `(opsin[\w.]*)` \|", (reference / "python.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = re.findall(r"^::: ([\w.]+)$", (reference / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    packages = {"opsin", "opsin.encoders"}  # whose names stand in modules
+    assert set(modules) - set(shown) == packages
+
+
 def test_examples_of_the_python_reference_run() -> None:
     text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
     examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -23,7 +23,8 @@ def clip_loss(
     float32 at any precision.
 
     Args:
-        image_features, text_features: (n, E) each, of any length; row i of one belongs to row i of the other.
+        image_features: (n, E), of any length.
+        text_features: (n, E), of any length; row i belongs to row i of the images.
         logit_scale: what cosines are multiplied with.
         keys: int64 (n, K). Two samples that agree in any column (two drawings of one thing, or the same text twice) are
             left out of each other's alternatives: calling a right answer wrong would push alike things apart. They are

@@ -52,7 +52,8 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             query: (N, T, D) float.
-            key, value: (N, S, D) float.
+            key: (N, S, D) float.
+            value: (N, S, D) float.
             attn_mask: bool or 0/1, broadcastable to (N, H, T, S); True (1) where a query may attend to a key. A
                 query that may attend to nothing gets the output of all-zero weights, never NaN.
 

@@ -72,7 +72,8 @@ def nt_xent_loss(left: Tensor, right: Tensor, temperature: float, *, gather: boo
     zero.
 
     Args:
-        left, right: (n, E) projections of the two views, of any length; row i of one belongs to row i of the other.
+        left: (n, E) projections of the first views, of any length.
+        right: (n, E) projections of the second views; row i belongs to row i of the first ones.
         temperature: what cosines are divided by, above zero.
         gather: with False, only the images of this process are compared; all processes or none have to gather.
 
