@@ -17,10 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from opsin.errors import ConfigError, DataError
 from opsin.pretrained import RunRecord
-from opsin.probing import features as features_module
+from opsin.probing import evaluation_set
 from opsin.probing.evaluation import Knn, Linear, evaluate_encoder
-from opsin.probing.evaluation_set import EvaluationSet, enough_labels
-from opsin.probing.features import encode
+from opsin.probing.evaluation_set import EvaluationSet, encode, enough_labels
 from opsin.runtime import cache_dir
 from opsin.simclr.inference import SimclrEncoder
 from opsin.simclr.protocols import Finetune, LinearCourse
@@ -75,7 +74,7 @@ def test_an_interrupted_evaluation_goes_on(
     """What was encoded before an interruption is not encoded again, and the result is that of one piece."""
     whole = encode(parts.labelled, encoder)
     monkeypatch.setenv("OPSIN_CACHE", str(tmp_path))
-    monkeypatch.setattr(features_module, "IMAGES_AT_A_TIME", 10)
+    monkeypatch.setattr(evaluation_set, "IMAGES_AT_A_TIME", 10)
     encoded: list[int] = []
     real = type(encoder).encode_image
 
@@ -107,7 +106,7 @@ def test_a_block_without_a_readable_image_ends_nothing(
     good = [row for row in range(4) if row != broken]
     source = parts.labelled.select(np.array([*good[:3], broken]))
     whole = encode(source, MeanColour())
-    monkeypatch.setattr(features_module, "IMAGES_AT_A_TIME", 3)
+    monkeypatch.setattr(evaluation_set, "IMAGES_AT_A_TIME", 3)
     monkeypatch.setenv("OPSIN_CACHE", str(tmp_path / "other"))
     blocks = encode(source, MeanColour())
     torch.testing.assert_close(blocks.features, whole.features)

@@ -19,13 +19,14 @@ from opsin.encoders.base import ImageEncoder
 from opsin.images.opening import Skipped
 from opsin.pictures import LARGEST_PICTURE
 from opsin.probing.evaluation_set import (
+    Encoded,
     EvaluationSet,
+    encode,
     open_evaluation_set,
     refuse_too_few,
     rows_to_choose_on,
     some_labelled,
 )
-from opsin.probing.features import Encoded, encode
 from opsin.probing.knn import TEMPERATURE, default_neighbours, knn_predict, nearest_neighbours
 from opsin.probing.linear_probe import choose_logistic_regression, standardisation
 from opsin.probing.pictures import embedding_figure, neighbours_figure

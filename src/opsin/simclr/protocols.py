@@ -19,8 +19,7 @@ from opsin.encoders.base import ImageEncoder
 from opsin.errors import ConfigError
 from opsin.pictures import confusion_figure
 from opsin.probing.evaluation import Evaluation, ProbeProtocol, ProbeResult
-from opsin.probing.evaluation_set import EvaluationSet
-from opsin.probing.features import encode
+from opsin.probing.evaluation_set import EvaluationSet, encode
 from opsin.probing.linear_probe import LinearProbe, accuracy
 from opsin.progress import Progress
 from opsin.runtime import autocast, make_generator
