@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
 from opsin import Classifier
-from opsin.classification.config import FinetuneConfig
+from opsin.classification.config import AugmentConfig, FinetuneConfig
 from opsin.classification.descriptors import describe_images, descriptor_blocks
 from opsin.classification.evaluation import evaluate_classifier
-from opsin.classification.finetune import train_finetuned
+from opsin.classification.finetune import stages_of, train_finetuned
 from opsin.classification.finetuned import FinetunedClassifier
 from opsin.classification.heads import FOLDS, class_weights, fit_head, fold_numbers
 from opsin.cli.main import main
-from opsin.encoders import load
-from opsin.errors import CheckpointError, DataError
+from opsin.encoders import imagenet, load
+from opsin.encoders.base import DenseEncoder
+from opsin.errors import CheckpointError, ConfigError, DataError
 from opsin.training.config import TrainingConfig
+from opsin.training.optim import build_optimizer
 from opsin.training.run import TrainReport
 
 from .conftest import make_colour_folder
@@ -171,3 +174,88 @@ def test_training_from_scratch_on_few_images_says_what_else_there_is(
     options = ["--max-steps", "1", "--image-size", "16", "--patch-size", "8", "--device", "cpu"]
     assert main(["train", "vit", "--data", str(colour_folder), "--out", str(tmp_path / "run"), *options]) == 0
     assert f"opsin train classifier --data {colour_folder} --out DIR" in capsys.readouterr().err
+
+
+def test_a_self_contained_head_answers_as_one_by_reference(
+    head_run: Run, colour_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FinetuneConfig(data=str(colour_folder), val_fraction=0.25, self_contained=True, training=ONE_EPOCH)
+    report = train_finetuned(config, tmp_path / "run")
+    assert report.needs is None
+    photos = [colour_folder / name / "00.png" for name in ("blue", "red")]
+    expected = Classifier.from_pretrained(head_run[0], device="cpu", precision="32").classify(photos)
+    monkeypatch.setattr(imagenet, "WEIGHTS", "gone")
+    classifier = Classifier.from_pretrained(tmp_path / "run", device="cpu", precision="32")
+    for own, other in zip(classifier.classify(photos), expected, strict=True):
+        assert own.labels == other.labels and own.probabilities == pytest.approx(other.probabilities, abs=1e-3)
+    dense = load(str(tmp_path / "run"), "cpu", "32")
+    assert isinstance(dense, DenseEncoder)
+    assert next(iter(dense.encode_dense(photos))).grid == (7, 7)
+
+
+@pytest.fixture(scope="module")
+def tuned_run(colour_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The last stage, on images far smaller than usual, for speed."""
+    directory = tmp_path_factory.mktemp("tuned") / "run"
+    return directory, train_finetuned(tuned_config(colour_folder), directory)
+
+
+def tuned_config(folder: Path, **settings: object) -> FinetuneConfig:
+    training = TrainingConfig(
+        max_steps=3, batch_size=9, learning_rate=1e-3, validations=1, device="cpu", precision="32"
+    )
+    options: dict = {"tune": "last", "image_size": 64, "val_fraction": 0.25, "augment": AugmentConfig(shift=4)}
+    return FinetuneConfig(data=str(folder), training=training, **options | settings)
+
+
+def test_the_last_stage_and_the_head_learn(tuned_run: Run) -> None:
+    directory, report = tuned_run
+    assert report.steps == 3 and report.needs is None and report.metrics.keys() >= {"val_accuracy", "val_loss"}
+    classifier = Classifier.from_pretrained(directory, device="cpu", precision="32")
+    assert isinstance(classifier, FinetunedClassifier) and classifier.is_tuned
+    before, after = imagenet.load_network().state_dict(), classifier.model.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[f"backbone.{name}"])}
+    blocks = {name.split(".")[1] for name in before if not torch.equal(before[name], after[f"backbone.{name}"])}
+    assert changed == {"blocks", "conv_head", "bn2"} and blocks <= {"6", "weight", "bias"}
+    assert not any(
+        name.endswith("running_mean") and not torch.equal(before[name], after[f"backbone.{name}"]) for name in before
+    )
+
+
+def test_a_tuned_model_is_a_classifier_and_an_encoder(tuned_run: Run, colour_folder: Path) -> None:
+    classifier = Classifier.from_pretrained(tuned_run[0], device="cpu", precision="32")
+    evaluation = evaluate_classifier(classifier)
+    assert evaluation.metrics.accuracy == pytest.approx(tuned_run[1].metrics["val_accuracy"])
+    assert "one centre crop" in evaluation.protocol
+    photos = [colour_folder / name / "00.png" for name in ("blue", "red")]
+    encoder = load(str(tuned_run[0]), "cpu", "32")
+    vectors = encoder.encode_image(photos, normalize=False)
+    scores = classifier.model.head(vectors).softmax(dim=1).max(dim=1).values
+    answers = [result.probabilities[0] for result in classifier.classify(photos)]
+    assert answers == pytest.approx(scores.tolist(), abs=1e-4)
+    assert encoder.fingerprint != load("imagenet", "cpu").fingerprint
+
+
+def test_a_tuned_run_resumes_bit_for_bit(tuned_run: Run, colour_folder: Path, tmp_path: Path) -> None:
+    config = tuned_config(colour_folder)
+    train_finetuned(replace(config, training=replace(config.training, max_steps=1)), tmp_path / "run")
+    train_finetuned(config, tmp_path / "run", resume=True)
+    files = [directory / "model" / "model.safetensors" for directory in (tmp_path / "run", tuned_run[0])]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_earlier_stages_learn_more_slowly() -> None:
+    names = ["conv_stem.weight", "bn1.weight", "blocks.0.0.conv.weight", "blocks.1.0.bn.weight", "conv_head.weight"]
+    assert list(stages_of(names).values()) == [0, 1, 2, 3, 4]
+    names = ["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.11.mlp.fc1.bias"]
+    assert list(stages_of(names).values()) == [0, 1, 2, 3, 4]
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    training = TrainingConfig(max_steps=1, learning_rate=1.0)
+    optimizer = build_optimizer(network, training, lambda name: 0.5 if name.startswith("0") else 1.0)
+    scales = {id(p): group["scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert [scales[id(p)] for p in network.parameters()] == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_an_encoder_that_cannot_be_tuned_is_refused(colour_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="that takes imagenet or timm:NAME"):
+        train_finetuned(tuned_config(colour_folder, backbone="cifar10-simclr"), tmp_path / "run")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from opsin.config import Bounds, Config, Count, Share
 from opsin.errors import ConfigError
+from opsin.images.preprocessing import ImageSize
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_labelled
 from opsin.training.config import RunConfig, TrainingConfig, check_heads, check_image_size, check_stem
@@ -63,8 +64,18 @@ class FinetuneConfig(RunConfig):
     """A data source with labels: a directory of class folders, a table, FILE.parquet, emoji, cifar10:DIR."""
     backbone: str = "imagenet"
     """The encoder: imagenet, timm:NAME, open_clip:ARCHITECTURE/TAG, a model that ships with opsin, or a run."""
+    tune: Literal["head", "last", "all"] = "head"
+    """head fits a linear classifier to what the encoder gives, in seconds; last trains the encoder's last stage as
+    well, and all trains the whole encoder: for more images, or images unlike photographs."""
     balance: bool = False
     """Give every class the same weight in training, however many images it has."""
+    self_contained: bool = False
+    """Keep the encoder's weights in the model's directory; with last and all they always are."""
+    image_size: ImageSize = 224
+    """Side of the square images that last and all train on, in pixels; a head takes those of the encoder."""
+    layer_decay: Annotated[float, Bounds(most=1, above=0)] = 0.75
+    """With last and all: each stage of the encoder learns by this factor more slowly than the one after it."""
+    augment: AugmentConfig = AugmentConfig(shift=14, augment_ops=1, label_smoothing=0.1)
 
     def open(self, *, to_train: bool = True) -> ImageSource:
         return open_labelled(self.data, min_classes=2 if to_train else 1, exclude=self.exclude)

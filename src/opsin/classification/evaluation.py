@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from opsin.classification.config import ClassificationConfig
+from opsin.classification.config import ClassificationConfig, FinetuneConfig
 from opsin.classification.data import ClassSplits
 from opsin.classification.inference import Classifier
 from opsin.counts import number_of
@@ -187,7 +187,7 @@ def evaluate_classifier(
 
 
 def measure_run(
-    config: ClassificationConfig, splits: ClassSplits, model: Path, metrics: Mapping[str, float]
+    config: ClassificationConfig | FinetuneConfig, splits: ClassSplits, model: Path, metrics: Mapping[str, float]
 ) -> FinalScores:
     """Scores of the model that a run has exported on the test set, where there is one, for `run_training`."""
     held_out = {name: dataset for name, dataset in splits.datasets.items() if name != "train"}

@@ -1,10 +1,14 @@
-"""Fine-tuning a pretrained encoder on people's own images: a head on what it gives, fitted in seconds."""
+"""Fine-tuning a pretrained encoder on people's own images: a head on what it gives, fitted in seconds, or its last
+stage or all of it, trained from such a head on ("Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution", Kumar et al. 2022) with smaller steps for earlier stages."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,24 +17,26 @@ from torch import Tensor
 from opsin.classification.config import FinetuneConfig
 from opsin.classification.data import ClassSplits
 from opsin.classification.descriptors import descriptor_blocks, source_descriptors
-from opsin.classification.evaluation import final_scores
-from opsin.classification.finetuned import FinetunedClassifier, FinetunedContent
-from opsin.classification.heads import Head, fit_head
+from opsin.classification.evaluation import final_scores, measure_run
+from opsin.classification.finetuned import TUNED_BATCH, FinetunedClassifier, FinetunedContent, FinetunedNetwork
+from opsin.classification.heads import Head, class_weights, fit_head
+from opsin.classification.train import ClassificationTask
 from opsin.config import to_dict
-from opsin.data.datasets import FileDataset
+from opsin.data.datasets import FileDataset, ImageDataset, batches_of, image_dataset
 from opsin.data.repeats import warn_of_repeats
 from opsin.domain import MOST_IMAGES, SIDE, Watch
 from opsin.encoders import load
-from opsin.encoders.base import NetworkEncoder
-from opsin.encoders.loading import absolute_reference
+from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
+from opsin.encoders.loading import absolute_reference, network_outline
 from opsin.files import write_json
 from opsin.images.opening import Skipped
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
+from opsin.runtime import autocast
 from opsin.sources.image_source import ImageSource
 from opsin.training.baselines import BaselineComparison
 from opsin.training.metrics import classification_metrics
-from opsin.training.run import TrainReport
+from opsin.training.run import TrainReport, run_training
 from opsin.training.run_directory import RunDirectory
 from opsin.training.state import domain_of
 
@@ -54,16 +60,21 @@ class Described:
 def train_finetuned(
     config: FinetuneConfig, directory: str | Path, *, resume: bool = False, progress: Progress | None = None
 ) -> TrainReport[ClassSplits]:
-    """Fit a head as `config` says, and write it into the run directory as a model.
+    """Train as `config` says, into the run directory, or go on with the run that is there.
 
-    Nothing but the descriptors of images takes long, and these are in the cache: a run that was stopped is simply made
-    again with `resume`. Raises DataError when the data cannot be used for this, ConfigError when the directory is in
-    use, what `opsin.encoders.load` raises, and Cancelled.
+    Of a head, nothing but the descriptors of images takes long, and these are in the cache: a run that was stopped is
+    simply made again with `resume`. Raises DataError when the data cannot be used for this, ConfigError when the
+    directory is in use, what `opsin.encoders.load` and `Trainer.fit` raise, and Cancelled.
     """
     started = time.monotonic()
     splits = config.split()
-    warn_of_repeats(splits)
     encoder = load(config.backbone, config.training.device, config.training.precision)
+    if config.tune != "head":
+        datasets = {name: image_dataset(images, config.image_size) for name, images in splits.splits.items()}
+        own = ClassSplits(datasets=datasets, source=splits, class_names=splits.source.class_names or ())
+        task = FinetuneTask(config, own, encoder)
+        return run_training(config, directory, task, own, measure_run, resume=resume, progress=progress)
+    warn_of_repeats(splits)
     run = RunDirectory(directory)
     with run.locked(resume=resume):
         run.record(to_dict(config))
@@ -85,6 +96,7 @@ def train_finetuned(
         classifier.add_metrics(metrics)
         classifier.watch = Watch(domain_of(FileDataset(_some(train.source), SIDE)))
         classifier.save_pretrained(run.model)
+        needs = None if config.self_contained else classifier.content.backbone
         choice = f"regularization {head.strength:.1g}, by the cross-entropy of cross-validation"
         write_json(run.weights, {"weights": "fitted", "step": 0, "choice": choice})
     return TrainReport(
@@ -93,11 +105,80 @@ def train_finetuned(
         choice=choice,
         steps=0,
         seconds=time.monotonic() - started,
-        splits=ClassSplits(
-            datasets=described, source=splits, class_names=class_names, needs=classifier.content.backbone
-        ),
+        splits=ClassSplits(datasets=described, source=splits, class_names=class_names, needs=needs),
         baselines=baselines,
     )
+
+
+class FinetuneTask(ClassificationTask):
+    """Cross-entropy of a head and the last stage or all of its encoder."""
+
+    def __init__(self, config: FinetuneConfig, splits: ClassSplits, encoder: NetworkEncoder) -> None:
+        """With the encoder's weights and a head that is fitted to its vectors of the training images.
+
+        Raises ConfigError for an encoder whose network cannot be trained here.
+        """
+        backbone = network_outline(config.backbone)
+        backbone.load_state_dict(encoder.network.state_dict())
+        preprocessing = replace(cast(DenseNetworkEncoder, encoder).preprocessing, image_size=config.image_size)
+        self.classifier_content = FinetunedContent(
+            backbone=absolute_reference(config.backbone),
+            backbone_fingerprint=encoder.fingerprint,
+            width=int(cast(Any, backbone).num_features),
+            class_names=splits.class_names,
+            preprocessing=preprocessing,
+        )
+        model = FinetunedNetwork(self.classifier_content.width, len(splits.class_names), backbone).to(encoder.device)
+        super().__init__(config, splits, model, preprocessing)
+        if config.balance:
+            labels = torch.cat([batch["label"] for batch in batches_of(splits.train, TUNED_BATCH)])
+            self.class_weights = class_weights(labels, len(splits.class_names)).float()
+        self._fit_head(splits.train, encoder.device)
+        stages = stages_of(name for name, _ in backbone.named_parameters())
+        self.stages = {f"model.backbone.{name}": stage for name, stage in stages.items()}
+        self.layer_decay = config.layer_decay
+        last = max((stage for name, stage in stages.items() if any(part.isdecimal() for part in name.split("."))))
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(config.tune == "all" or stages[name] >= last)
+
+    def _fit_head(self, train: ImageDataset, device: torch.device) -> None:
+        """Begin with the head that suits the vectors of the pretrained encoder."""
+        network = self.model.to(device).eval()
+        vectors, labels = [], []
+        with torch.no_grad(), autocast(device, self.config.training.precision):
+            for batch in batches_of(train, TUNED_BATCH):
+                images = self.preprocessing.prepare(batch["image"].to(device))
+                vectors.append(network.pooled(images).float().cpu())
+                labels.append(batch["label"].cpu())
+        choices = (((self.classifier_content.width, 1.0),),)
+        head = fit_head(torch.cat(vectors), torch.cat(labels), len(self.class_names), choices, seed=self.config.seed)
+        network.head.load_state_dict({"weight": head.probe.weight, "bias": head.probe.bias})
+
+    def learning_rate_scale(self, name: str) -> float:
+        """One for the head, and a power of the decay for each stage before it."""
+        if name not in self.stages:
+            return 1.0
+        return self.layer_decay ** (1 + max(self.stages.values()) - self.stages[name])
+
+    def foundations(self) -> dict[str, str]:
+        return {"backbone": self.classifier_content.backbone_fingerprint, **super().foundations()}
+
+    def classifier(self, metrics: Mapping[str, float] | None = None) -> FinetunedClassifier:
+        """The model in its present state, ready for use."""
+        content = replace(self.classifier_content, metrics=dict(metrics or {}), run=self.run)
+        return FinetunedClassifier(self.model, content, precision=self.config.training.precision)
+
+
+def stages_of(names: Iterable[str]) -> dict[str, int]:
+    """The stage of each parameter of a network, counted from its input: parameters whose names agree up to the first
+    number (`blocks.3`), or in their first part (`conv_stem`), are of one stage; names come in the network's order."""
+    stages: dict[str, int] = {}
+    prefixes: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        number = next((place for place, part in enumerate(parts) if part.isdecimal()), 0)
+        stages[name] = prefixes.setdefault(".".join(parts[: number + 1]), len(prefixes))
+    return stages
 
 
 def describe(source: ImageSource, encoder: NetworkEncoder, progress: Progress | None = None) -> Described:
@@ -115,10 +196,13 @@ def _classifier(
         backbone_fingerprint=encoder.fingerprint,
         width=head.probe.weight.shape[1],
         class_names=class_names,
+        self_contained=config.self_contained,
         run=RunRecord(config=config, source_digest=digest),
     )
     network = FinetunedClassifier.build(content)
-    network.load_state_dict({"weight": head.probe.weight, "bias": head.probe.bias})
+    network.head.load_state_dict({"weight": head.probe.weight, "bias": head.probe.bias})
+    if network.backbone is not None:
+        network.backbone.load_state_dict(encoder.network.state_dict())
     classifier = FinetunedClassifier(network.to(encoder.device), content, precision=config.training.precision)
     classifier.encoder = encoder
     return classifier

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from opsin.classification.config import ClassificationConfig
+from opsin.classification.config import ClassificationConfig, FinetuneConfig
 from opsin.classification.data import ClassSplits, open_splits
 from opsin.classification.evaluation import measure_run
 from opsin.classification.inference import Classifier, ClassifierContent, build_model
 from opsin.config import json_digest
 from opsin.data.datasets import preprocessing_for
 from opsin.images.augment import mix, vary
+from opsin.images.preprocessing import Preprocessing
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import RunRecord
 from opsin.progress import Progress
@@ -34,15 +36,24 @@ class ClassificationTask(Task[VisionTransformer]):
 
     monitor = "val_accuracy"
     higher_is_better = True
+    class_weights: torch.Tensor | None = None
+    """Factors (K,) on the loss of each class."""
 
-    def __init__(self, config: ClassificationConfig, splits: ClassSplits) -> None:
-        """With a network initialized from the run's seed."""
-        with seeded(config.seed, "weights"):
-            model = build_model(config.model, config.image_size, len(splits.class_names))
+    def __init__(
+        self,
+        config: ClassificationConfig | FinetuneConfig,
+        splits: ClassSplits,
+        model: Any = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        """With a Vision Transformer initialized from the run's seed, or with another `model`."""
+        if isinstance(config, ClassificationConfig):
+            with seeded(config.seed, "weights"):
+                model = build_model(config.model, config.image_size, len(splits.class_names))
         super().__init__(model, RunRecord(config=config, source_digest=splits.source_digest))
         self.config = config
         self.augment = config.augment
-        self.preprocessing = preprocessing_for(splits.train, config.image_size)
+        self.preprocessing = preprocessing or preprocessing_for(splits.train, config.image_size)
         self.class_names = splits.class_names
         self.validation = splits.val
 
@@ -59,7 +70,9 @@ class ClassificationTask(Task[VisionTransformer]):
         targets = F.one_hot(labels, len(self.class_names)).float()
         images, targets = mix(images, targets, self.augment.mixup, self.augment.cutmix, generator)
         scores = self.model(self.preprocessing.normalize(images))
-        loss = F.cross_entropy(scores.float(), targets, label_smoothing=self.augment.label_smoothing)
+        weights = None if self.class_weights is None else self.class_weights.to(scores.device)
+        smoothing = self.augment.label_smoothing
+        loss = F.cross_entropy(scores.float(), targets, weights, label_smoothing=smoothing)
         accuracy = (scores.argmax(dim=1) == targets.argmax(dim=1)).float().mean()
         return StepOutput(loss, {"accuracy": accuracy.detach()})
 
@@ -79,6 +92,7 @@ class ClassificationTask(Task[VisionTransformer]):
 
     def classifier(self, metrics: Mapping[str, float] | None = None) -> Classifier:
         """The model in its present state, ready for use."""
+        assert isinstance(self.config, ClassificationConfig)
         content = ClassifierContent(
             model=self.config.model,
             class_names=self.class_names,

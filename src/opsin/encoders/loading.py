@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from opsin import checkpoint
 from opsin.checkpoint import names_imagenet
 from opsin.encoders.base import ImageTextEncoder, NetworkEncoder
 from opsin.encoders.fingerprint import refuse_other_encoder
+from opsin.encoders.timm import interpolate_any_size
 from opsin.errors import CheckpointError, ConfigError, MissingExtraError
 from opsin.hub import hub_has
 from opsin.pretrained import model_class
@@ -41,6 +43,40 @@ def load(ref: str, device: str = "auto", precision: str = "auto") -> NetworkEnco
         raise MissingExtraError(f"{ref} needs {library}, which is not installed: pip install {package}") from error
     encoder.precision = precision
     return encoder
+
+
+def network_outline(ref: str) -> nn.Module:
+    """The network that `imagenet` or `timm:NAME` names, with any weights, for weights that are kept elsewhere.
+
+    Raises ConfigError for other references.
+    """
+    import timm
+
+    if names_imagenet(ref):
+        from opsin.encoders.imagenet import ARCHITECTURE
+
+        network: nn.Module = timm.create_model(ARCHITECTURE, pretrained=False)
+        return network
+    kind, _, name = ref.partition(":")
+    if kind != "timm" or not name:
+        raise ConfigError(
+            f"the network of {ref} cannot be kept in a classifier of its own; that takes imagenet or timm:NAME as the "
+            "--backbone"
+        )
+    network = timm.create_model(name.partition("@")[0], pretrained=False, num_classes=0)
+    interpolate_any_size(network)
+    return network
+
+
+def encoder_of_network(ref: str, network: nn.Module, device: torch.device) -> NetworkEncoder:
+    """The encoder that a reference of `network_outline` names, with this network."""
+    if names_imagenet(ref):
+        from opsin.encoders.imagenet import ImagenetEncoder
+
+        return ImagenetEncoder(network, device)
+    from opsin.encoders.timm import TimmEncoder
+
+    return TimmEncoder(ref, network, device)
 
 
 def load_unchanged(ref: str, fingerprint: str | None, device: str, precision: str) -> NetworkEncoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,23 +13,24 @@ from opsin.errors import ConfigError
 from opsin.training.config import TrainingConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, scale_of: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with weight decay on matrices and convolutions only.
 
-    Raises ConfigError when the model has nothing to train.
+    `scale_of` gives the factor on the learning rate of a parameter by its name; its group keeps it as `scale`. Raises
+    ConfigError when the model has nothing to train.
     """
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
+    parts: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Learned positions and class tokens have several axes too, and no layer calls them its weight.
             is_matrix = name.endswith("weight") and parameter.ndim >= 2
-            (matrices if is_matrix else vectors).append(parameter)
+            parts.setdefault((scale_of(name), is_matrix), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": own, "weight_decay": config.weight_decay if is_matrix else 0.0, "scale": scale}
+        for (scale, is_matrix), own in sorted(parts.items(), key=lambda part: part[0], reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if not groups:
         raise ConfigError("the model has no trainable parameter")
     # The fused step would undo float16's loss scaling by itself, after the gradients should have been clipped.

@@ -74,6 +74,10 @@ class Task(nn.Module, ABC, Generic[NetworkT]):
         error is among the metrics, under its name and `opsin.training.selection.ERROR`.
         """
 
+    def learning_rate_scale(self, name: str) -> float:
+        """The factor on the learning rate of the parameter of this name."""
+        return 1.0
+
     def foundations(self) -> dict[str, str]:
         """What the run builds on and does not train, such as a text encoder: names, and fingerprints that tell each
         from others. A training state is not taken up with another one. By default that is the source."""

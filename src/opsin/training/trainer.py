@@ -113,7 +113,9 @@ class _Run:
             task.to(memory_format=torch.channels_last)
         if processes.count > 1 and self.fabric.device.type == "cuda":  # torch has it for CUDA only
             nn.SyncBatchNorm.convert_sync_batchnorm(task)
-        self.wrapped, self.optimizer = self.fabric.setup(task, build_optimizer(task, self.config))
+        self.wrapped, self.optimizer = self.fabric.setup(
+            task, build_optimizer(task, self.config, task.learning_rate_scale)
+        )
         self.ema = ExponentialMovingAverage(task.model, self.config.ema_decay) if self.config.ema_decay else None
         self.state = TrainingState(self.paths, task, self.optimizer, self.ema, self.fabric.strategy.precision)
         if resume and self.paths.last.exists():
@@ -201,7 +203,7 @@ class _Run:
         step = self.counters.step
         rate = self.config.learning_rate * learning_rate_factor(progress, self.config.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)  # states of earlier versions have none
         self.task.train()
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
