@@ -186,6 +186,30 @@ def test_recipes_for_data_of_ones_own_say_so(command: Command, tmp_path: Path, r
     assert not (tmp_path / "x").exists()
 
 
+def test_texts_beside_images(command: Command, folder: Path, run: Path, tmp_path: Path) -> None:
+    for name in ("red0.png", "blue0.png", "broken.png"):
+        shutil.copy(folder / name, tmp_path)
+    Image.open(folder / "red0.png").save(tmp_path / "red0.jpg")
+    (tmp_path / "blue0.txt").write_text("my own words")
+    caption = ("caption", tmp_path, "--model", run, "--sidecar")
+    assert_one_clear_line(command("caption", tmp_path, "--model", run, "--overwrite"), "give --sidecar", code=2)
+    first = command(*caption, "--json")
+    documents = {Path(row["image"]).name: row for row in lines_of(first)}
+    assert "wrote 1 text beside the images, and 2 images had one already" in first.stderr
+    # Of the two images whose text would have the same name, the first has it.
+    assert (tmp_path / "red0.txt").read_text() == documents["red0.jpg"]["caption"] + "\n"
+    assert (tmp_path / "blue0.txt").read_text() == "my own words"
+    again = command(*caption, "--overwrite")
+    assert "wrote 2 texts beside the images, and 1 image had one already\n" in again.stderr
+    assert (tmp_path / "blue0.txt").read_text() == documents["blue0.png"]["caption"] + "\n"
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["blue0.txt", "red0.txt"]  # none of a broken image
+    shutil.copy(folder / "red0.png", picture := tmp_path / "picture.txt")
+    assert command("caption", picture, "--model", run, "--sidecar", "--overwrite").returncode == 0
+    assert picture.read_bytes() == (folder / "red0.png").read_bytes()
+    stored = command("caption", "emoji", "--model", run, "--sidecar")
+    assert_one_clear_line(stored, "stored inside another file", code=2)
+
+
 def write_captions(folder: Path, copy: Path, rows: list[str]) -> Path:
     """A copy of the folder with another table of captions."""
     shutil.copytree(folder, copy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,10 +12,13 @@ import tyro
 
 from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_generator
 from opsin.cli.output import AnswerPrinter, note, note_unlike
+from opsin.counts import number_of
+from opsin.files import atomic_write
 from opsin.sources.listing import Patterns
 
 if TYPE_CHECKING:
-    from opsin.captioning.inference import Captioner, Decoding
+    from opsin.captioning.inference import Caption, Captioner, Decoding
+    from opsin.images.opening import StoredImage
 
 DESCRIPTION = (
     "Describe images with a trained captioner. With --json the result is one JSON document; with --json and a "
@@ -26,7 +31,7 @@ DESCRIPTION = (
 class CaptionOptions(ModelOptions):
     """Options of `opsin caption`."""
 
-    FIRST = ("model", "beams", "top_p", "attention", "json")
+    FIRST = ("model", "beams", "top_p", "attention", "sidecar", "json")
 
     images: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES", help_behavior_hint="(at least one)")
@@ -57,6 +62,11 @@ class CaptionOptions(ModelOptions):
     """With --top-p: decides what is drawn."""
     attention: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Also draw, for each image and word by word, where the model looked, into this directory."""
+    sidecar: bool = False
+    """Also write each caption into a text file beside its image: photo.txt beside photo.jpg, as soon as it is known. A
+    text that is there already stays as it is."""
+    overwrite: bool = False
+    """With --sidecar: replace the texts that are there already."""
     batch_size: Annotated[int, Bounds()] = 32
     """Images that go through the model together; fewer need less memory."""
 
@@ -73,6 +83,13 @@ def main(argv: list[str]) -> int:
     captioner = Captioner.from_pretrained(options.model, device=options.device, precision=options.precision)
     has_several = any(path.is_dir() for path in options.images) or any(isinstance(f, StoredImage) for f in files)
     printer = AnswerPrinter("caption", files, as_json=options.json, as_lines=has_several)
+    sidecars = Sidecars(files, overwrite=options.overwrite) if options.sidecar else None
+
+    def each(file: Path | StoredImage, caption: Caption) -> None:
+        if sidecars is not None:
+            sidecars.write(file, caption.text)
+        printer.each(file, caption)
+
     found = captioner.caption_files(
         files,
         model=options.model,
@@ -80,9 +97,11 @@ def main(argv: list[str]) -> int:
         attention=options.attention is not None,
         batch_size=options.batch_size,
         progress=options.progress,
-        each=printer.each,
+        each=each,
     )
     printer.end(found)
+    if sidecars is not None:
+        note(sidecars.sentence(), quiet=options.quiet)
     described = options.model
     watched: object = captioner
     if captioner.content.frozen_encoder is not None:
@@ -96,9 +115,49 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+class Sidecars:
+    """Text files beside images, each with one caption: the layout that `opsin train captioner` reads as well."""
+
+    def __init__(self, files: Sequence[Path | StoredImage], *, overwrite: bool) -> None:
+        """Raises UsageError where an image is no file of its own, so that there is no place beside it."""
+        for file in files:
+            if not isinstance(file, Path):
+                raise UsageError(
+                    f"--sidecar writes beside image files, and {file} is stored inside another file; give files or "
+                    "directories, or save the captions with --json"
+                )
+        self.overwrite = overwrite
+        self.taken = set(files)  # an image may have the suffix of a text, and is never replaced by one
+        self.written = 0
+        self.kept = 0
+
+    def write(self, image: Path | StoredImage, text: str) -> None:
+        """Write the text of an image, unless one is there that has to stay.
+
+        Of images that differ in their suffix only, such as a.jpg and a.png, the first has the text. Raises
+        CheckpointError when the file cannot be written.
+        """
+        path = Path(str(image)).with_suffix(".txt")
+        if path in self.taken or (not self.overwrite and os.path.lexists(path)):
+            self.kept += 1
+            return
+        with atomic_write(path) as file:
+            file.write(f"{text}\n".encode())
+        self.taken.add(path)
+        self.written += 1
+
+    def sentence(self) -> str:
+        """What was written, and what was there already."""
+        way = "" if self.overwrite else "; --overwrite replaces texts of before"
+        kept = f", and {number_of(self.kept, 'image')} had one already{way}" if self.kept else ""
+        return f"wrote {number_of(self.written, 'text')} beside the images{kept}"
+
+
 def _refuse_senseless(options: CaptionOptions) -> None:
     if not options.images:
         raise UsageError("name at least one image or a directory of images")
+    if options.overwrite and not options.sidecar:
+        raise UsageError("--overwrite is for the texts that --sidecar writes; give --sidecar as well")
     if options.top_p is None and options.temperature != 1:
         raise UsageError("--temperature is for words drawn at random; give --top-p as well")
 
