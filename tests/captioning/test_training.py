@@ -32,6 +32,7 @@ from opsin.training.run import TrainReport
 from opsin.training.task import Batch, StepOutput
 from opsin.training.trainer import Trainer
 from tests.course_data import write_course_coco
+from tests.test_progress import Recorder
 
 from .conftest import COLOURS, make_captioned_folder, tiny_config
 
@@ -390,7 +391,9 @@ def test_evaluation_counts_every_caption_of_every_image(captioned_folder: Path) 
 
 def test_evaluation_of_the_own_source_sees_the_images_of_the_run(colour_run: Run, captioned_folder: Path) -> None:
     captioner = Captioner.from_pretrained(colour_run[0])
-    own = evaluate_captioner(captioner)
+    progress = Recorder()
+    own = evaluate_captioner(captioner, progress=progress)
+    assert [(title, done == total) for title, done, total in progress.reports[-1:]] == [("captioning", True)]
     assert (own.data, own.split, own.beams) == (str(captioned_folder), "test", 3)
     assert own.result.summary("test")["test_cider_d"] == pytest.approx(colour_run[1].metrics["test_cider_d"])
     assert own.result.loss == pytest.approx(colour_run[1].metrics["test_loss"], rel=1e-2)

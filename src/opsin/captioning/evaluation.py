@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from opsin.data.repeats import Overlap, overlap_with_training
 from opsin.data.splits import OTHER_STYLE, choose_evaluation_images
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
+from opsin.progress import Progress, tracked
 from opsin.runtime import autocast, refuse_damaged
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import is_same_source
@@ -127,11 +129,20 @@ def evaluate_all(
     beams: int | None = None,
     exclude: Sequence[str] = (),
     near_duplicates: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[Evaluation, ...]:
     """`evaluate_captioner`, and, of the training source without `split`, also on drawings in the style held out."""
 
     def evaluate(split: str | None) -> Evaluation:
-        return evaluate_captioner(captioner, data, split, beams=beams, exclude=exclude, near_duplicates=near_duplicates)
+        return evaluate_captioner(
+            captioner,
+            data,
+            split,
+            beams=beams,
+            exclude=exclude,
+            near_duplicates=near_duplicates,
+            progress=progress,
+        )
 
     first = evaluate(split)
     own = None if captioner.run is None else captioner.run.config
@@ -148,15 +159,17 @@ def evaluate_captioner(
     beams: int | None = None,
     exclude: Sequence[str] = (),
     near_duplicates: bool = False,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on, `beams` to those of its run.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
     Which images these are, see `opsin.data.splits.evaluation_split`. With `near_duplicates`, images are also compared
-    with the training images by what they look like. Raises CheckpointError for a model whose scores are NaN, and
-    DataError when the split is empty, when no source is named and the model does not say its own, when the source holds
-    features and the model takes images, or the reverse, and when it holds features or words that the model does not
-    take.
+    with the training images by what they look like. `progress` is told of the images captioned, and can stop.
+
+    Raises CheckpointError for a model whose scores are NaN, Cancelled, and DataError when the split is empty, when no
+    source is named and the model does not say its own, when the source holds features and the model takes images, or
+    the reverse, and when it holds features or words that the model does not take.
     """
     own: CaptioningConfig | None = None if captioner.run is None else captioner.run.config
     ref = data or ("" if own is None else own.data)
@@ -182,7 +195,7 @@ def evaluate_captioner(
     else:
         dataset, split, training_captions = _choose_features(ref, split, own, captioner)
         names = list(dataset.ids)
-    result = evaluate_dataset(captioner, dataset, beams=beams)
+    result = evaluate_dataset(captioner, dataset, beams=beams, progress=progress)
     refuse_damaged(torch.tensor([result.loss, *(caption.log_prob for caption in result.captions)]), "the captioner")
     return Evaluation(
         data=ref,
@@ -244,13 +257,19 @@ def measure_run(
 
 @torch.no_grad()
 def evaluate_dataset(
-    captioner: Captioner, dataset: CaptionDataset, *, beams: int = 1, batch_size: int = 64
+    captioner: Captioner,
+    dataset: CaptionDataset,
+    *,
+    beams: int = 1,
+    batch_size: int = 64,
+    progress: Progress | None = None,
 ) -> DatasetEvaluation:
     """Caption every image and compare with all its captions. Raises DataError when no caption has a word in it."""
     captions: list[Caption] = []
     rows: list[int] = []
     loss, tokens = 0.0, 0
-    for batch in batches_of(dataset, batch_size):
+    batches = batches_of(dataset, batch_size)
+    for batch in tracked(batches, progress, "captioning", math.ceil(len(dataset) / batch_size), unit="batches"):
         features = captioner.encode(batch["image"] if "image" in batch else batch["feature"])
         captions += captioner.write(features, Decoding(beams=beams))
         rows += batch["row"].tolist()

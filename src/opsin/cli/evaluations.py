@@ -59,6 +59,7 @@ def evaluate_captioner(options: CaptionerOptions) -> Evaluated:
         beams=options.beams,
         exclude=options.exclude,
         near_duplicates=options.near_duplicates,
+        progress=options.progress,
     )
     return Evaluated(
         CaptioningResult(evaluations, options.worst),
