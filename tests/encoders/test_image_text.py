@@ -201,7 +201,7 @@ def test_encoder_of_images_only_is_no_image_text_encoder(
     encoder = TimmEncoder("timm:x", timm.create_model("test_vit", num_classes=0), CPU)
     assert not isinstance(encoder, TextEncoder)
     monkeypatch.setattr("opsin.encoders.loading.load", lambda *_: encoder)
-    with pytest.raises(ConfigError, match="encodes images only.*emoji-clip"):
+    with pytest.raises(ConfigError, match="encodes images only.*photo-clip"):
         load_image_text("timm:x")
 
 
@@ -216,7 +216,7 @@ def test_without_the_library(form: str, model: nn.Module, tmp_path: Path, monkey
 
 
 def test_without_network_a_model_that_works_is_offered(hub_cache: Path) -> None:
-    with pytest.raises(OfflineError, match="What works now: emoji-clip"):
+    with pytest.raises(OfflineError, match="What works now: photo-clip"):
         load("open_clip:ViT-B-16-SigLIP2/webli")
 
 

@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,24 +66,30 @@ def test_an_index_stands_for_its_source(photos: Path, encoder: ImageEncoder, tmp
     ]
 
 
-def test_pairs_are_those_of_a_comparison_of_all_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_images_are_those_of_a_comparison_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "ROWS_AT_A_TIME", 7)
     generator = torch.Generator().manual_seed(0)
     vectors = F.normalize(torch.randn(40, 3, generator=generator), dim=1)
-    small = torch.rand(38, 4, generator=generator) * 0.1
-    rows = np.array([row for row in range(40) if row not in (5, 20)])
-    expected = set()
-    for one in range(40):
-        for other in range(one + 1, 40):
-            places = [np.flatnonzero(rows == row) for row in (one, other)]
-            looks = (
-                all(len(place) for place in places)
-                and float((small[places[0][0]] - small[places[1][0]]).square().mean().sqrt()) <= NEAR
-            )
-            if float(vectors[one] @ vectors[other]) >= 0.9 or looks:
-                expected.add((one, other))
-    found = set(duplicates._near_pairs(vectors, 0.9, rows, small, None))
-    assert found == expected and len(expected) > 10
+    looks = torch.rand(40, 4, generator=generator) * 0.1
+    looks[[5, 20]] = torch.nan
+    expected: list[int] = []
+    for row in range(40):
+        first = row
+        for earlier in sorted(set(expected)):
+            looks_same = float((looks[row] - looks[earlier]).square().mean().sqrt()) <= NEAR
+            if float(vectors[row] @ vectors[earlier]) >= 0.9 or looks_same:
+                first = earlier
+                break
+        expected.append(first)
+    assert duplicates.kept_images(vectors, looks, 0.9).tolist() == expected
+    assert 5 < len(set(expected)) < 35
+
+
+def test_of_a_series_more_than_one_is_kept() -> None:
+    """Each is near to the next one only: the first and the third are kept."""
+    angles = torch.tensor([0.0, 0.4, 0.8, 1.2])
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    assert duplicates.kept_images(vectors, torch.full((4, 1), torch.nan), 0.9).tolist() == [0, 0, 2, 2]
 
 
 def test_from_the_command_line(photos: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

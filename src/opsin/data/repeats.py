@@ -99,9 +99,9 @@ def find_repeats(images: ImageSource, training: ImageSource) -> tuple[Repeat, ..
     Files are compared by size first and then byte by byte, as SHA-256; where a source holds pixels instead, by these.
     What cannot be read equals nothing.
     """
-    sizes, training_sizes = stored_sizes(images), stored_sizes(training)
+    sizes, training_sizes = _sizes(images), _sizes(training)
     common = None if sizes is None or training_sizes is None else set(sizes) & set(training_sizes) - {None}
-    own, theirs = (content_keys(*side, common) for side in ((images, sizes), (training, training_sizes)))
+    own, theirs = (_keys(*side, common) for side in ((images, sizes), (training, training_sizes)))
     first: dict[bytes | None, int] = {}
     for row, key in enumerate(theirs):
         first.setdefault(key, row)
@@ -127,7 +127,7 @@ def find_near_duplicates(images: ImageSource, training: ImageSource) -> tuple[Re
     return tuple(repeats)
 
 
-def stored_sizes(source: ImageSource) -> list[int | None] | None:
+def _sizes(source: ImageSource) -> list[int | None] | None:
     """How many bytes each image takes, None for one that is not there; None for a source that has no stored bytes."""
     sizes: list[int | None] = []
     for row in source.rows.tolist():
@@ -141,7 +141,7 @@ def stored_sizes(source: ImageSource) -> list[int | None] | None:
     return sizes
 
 
-def content_keys(
+def _keys(
     source: ImageSource, sizes: Sequence[int | None] | None, common: set[int | None] | None
 ) -> list[bytes | None]:
     """A digest of the content of each image whose size is a `common` one, or of the pixels where there are no sizes to

@@ -1,30 +1,34 @@
-"""Images of which a collection has several: the same file again, or the same picture in another size, quality or crop.
+"""Images of which a collection has several: the same picture again, or in another size, quality or crop.
 
 Two images are near-duplicates when their thumbnails of 16 x 16 pixels hardly differ (a perceptual hash that is not
 rounded to bits), or when their vectors by the encoder `imagenet` have a high cosine, which crops, mirroring and other
-light leave. Groups are what such pairs connect.
+light leave. A group is an image with its near-duplicates, so that whoever keeps that one has all of them: of a series
+in which each image is like the next only, more than one is kept.
 
-Dimensions: N images, D width of a vector.
+Dimensions: N images, D width of a vector, T numbers of a thumbnail.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from opsin.counts import number_of
-from opsin.data.repeats import NEAR, content_keys, stored_sizes, thumbnails
+from opsin.data.repeats import NEAR, thumbnails
 from opsin.encoders.base import ImageEncoder
 from opsin.encoders.features import source_vectors
+from opsin.images.decoding import map_rows
 from opsin.images.opening import ImageFacts, Skipped
 from opsin.names import printable
-from opsin.progress import Progress, working
+from opsin.progress import Progress, tracked, working
 from opsin.results import Table, skipped_document
 from opsin.search.collection import FolderCollection, open_collection
 from opsin.search.index import ImageIndex, holds_index
@@ -46,16 +50,15 @@ SHOWN_GROUPS, SHOWN_IMAGES = 12, 6
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Images that are one picture, the one with the most pixels first; `exact` when all have the same content."""
+    """An image and its near-duplicates, none of which has more pixels."""
 
     ids: tuple[str, ...]
     facts: tuple[ImageFacts, ...]
-    exact: bool
 
     @property
     def kind(self) -> str:
-        """In a word."""
-        return "exact" if self.exact else "near"
+        """`exact` when all have the same pixels, else `near`."""
+        return "exact" if len({own.digest for own in self.facts}) == 1 else "near"
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,20 @@ class Duplicates:
         grid = figure.subplots(len(shown), columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
-        places = {id: row for row, id in enumerate(self.source.ids)}
         for axes_row, group in zip(grid, shown, strict=True):
             for axes, id, own in zip(axes_row, group.ids, group.facts, strict=False):
-                axes.imshow(reduced(self.source.load(places[id], 256)))
+                axes.imshow(reduced(self.source.load(self._places[id], 256)))
                 title = f"{cut(printable(Path(id).name), TITLE_WIDTH)}\n{group.kind}, {own.size[0]} x {own.size[1]}"
                 axes.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
         return figure
 
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {id: row for row, id in enumerate(self.source.ids)}
+
     def _path(self, id: str) -> str:
         """The file of an image as people can use it; the id where it is no file."""
-        path = self.source.file(self.source.ids.index(id))
+        path = self.source.file(self._places[id])
         return id if path is None else str(path)
 
 
@@ -155,23 +161,46 @@ def find_duplicates(
         Cancelled: When `progress` says so.
     """
     usable, vectors = source_vectors(_source_of(ref, exclude), encoder, progress=progress)
-    sizes = stored_sizes(usable)
-    common = None if sizes is None else {size for size, count in Counter(sizes).items() if count > 1}
-    keys = content_keys(usable, sizes, common)
-    parents = list(range(len(usable)))
-    first: dict[bytes, int] = {}
-    for row, key in enumerate(keys):
-        if key is not None:
-            _join(parents, row, first.setdefault(key, row))
+    facts = list(tracked(map_rows(usable.examine, len(usable)), progress, "measuring", len(usable)))
     rows, small = thumbnails(usable)
-    for one, other in _near_pairs(vectors, alike, rows, small, progress):
-        _join(parents, one, other)
+    looks = torch.full((len(usable), small.shape[1]), torch.nan)  # near nothing, where one cannot be had
+    looks[torch.from_numpy(rows)] = small
+    order = np.array(sorted(range(len(usable)), key=lambda row: (-math.prod(facts[row].size), usable.ids[row])))
+    kept = kept_images(vectors[order], looks[order], alike, progress=progress)
     members: dict[int, list[int]] = {}
-    for row in range(len(usable)):
-        members.setdefault(_root(parents, row), []).append(row)
-    groups = [_group(usable, own, keys) for own in members.values() if len(own) > 1]
+    for row, first in zip(order.tolist(), order[kept].tolist(), strict=True):
+        members.setdefault(first, []).append(row)
+    groups = [
+        DuplicateGroup(tuple(usable.ids[row] for row in own), tuple(facts[row] for row in own))
+        for own in members.values()
+        if len(own) > 1
+    ]
     groups.sort(key=lambda group: (-len(group.ids), group.ids))
     return Duplicates(usable, tuple(groups))
+
+
+def kept_images(vectors: Tensor, looks: Tensor, alike: float, *, progress: Progress | None = None) -> np.ndarray:
+    """For each image, int64 (N,), the first one that is kept and near to it; for one that is kept, itself.
+
+    An image is kept unless it is near to one that is kept and comes before it: its vector float32 (N, D), of length
+    one, has a cosine of `alike` or more, or its thumbnail float32 (N, T) in [0, 1] hardly differs. A block of images is
+    compared with all that come after it, so that memory is bounded.
+    """
+    kept = np.full(len(vectors), -1, dtype=np.int64)
+    norms = looks.square().sum(dim=1)
+    with working(progress, "comparing", len(vectors)) as advance:
+        for start in range(0, len(vectors), ROWS_AT_A_TIME):
+            end = min(start + ROWS_AT_A_TIME, len(vectors))
+            is_near = vectors[start:end] @ vectors[start:].T >= alike
+            distances = norms[start:end, None] + norms[None, start:] - 2 * looks[start:end] @ looks[start:].T
+            is_near |= distances <= looks.shape[1] * NEAR**2
+            for row in range(start, end):
+                if kept[row] < 0:
+                    kept[row] = row
+                    near = start + is_near[row - start].nonzero()[:, 0].numpy()
+                    kept[near[kept[near] < 0]] = row
+            advance(end - start)
+    return kept
 
 
 def _source_of(ref: str | Path, exclude: Sequence[str]) -> ImageSource:
@@ -190,41 +219,3 @@ def _source_of(ref: str | Path, exclude: Sequence[str]) -> ImageSource:
         loader=Files([collection.root / id for id in ids]),
         skipped=list(collection.skipped),
     )
-
-
-def _near_pairs(
-    vectors: Tensor, alike: float, rows: np.ndarray, small: Tensor, progress: Progress | None
-) -> Iterator[tuple[int, int]]:
-    """Rows of two images each whose vectors float32 (N, D), of length one, or whose thumbnails are nearly the same.
-
-    A block of images is compared with all that come after it, so that memory is bounded.
-    """
-    norms = small.square().sum(dim=1)
-    with working(progress, "comparing", len(vectors)) as advance:
-        for start in range(0, len(vectors), ROWS_AT_A_TIME):
-            end = min(start + ROWS_AT_A_TIME, len(vectors))
-            is_near = vectors[start:end] @ vectors[start:].T >= alike
-            yield from ((start + int(one), start + int(other)) for one, other in is_near.triu(1).nonzero())
-            distances = norms[start:end, None] + norms[None, start:] - 2 * small[start:end] @ small[start:].T
-            is_same = distances <= small.shape[1] * NEAR**2
-            pairs = is_same.triu(1).nonzero() + start
-            yield from ((int(rows[one]), int(rows[other])) for one, other in pairs)
-            advance(end - start)
-
-
-def _group(source: ImageSource, rows: list[int], keys: Sequence[bytes | None]) -> DuplicateGroup:
-    facts = {row: source.examine(row) for row in rows}
-    rows = sorted(rows, key=lambda row: (-facts[row].size[0] * facts[row].size[1], source.ids[row]))
-    exact = keys[rows[0]] is not None and len({keys[row] for row in rows}) == 1
-    return DuplicateGroup(tuple(source.ids[row] for row in rows), tuple(facts[row] for row in rows), exact)
-
-
-def _root(parents: list[int], row: int) -> int:
-    while parents[row] != row:
-        parents[row] = parents[parents[row]]
-        row = parents[row]
-    return row
-
-
-def _join(parents: list[int], one: int, other: int) -> None:
-    parents[max(_root(parents, one), _root(parents, other))] = min(_root(parents, one), _root(parents, other))
