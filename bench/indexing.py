@@ -4,7 +4,7 @@ opsin is `ImageIndex.update`: it lists the folder, reads and hashes every file, 
 database. The peer is the loop that everyone writes first, with the same network and weights (random ones): open with
 PIL, preprocess with open_clip's transform, encode in batches of 32, keep the vectors in memory. It runs in single
 precision, as that loop does, and under autocast in the precision that opsin chooses. Before anything is timed, the
-vectors of both are compared.
+vectors of both are compared. The same with `imagenet`, in single precision both, and timm's transform.
 
 The index of 100,000 holds random vectors of images of one pixel; the image that is added goes through the network. With
 it, seconds of processor time are measured of an update without changes, of one that adds an image, of opening the index
@@ -25,8 +25,12 @@ import torch
 import torch.nn.functional as F
 from harness.timing import parse_arguments, print_machine, print_timings, time_in_turn
 from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from opsin.encoders import load
+from opsin.encoders.base import ImageEncoder
+from opsin.encoders.imagenet import load_network
 from opsin.encoders.open_clip import OpenClipEncoder
 from opsin.images.opening import ImageLike
 from opsin.runtime import autocast, resolve_device, resolve_precision
@@ -72,6 +76,21 @@ def plain_loop(encoder: OpenClipEncoder, photos: Path, precision: str) -> Tensor
     return torch.cat(vectors)
 
 
+@torch.inference_mode()
+def plain_imagenet_loop(network: nn.Module, photos: Path) -> Tensor:
+    """float32 (N, 1280), one row a file in the order of names."""
+    transform = create_transform(**resolve_model_data_config(network), is_training=False)
+    files, vectors = sorted(photos.iterdir()), []
+    for start in range(0, len(files), BATCH_SIZE):
+        images = []
+        for file in files[start : start + BATCH_SIZE]:
+            with Image.open(file) as image:
+                images.append(transform(image.convert("RGB")))
+        maps = network.forward_features(torch.stack(images))
+        vectors.append(F.normalize(network.forward_head(maps, pre_logits=True), dim=1))
+    return torch.cat(vectors)
+
+
 class RandomVectors:
     """An encoder of images that costs nothing, until it is told to use the network."""
 
@@ -87,7 +106,7 @@ class RandomVectors:
         return F.normalize(torch.randn(len(list(images)), self.width), dim=1)
 
 
-def index_whole(encoder: OpenClipEncoder, photos: Path, out: Path) -> ImageIndex:
+def index_whole(encoder: ImageEncoder, photos: Path, out: Path) -> ImageIndex:
     shutil.rmtree(out, ignore_errors=True)
     index = ImageIndex.create(out, encoder)
     index.update(photos)
@@ -158,6 +177,16 @@ def main() -> None:
         }
         timings = time_in_turn(ways, seconds=arguments.seconds, quick=arguments.quick)
         print_timings(timings, "opsin", per_call=count, unit="images/s")
+        imagenet = load("imagenet", "cpu", "32")
+        network = load_network()
+        for row, vector in enumerate(plain_imagenet_loop(network, photos)[:3]):
+            assert float(imagenet.encode_image([photos / f"{row:04d}.jpg"])[0] @ vector) > 0.99
+        ways = {
+            "opsin, imagenet": lambda: index_whole(imagenet, photos, directory / "index"),
+            "plain loop, imagenet": lambda: plain_imagenet_loop(network, photos),
+        }
+        timings = time_in_turn(ways, seconds=arguments.seconds, quick=arguments.quick)
+        print_timings(timings, "opsin, imagenet", per_call=count, unit="images/s")
         print(f"an index of {large:,} images, seconds of processor time (medians of 5)")
         for step, seconds in large_index(encoder, photos, directory, large).items():
             print(f"{step:24s} {seconds:.3f}")
