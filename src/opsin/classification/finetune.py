@@ -134,12 +134,13 @@ class FinetuneTask(ClassificationTask):
             labels = torch.cat([batch["label"] for batch in batches_of(splits.train, TUNED_BATCH)])
             self.class_weights = class_weights(labels, len(splits.class_names)).float()
         self._fit_head(splits.train, encoder.device)
-        stages = stages_of(name for name, _ in backbone.named_parameters())
+        # Its own classifier is no part of what makes vectors.
+        stages = stages_of(name for name, _ in backbone.named_parameters() if not name.startswith("classifier."))
         self.stages = {f"model.backbone.{name}": stage for name, stage in stages.items()}
         self.layer_decay = config.layer_decay
         last = max((stage for name, stage in stages.items() if any(part.isdecimal() for part in name.split("."))))
         for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(config.tune == "all" or stages[name] >= last)
+            parameter.requires_grad_(name in stages and (config.tune == "all" or stages[name] >= last))
 
     def _fit_head(self, train: ImageDataset, device: torch.device) -> None:
         """Begin with the head that suits the vectors of the pretrained encoder."""
