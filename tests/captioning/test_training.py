@@ -54,6 +54,38 @@ def test_learns_an_easy_folder(colour_run: Run) -> None:
     assert (directory / "model" / "README.md").read_text().count("test_cider_d") == 1
 
 
+def test_captions_without_images_teach_the_decoder(captioned_folder: Path, tmp_path: Path) -> None:
+    """The loss has that of the texts beside that of the images; what the images say is learned all the same."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("seven brown dogs bark\n?!\nseven brown dogs sleep\n")
+    config = tiny_config(captioned_folder, texts=str(texts), max_steps=80)
+    plain, joint = (open_splits(dataclasses.replace(config, texts=path)) for path in ("", str(texts)))
+    assert set(joint.vocabulary.words) - set(plain.vocabulary.words) == {"seven", "brown", "dogs", "bark", "sleep"}
+    assert joint.texts is not None and len(joint.texts) == 2  # a text without a word is none
+    task = CaptioningTask(config, joint)
+    task.model.eval()
+    one = CaptionTable.from_texts([("seven brown dogs bark",)], joint.vocabulary, 10)
+    losses = []
+    for table in (None, one):
+        task.splits = dataclasses.replace(joint, texts=table)
+        generator = torch.Generator().manual_seed(0)
+        losses.append(task.training_step(joint.train.__getitems__([0, 1, 2]), generator).loss.detach())
+    zeros = torch.zeros(1, task.model.decoder.visual_projection.in_features)
+    log_probs = task.model.decoder(zeros, one.tokens[:, :-1]).detach().log_softmax(dim=2)
+    expected = -log_probs.gather(2, one.tokens[:, 1:, None]).sum() / task.mean_length
+    assert float(losses[1] - losses[0]) == pytest.approx(float(expected), rel=1e-3)
+
+    train_captioner(config, tmp_path / "run")
+    captioner = Captioner.from_pretrained(tmp_path / "run", device="cpu", precision="32")
+    log_probs = captioner.model.decoder(zeros, one.tokens[:, :-1]).detach().log_softmax(dim=2)
+    of_words = log_probs.gather(2, one.tokens[:, 1:, None]).mean()
+    assert float(of_words) > -math.log(len(captioner.vocabulary)) / 2  # twice as sure as guessing
+    texts.unlink()
+    assert evaluate_captioner(captioner).result.loss < math.log(len(captioner.vocabulary)) / 2
+    with pytest.raises(ConfigError, match="leave texts out"):
+        open_splits(tiny_config("course-coco:x", texts=str(texts)))
+
+
 def test_captions_of_new_images(colour_run: Run) -> None:
     captioner = Captioner.from_pretrained(colour_run[0], device="cpu")
     images = [Image.new("RGB", (30, 20), colour) for colour in COLOURS.values()]

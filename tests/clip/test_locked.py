@@ -17,7 +17,8 @@ from opsin.clip.config import ImageTowerConfig, TextTowerConfig
 from opsin.clip.inference import ClipEncoder
 from opsin.clip.model import BagOfWords, LockedTower
 from opsin.clip.train import train_clip
-from opsin.clip.words import PROTOTYPE, class_teacher, class_texts, prototypes, read_texts, word_vectors
+from opsin.clip.words import PROTOTYPE, class_teacher, class_texts, prototypes, word_vectors
+from opsin.data.captioned import read_texts
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.encoders import load
 from opsin.encoders.base import DenseEncoder, ImageTextEncoder

@@ -59,6 +59,10 @@ class CaptioningConfig(TestedConfig):
     """A data source with captions: emoji, coco:DIR, course-coco:DIR, a directory, or FILE.parquet."""
     min_count: Count = 1
     """Words that occur less often in the training captions are not learned."""
+    texts: str = ""
+    """A file of further captions without images, one a line, or JSON lines with `captions`: at every step the decoder
+    learns to go on with as many of them as of captions of images, and their words are learned as well. They must not be
+    captions of the images that test the model."""
     style_fraction: Share = 0.0
     """Share of the training emoji of which one of the two drawing styles is not trained on; the final test looks at
     these drawings apart. Only for sources with drawing styles."""

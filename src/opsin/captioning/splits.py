@@ -19,6 +19,7 @@ from opsin.captioning.data import (
 )
 from opsin.captioning.vocabulary import Vocabulary, tokenise
 from opsin.counts import number_of
+from opsin.data.captioned import read_texts
 from opsin.data.course_coco import CourseSplit, load_course_coco
 from opsin.data.datasets import Splits
 from opsin.data.splits import first_of_random_order, no_styles
@@ -43,6 +44,8 @@ class CaptionSplits(Splits[CaptionDataset]):
     vocabulary: Vocabulary
     feature_dim: int | None = None
     encoder_fingerprint: str | None = None
+    texts: CaptionTable | None = None
+    """Captions without images, where there are any."""
 
     @property
     def takes_images(self) -> bool:
@@ -58,7 +61,8 @@ def open_splits(config: CaptioningConfig, *, progress: Progress | None = None) -
         return _open_course(config)
     run = config.split()
     captions = run.training.captions or ()
-    vocabulary = Vocabulary.from_texts((text for texts in captions for text in texts), config.min_count)
+    further = [text for text in read_texts(config.texts) if tokenise(text)] if config.texts else []
+    vocabulary = Vocabulary.from_texts([*(text for texts in captions for text in texts), *further], config.min_count)
     encoder = weights = None
     if config.frozen_encoder is not None:
         encoder = load(config.frozen_encoder, config.training.device, config.training.precision)
@@ -80,6 +84,7 @@ def open_splits(config: CaptioningConfig, *, progress: Progress | None = None) -
         vocabulary=vocabulary,
         feature_dim=train.features.shape[-1] if isinstance(train, FeatureCaptionDataset) else None,
         encoder_fingerprint=weights,
+        texts=CaptionTable.from_texts([(text,) for text in further], vocabulary, longest) if further else None,
     )
 
 
@@ -107,6 +112,8 @@ def _open_course(config: CaptioningConfig) -> CaptionSplits:
     """The course's features, with its own vocabulary and its own validation split."""
     if config.style_fraction > 0:
         raise no_styles(config.data)
+    if config.texts:
+        raise ConfigError(f"the words of {config.data!r} are given, and texts would bring others; leave texts out")
     if config.exclude:
         raise ConfigError(f"{config.data!r} holds features instead of images, which exclude cannot name; leave it out")
     if config.frozen_encoder is not None:

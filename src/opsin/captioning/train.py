@@ -36,6 +36,9 @@ class CaptioningTask(Task[ImageCaptioner]):
     With `word_loss` the mean image vector has to tell the words of the caption as well, by a second cross-entropy. An
     encoder that starts from nothing learns what to look for much sooner by it: a decoder alone first learns which
     words follow each other, and for long needs no image to do so.
+
+    Captions without images teach the decoder, at every step, which words follow each other: as many are drawn as there
+    are captions of images, and every word counts as much. In place of an image stands a vector of zeros.
     """
 
     monitor = "val_cider_d"
@@ -67,11 +70,22 @@ class CaptioningTask(Task[ImageCaptioner]):
         real = targets != null
         right = ((scores.argmax(dim=2) == targets) & real).sum(dim=1) / real.sum(dim=1)
         metrics = {"word_accuracy": right.mean(), "caption_loss": loss.detach()}
+        if self.splits.texts is not None:
+            loss = loss + self._text_loss(self.splits.texts.tokens, features, generator)
         if self.config.word_loss > 0:
             unspoken = [index for index in (null, decoder.end_index, decoder.unknown_index) if index is not None]
             of_words = word_loss(decoder.word_scores(features), targets, unspoken)
             loss = loss + self.config.word_loss * of_words / len(captions)
         return StepOutput(loss, metrics)
+
+    def _text_loss(self, texts: Tensor, features: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of as many captions without images, out of int64 (M, T), as `features` has images."""
+        rows = torch.randint(len(texts), (len(features),), generator=generator, device=generator.device)
+        captions = texts[rows.to(texts.device)].to(features.device)
+        scores = self.model.decoder(features.new_zeros(len(features), features.shape[-1]), captions[:, :-1])
+        null, smoothing = self.model.decoder.null_index, self.config.label_smoothing
+        total = caption_loss(scores, captions[:, 1:], null, label_smoothing=smoothing)
+        return total / (len(captions) * self.mean_length)
 
     def _images(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         config = self.config

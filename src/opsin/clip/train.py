@@ -18,8 +18,9 @@ from opsin.clip.loss import clip_loss
 from opsin.clip.model import DualEncoder, LockedTower, build_dual_encoder
 from opsin.clip.retrieval import RetrievalPair
 from opsin.clip.texts import TextSampler
-from opsin.clip.words import ClassTeacher, class_teacher, class_texts, read_texts, word_vectors
+from opsin.clip.words import ClassTeacher, class_teacher, class_texts, word_vectors
 from opsin.config import json_digest
+from opsin.data.captioned import read_texts
 from opsin.data.datasets import Splits, preprocessing_for
 from opsin.data.tokenizer import BpeTokenizer
 from opsin.data.unread import check_captions

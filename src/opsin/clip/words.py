@@ -5,10 +5,8 @@ Dimensions: V tokens, D width of their vectors, B images of a bank, T texts, C c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from opsin.clip.model import DualEncoder
 from opsin.data.tokenizer import START_INDEX, BpeTokenizer
 from opsin.encoders.imagenet import ImagenetEncoder
 from opsin.encoders.imagenet_classes import class_definitions, class_groups, class_synonyms
-from opsin.errors import DataError, system_errors_as
 
 CONTEXT_POWER = 0.75
 """Smooths the frequencies of contexts (Levy, Goldberg and Dagan 2015, section 3.1)."""
@@ -29,23 +26,6 @@ DEFINITION_WEIGHT, GROUP_WEIGHT = 0.5, 3.0
 """How often definitions of classes and names of groups are drawn; the names of one class together are drawn once."""
 TEXTS_A_STEP = 128
 DISTILLATION = 0.25
-
-
-def read_texts(path: str) -> list[str]:
-    """Captions of a file: one a line, or JSON lines with a list `captions`. Raises DataError when it cannot be read or
-    has none."""
-    with system_errors_as(DataError, f"the texts in {path} cannot be read"):
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    if not path.endswith((".jsonl", ".ndjson")):
-        texts = [line.strip() for line in lines if line.strip()]
-    else:
-        try:
-            texts = [str(text) for line in lines if line.strip() for text in json.loads(line)["captions"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} should hold a JSON object with a list `captions` in each line: {error}") from error
-    if not texts:
-        raise DataError(f"{path} holds no texts")
-    return texts
 
 
 def word_vectors(tokenizer: BpeTokenizer, texts: Sequence[str], width: int) -> Tensor:

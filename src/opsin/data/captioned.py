@@ -1,14 +1,16 @@
-"""The images of a source that have captions to learn from."""
+"""The images of a source that have captions to learn from, and captions without images."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from opsin.counts import none_of
-from opsin.errors import DataError
+from opsin.errors import DataError, system_errors_as
 from opsin.images.opening import Skipped
 from opsin.sources.image_source import ImageSource
 from opsin.sources.opening import open_source
@@ -46,3 +48,20 @@ def with_captions(source: ImageSource, is_usable: Callable[[str], object] = bool
     without = [name for name, texts in zip(source.ids, usable, strict=True) if not texts]
     skipped = [Skipped(name, "has no caption") for name in without]
     return replace(source, captions=usable, skipped=[*source.skipped, *skipped]).select(has_caption)
+
+
+def read_texts(path: str) -> list[str]:
+    """Captions of a file: one a line, or JSON lines with a list `captions`. Raises DataError when it cannot be read or
+    has none."""
+    with system_errors_as(DataError, f"the texts in {path} cannot be read"):
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    if not path.endswith((".jsonl", ".ndjson")):
+        texts = [line.strip() for line in lines if line.strip()]
+    else:
+        try:
+            texts = [str(text) for line in lines if line.strip() for text in json.loads(line)["captions"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} should hold a JSON object with a list `captions` in each line: {error}") from error
+    if not texts:
+        raise DataError(f"{path} holds no texts")
+    return texts
