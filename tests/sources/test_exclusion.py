@@ -14,7 +14,8 @@ from opsin.clip.data import open_splits as open_clip
 from opsin.config import from_dict, to_dict
 from opsin.errors import ConfigError, DataError
 from opsin.search.collection import open_collection
-from opsin.sources.listing import Exclusion, list_images
+from opsin.sources.exclusion import Exclusion
+from opsin.sources.listing import list_images
 from opsin.sources.opening import open_labelled, open_source
 from tests.conftest import MakeImage, MakeParquet, encoded
 

@@ -14,7 +14,7 @@ from opsin.cli.options import Bounds, ModelOptions, UsageError, parse, seeded_ge
 from opsin.cli.output import AnswerPrinter, note, note_unlike
 from opsin.counts import number_of
 from opsin.files import atomic_write
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.captioning.inference import Caption, Captioner, Decoding

@@ -11,7 +11,7 @@ import tyro
 from opsin.checkpoint import names_imagenet
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, parse
 from opsin.cli.output import AnswerPrinter, note, note_unlike, show, write_csv
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 OTHER = "other"
 PHOTOGRAPHS = "--model photo-clip, or opsin classify without --labels"

@@ -14,7 +14,7 @@ from opsin.cli import HELP, HELP_ALL
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_json, show
 from opsin.config import nearest_name
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 YEAR = re.compile(r"(19|20)\d\d([01]\d([0-3]\d)?)?(?![^\W_])")
 """How the names of folders by years, months and days begin: 2019, 2019-06 Rome, 20190624."""

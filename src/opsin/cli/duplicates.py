@@ -10,7 +10,7 @@ import tyro
 
 from opsin.cli.options import Bounds, Flag, SharedOptions, UsageError, parse
 from opsin.cli.output import note, print_paths, show
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 DESCRIPTION = (
     "List images that are there several times: the same content, the same picture in another size or quality, or a "

@@ -12,7 +12,7 @@ import tyro
 from opsin.cli.index import default_model
 from opsin.cli.options import Bounds, SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, show
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 DESCRIPTION = (
     "Encode all images of a source into shards: NNNNNN.npy with the vectors, NNNNNN.parquet with the images' paths, "

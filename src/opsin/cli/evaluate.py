@@ -13,7 +13,7 @@ from opsin.cli import asks_for_help
 from opsin.cli.help import options_of
 from opsin.cli.options import Bounds, Flag, ModelOptions, UsageError, go_offline, parse
 from opsin.cli.output import note, note_next, note_unlike, show, warn
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 from opsin.systems import SYSTEMS, load, system_of_kind
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import tyro
 
 from opsin.cli.options import SharedOptions, UsageError, parse
 from opsin.cli.output import note, note_unlike, show
-from opsin.sources.listing import Patterns
+from opsin.sources.exclusion import Patterns
 
 if TYPE_CHECKING:
     from opsin.search.collection import Collection

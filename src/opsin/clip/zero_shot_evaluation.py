@@ -115,7 +115,7 @@ def evaluate_zero_shot(
     """Classify a split of a labelled source by its class names; without `split` its test split, or else all of it.
 
     Only classes with images in the source take part; underscores in their names are read as spaces. `exclude` are
-    patterns of images to leave out; see `opsin.sources.listing`. The images' vectors come from the cache of
+    patterns of images to leave out; see `opsin.sources.exclusion`. The images' vectors come from the cache of
     `source_vectors`. Raises DataError when the source has no labels, no such split, or no image that can be read;
     ConfigError for templates and names that cannot be used.
     """

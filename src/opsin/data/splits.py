@@ -19,8 +19,8 @@ from opsin.errors import ConfigError, DataError, OpsinError
 from opsin.images.preprocessing import ImageSize
 from opsin.pretrained import RunRecord
 from opsin.runtime import derive_seed
+from opsin.sources.exclusion import Patterns
 from opsin.sources.image_source import SPLITS, ImageSource
-from opsin.sources.listing import Patterns
 from opsin.sources.opening import exclude_images, is_same_source, open_source
 
 OTHER_STYLE = "other-style"

@@ -85,7 +85,7 @@ class ProbeProtocol:
     """The fraction of the labels that is used; `default_fraction` without it, or what `enough_labels` gives."""
     seed: int = 0
     exclude: tuple[str, ...] = ()
-    """Patterns of images to leave out; see `opsin.sources.listing`."""
+    """Patterns of images to leave out; see `opsin.sources.exclusion`."""
     train_data: str | None = None
     """A source of its own that labels come from; see `open_evaluation_set`."""
 

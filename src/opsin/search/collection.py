@@ -21,8 +21,9 @@ from opsin.errors import DataError
 from opsin.files import open_regular
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped, open_image, pixel_digest
 from opsin.names import printable
+from opsin.sources.exclusion import Exclusion
 from opsin.sources.image_source import ImageSource
-from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Exclusion, Listing, in_one_line
+from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line
 from opsin.sources.opening import exclude_images, open_source
 from opsin.sources.parquet_files import find_parquet
 
@@ -173,7 +174,7 @@ class UnreadableFile(DataError):
 
 def open_collection(ref: str | Path, exclude: Sequence[str] = ()) -> Collection:
     """The images of a folder or of another data source, without those that a pattern excludes; see
-    `opsin.sources.listing`. Raises DataError when there are none."""
+    `opsin.sources.exclusion`. Raises DataError when there are none."""
     folder = Path(ref).expanduser()
     if folder.is_dir() and not _holds_parquet(folder):
         collection = list_folder(folder, exclude)

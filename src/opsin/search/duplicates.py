@@ -152,7 +152,7 @@ def find_duplicates(
     Args:
         ref: A folder, another source (see `opsin.sources.opening.open_source`), or the directory of an index.
         encoder: Whose vectors are compared; they come from the cache.
-        exclude: Patterns of images to leave out; see `opsin.sources.listing`.
+        exclude: Patterns of images to leave out; see `opsin.sources.exclusion`.
         alike: The cosine from which on two images are near-duplicates; `ALIKE` is for `imagenet`.
         progress: Is told of the images read and compared, and can stop.
 

@@ -99,7 +99,7 @@ def embed(
     """Write the shards of a source (a folder of images, or any other data source) that `out` lacks.
 
     With `part` (i, n) only every n-th shard, from the i-th on, is this process's; i counts from 0 or from 1.
-    `exclude` are patterns of images to leave out; see `opsin.sources.listing`. Raises
+    `exclude` are patterns of images to leave out; see `opsin.sources.exclusion`. Raises
     DataError when no image can be read, ConfigError when `out` is in use for something else, CheckpointError when it
     cannot be written, MissingExtraError for `ray` without Ray.
     """

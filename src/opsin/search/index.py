@@ -153,7 +153,7 @@ class ImageIndex:
 
         Args:
             source: The folder or other data source; by default that of the last update.
-            exclude: Patterns of images to leave out (`opsin.sources.listing`); by default those of the last update.
+            exclude: Patterns of images to leave out (`opsin.sources.exclusion`); by default those of the last update.
             embeddings: A directory that `opsin embed` wrote with the same encoder; images whose vectors are there are
                 not encoded. The source of a new index is then by default theirs.
             rehash: Read every file.

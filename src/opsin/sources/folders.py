@@ -16,9 +16,10 @@ from opsin.counts import number_of
 from opsin.errors import DataError
 from opsin.images.opening import IMAGE_SUFFIXES, Skipped
 from opsin.names import name_key, one_spelling, printable
+from opsin.sources.exclusion import Exclusion
 from opsin.sources.image_source import SPLIT_NAMES, SPLITS, UNLABELLED, Files, ImageSource
 from opsin.sources.image_tables import unread_text_files, with_tables
-from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Exclusion, Listing, in_one_line, unread_formats
+from opsin.sources.listing import LINK_TO_FOLDER, WRITTEN_BY_OPSIN, Listing, in_one_line, unread_formats
 
 logger = logging.getLogger(__name__)
 Parts = tuple[str, ...]

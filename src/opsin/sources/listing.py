@@ -1,5 +1,4 @@
-"""The one listing of the files below a directory, which everything that reads folders of images uses, and the patterns
-that exclude images from any source: what `--exclude` takes."""
+"""The one listing of the files below a directory, which everything that reads folders of images uses."""
 
 from __future__ import annotations
 
@@ -8,16 +7,15 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Annotated, NamedTuple
-
-import tyro
+from pathlib import Path
+from typing import NamedTuple
 
 from opsin.counts import number_of
-from opsin.errors import ConfigError, DataError, DataNotFoundError
+from opsin.errors import DataError, DataNotFoundError
 from opsin.files import NOT_REGULAR, open_regular
 from opsin.images.opening import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Skipped
-from opsin.names import name_key, printable
+from opsin.names import printable
+from opsin.sources.exclusion import Exclusion
 from opsin.sources.outputs import is_own_directory, is_own_image, is_sample
 
 HOUSEKEEPING = frozenset(
@@ -193,52 +191,3 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 def _is_own(relative: str, path: str) -> bool:
     """Whether a PNG is one that opsin has written."""
     return is_sample(relative) or is_own_image(path)
-
-
-Patterns = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="PATTERN")]
-"""The type of an option or setting `exclude`."""
-
-
-class Exclusion:
-    """Patterns for names of files and folders (`thumbs`, `*.gif`, `cat_?`) and for the ends of their paths
-    (`2019/raw`); one that begins with `/` is for a whole path from the root of the source. `*` stands for anything but
-    `/`. Names are compared as people read them.
-
-    What is in a folder that a pattern fits is excluded with it. `counts` says how often each pattern has been of use.
-    """
-
-    def __init__(self, patterns: Sequence[str] = ()) -> None:
-        """Raises ConfigError for a pattern that is empty."""
-        self.counts: Counter[str] = Counter()
-        self._patterns = [(_cleaned(pattern), pattern) for pattern in dict.fromkeys(patterns)]
-
-    def covers(self, path: str) -> bool:
-        """Whether a pattern fits a path relative to the root, which has `/` between its parts."""
-        if not self._patterns:
-            return False
-        named = PurePosixPath("/" + name_key(path))
-        for cleaned, pattern in self._patterns:
-            if named.match(cleaned):
-                self.counts[pattern] += 1
-                return True
-        return False
-
-    def covers_part(self, path: str) -> bool:
-        """Whether a pattern fits a path or a folder that it lies in."""
-        parts = path.split("/")
-        return any(self.covers("/".join(parts[:count])) for count in range(1, len(parts) + 1))
-
-    def report(self) -> dict[str, str]:
-        """What is to be said of each pattern, once it has been asked of everything."""
-        counts = {pattern: self.counts[pattern] for _, pattern in self._patterns}
-        return {
-            pattern: f"this pattern excludes {count or 'nothing'}" + (" files and folders" if count > 1 else "")
-            for pattern, count in counts.items()
-        }
-
-
-def _cleaned(pattern: str) -> str:
-    cleaned = name_key(pattern).removeprefix("./").removeprefix("**/").rstrip("/")
-    if not cleaned:
-        raise ConfigError(f"the pattern {pattern!r} says nothing to exclude; give a name such as thumbs or *.gif")
-    return cleaned

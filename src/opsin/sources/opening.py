@@ -24,9 +24,10 @@ from opsin.files import NOT_REGULAR
 from opsin.images.opening import Skipped, StoredImage
 from opsin.names import printable
 from opsin.sources.archives import is_archive, unpack
+from opsin.sources.exclusion import Exclusion
 from opsin.sources.image_source import UNLABELLED, ImageSource
 from opsin.sources.image_tables import TEXT_SUFFIXES
-from opsin.sources.listing import Exclusion, list_images
+from opsin.sources.listing import list_images
 from opsin.sources.parquet_files import find_parquet
 from opsin.sources.tables import TABLE_SUFFIXES
 
@@ -71,7 +72,7 @@ def open_source(ref: str | Path, *, labels: bool = True, exclude: Sequence[str] 
     `labels=False` says that images without a label are of use: a folder then also gives those that lie beside its
     class folders (`opsin.sources.folders`). Else a class that is validated or tested and never trained on is a warning
     in the log. `exclude` are patterns for names and paths of files and folders, or for the ids of a source that is no
-    folder (`opsin.sources.listing`). Raises DataError, saying which layouts were tried, when there is no such source,
+    folder (`opsin.sources.exclusion`). Raises DataError, saying which layouts were tried, when there is no such source,
     and when a folder or file of it cannot be read.
     """
     try:
@@ -248,7 +249,7 @@ def _may_be_source(path: Path) -> bool:
 def list_inputs(refs: Iterable[str | Path], exclude: Sequence[str] = ()) -> list[Path | StoredImage]:
     """Image files, all images in directories, and all images of other sources, in this order.
 
-    `exclude` are patterns; see `opsin.sources.listing`. Raises what `list_images` and `open_source` raise.
+    `exclude` are patterns; see `opsin.sources.exclusion`. Raises what `list_images` and `open_source` raise.
     """
     found: list[Path | StoredImage] = []
     for are_sources, group in groupby(map(str, refs), _is_source):

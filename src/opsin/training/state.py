@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -186,14 +187,15 @@ def _refuse_other_foundations(now: Mapping[str, str], before: Mapping[str, str],
 AT_ONCE = 100
 
 
-def record_domain(directory: Path, dataset: BatchDataset) -> None:
-    """Write domain.json of evenly spread training images into a model directory.
+def record_domain(directory: Path, dataset: BatchDataset, known: Mapping[str, Any] | None = None) -> None:
+    """Write domain.json of evenly spread training images into a model directory, or what is `known` of them already.
 
     Nothing is written where batches have no "image" (features have none) and where there are too few to tell.
     """
-    domain = domain_of(dataset)
-    if domain is not None:
-        write_domain(directory, asdict(domain))
+    if known is None and (domain := domain_of(dataset)) is not None:
+        known = asdict(domain)
+    if known is not None:
+        write_domain(directory, known)
 
 
 def domain_of(dataset: BatchDataset) -> ImageDomain | None:

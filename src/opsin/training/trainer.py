@@ -147,10 +147,7 @@ class _Run:
         """Keep what a model directory holds besides the weights, so that these can be exported at any time."""
         domain = read_domain(self.paths.description)  # of a run that goes on: its images are the same
         self.state.describe_model()
-        if domain is None:
-            record_domain(self.paths.description, self.dataset)
-        else:
-            write_domain(self.paths.description, domain)
+        record_domain(self.paths.description, self.dataset, known=domain)
 
     def _export(self) -> None:
         self.state.export(self.config.export)
