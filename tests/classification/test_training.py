@@ -28,8 +28,9 @@ from opsin.cli.main import main
 from opsin.cli.output import print_table
 from opsin.config import from_dict, to_dict
 from opsin.data.repeats import Repeat
-from opsin.errors import CheckpointError, ConfigError, DataError
+from opsin.errors import Cancelled, CheckpointError, ConfigError, DataError
 from opsin.pictures import confusion_figure
+from opsin.progress import Progress
 from opsin.training.metrics import classification_metrics
 from opsin.training.run import TrainReport
 from tests.html_page import Page
@@ -399,3 +400,23 @@ def test_evaluate_draws_mistakes_and_warns_of_copies(
     assert [row["recall"] for row in document["per_class"]] == [0, 1, 0]
     assert output.err.count("warning: ") == 3 and "next: opsin classify" not in output.err
     assert "pretrained encoder" in output.err
+
+
+def test_an_evaluation_reports_and_can_be_stopped(colour_run: Run) -> None:
+    class Watcher(Progress):
+        seen: list[tuple[str, float]] = []
+        stop = False
+
+        def report(self, title: str, done: float, total: float | None, unit: str = "", status: str = "") -> None:
+            self.seen.append((title, done))
+
+        def should_stop(self) -> bool:
+            return self.stop
+
+    watcher = Watcher()
+    classifier = Classifier.from_pretrained(colour_run[0], device="cpu")
+    evaluate_classifier(classifier, progress=watcher)
+    assert watcher.seen == [("classifying", 0), ("classifying", 9)]
+    watcher.stop = True
+    with pytest.raises(Cancelled, match="classifying was stopped after 0 of 9 images"):
+        evaluate_classifier(classifier, progress=watcher)

@@ -22,6 +22,7 @@ from opsin.data.splits import choose_evaluation_images
 from opsin.errors import DataError
 from opsin.images.opening import Skipped
 from opsin.names import find_equal
+from opsin.progress import Progress
 from opsin.results import Classification, Table, baseline_rows, skipped_document
 from opsin.runtime import refuse_damaged
 from opsin.sources.image_source import UNLABELLED, ImageSource
@@ -157,21 +158,22 @@ def evaluate_classifier(
     *,
     exclude: Sequence[str] = (),
     near_duplicates: bool = False,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate on a split of a source; both default to what the model was trained on.
 
     `exclude` are patterns of images to leave out, besides those that the run has left out of its source.
     Which images these are, see `opsin.data.splits.evaluation_split`. Classes are matched by name, as people read them.
-    With `near_duplicates`, images are also compared with the training images by what they look like. Raises DataError
-    when the model does not know a class of the source, or when the split is empty; CheckpointError for a model whose
-    scores are NaN.
+    With `near_duplicates`, images are also compared with the training images by what they look like. `progress` is told
+    of the images classified, and can stop. Raises DataError when the model does not know a class of the source, or when
+    the split is empty; CheckpointError for a model whose scores are NaN; and Cancelled.
     """
     wanted = ClassificationConfig(data=data or "", exclude=tuple(exclude))
     images = choose_evaluation_images(wanted, split, classifier.run)
     source = _match_classes(images.source, classifier.class_names)
     if len(source) == 0:
         raise DataError(f"the source {images.ref!r} has no usable image in its split {images.split!r}")
-    source, scores = classifier.predict_source(source)
+    source, scores = classifier.predict_source(source, progress)
     refuse_damaged(scores, "the classifier")
     assert source.labels is not None
     return Evaluation(

@@ -24,6 +24,7 @@ from opsin.images.opening import ImageLike, open_image
 from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText, inline_code
 from opsin.pretrained import Example, ModelContent
+from opsin.progress import Progress
 from opsin.sources.image_source import ImageSource
 
 TUNED_BATCH = 64
@@ -156,10 +157,10 @@ class FinetunedClassifier(Classifier):
         where = "is" if self.content.self_contained else "is not"
         return f"The head of the encoder {backbone}, which {where} in this directory, was trained on these images."
 
-    def predict_source(self, source: ImageSource) -> tuple[ImageSource, Tensor]:
+    def predict_source(self, source: ImageSource, progress: Progress | None = None) -> tuple[ImageSource, Tensor]:
         if self.is_tuned:
-            return super().predict_source(source)
-        usable, descriptors = source_descriptors(source, self.encoder)
+            return super().predict_source(source, progress)
+        usable, descriptors = source_descriptors(source, self.encoder, progress=progress)
         return usable, self.head_scores(descriptors)
 
     def predict_pixels(self, pixels: Tensor, batch_size: int = 256) -> Tensor:

@@ -21,11 +21,13 @@ from opsin.images.preprocessing import Preprocessing
 from opsin.model_cards import CardText, escape_markdown
 from opsin.nn.vision_transformer import VisionTransformer
 from opsin.pretrained import Example, ModelContent, model_class
-from opsin.progress import Progress, tracked
+from opsin.progress import Progress, tracked, working
 from opsin.results import Answers, Classification
 from opsin.runtime import autocast, refuse_damaged
 from opsin.sources.image_source import ImageSource
 
+DATASET_BATCH = 500
+"""Images of a dataset that are read together."""
 NAMES_SHOWN = 20
 """Of the classes, in a model card."""
 
@@ -140,18 +142,20 @@ of that source: expect worse on images that differ from them.
         for pixels in pixel_batches(images, self.preprocessing.image_size, batch_size):
             yield self.predict_pixels(pixels)
 
-    def predict_source(self, source: ImageSource) -> tuple[ImageSource, Tensor]:
-        """The readable images of a source, and their scores (N, K) float32 on the CPU."""
+    def predict_source(self, source: ImageSource, progress: Progress | None = None) -> tuple[ImageSource, Tensor]:
+        """The readable images of a source, and their scores (N, K) float32 on the CPU. Raises Cancelled."""
         dataset = numbered_dataset(source, self.preprocessing.image_size)
-        scores, rows = self.predict_dataset(dataset)
+        scores, rows = self.predict_dataset(dataset, progress)
         return replace(source.select(rows.numpy()), skipped=list(dataset.skipped)), scores
 
-    def predict_dataset(self, dataset: ImageDataset) -> tuple[Tensor, Tensor]:
-        """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU."""
+    def predict_dataset(self, dataset: ImageDataset, progress: Progress | None = None) -> tuple[Tensor, Tensor]:
+        """Scores (N, K) and labels (N,) of a labelled dataset, on the CPU. Raises Cancelled."""
         scores, labels = [], []
-        for batch in batches_of(dataset, 500):
-            scores.append(self.predict_pixels(batch["image"]))
-            labels.append(batch["label"])
+        with working(progress, "classifying", len(dataset)) as advance:
+            for batch in batches_of(dataset, DATASET_BATCH):
+                scores.append(self.predict_pixels(batch["image"]))
+                labels.append(batch["label"])
+                advance(len(batch["label"]))
         return torch.cat(scores), torch.cat(labels)
 
     @torch.inference_mode()

@@ -30,6 +30,7 @@ def predictions_figure(
     images: Sequence[ImageLike], results: Sequence[Classification], truths: Sequence[str], columns: int = 6
 ) -> Figure:
     """A grid of images, each titled with its predicted class and probability, and the true class when it is wrong."""
+    columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(2.1 * columns, 2.55 * rows), layout="constrained", dpi=110)
     grid = figure.subplots(rows, columns, squeeze=False)

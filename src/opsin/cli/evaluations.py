@@ -31,7 +31,12 @@ def evaluate_classifier(options: ClassifierOptions) -> Evaluated:
 
     classifier = Classifier.from_pretrained(options.run, device=options.device, precision=options.precision)
     result = scores.evaluate_classifier(
-        classifier, options.data, options.split, exclude=options.exclude, near_duplicates=options.near_duplicates
+        classifier,
+        options.data,
+        options.split,
+        exclude=options.exclude,
+        near_duplicates=options.near_duplicates,
+        progress=options.progress,
     )
     return Evaluated(
         result,
