@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from opsin.encoders.base import NetworkEncoder
-from opsin.encoders.features import cached_features
+from opsin.encoders.features import cached_features, signed_root, views_of
 from opsin.encoders.imagenet import ImagenetEncoder
 from opsin.encoders.imagenet_classes import classes_of, label_names
 from opsin.progress import Progress
@@ -39,12 +39,6 @@ Blocks = tuple[tuple[int, float], ...]
 """Width and weight of each part of a descriptor, in order."""
 
 
-def views_of(image: Image.Image) -> list[Image.Image]:
-    """The image, of which encoders see the center, and all of it as a square."""
-    side = min(image.size)
-    return [image, image if image.width == image.height else image.resize((side, side), Image.Resampling.BICUBIC)]
-
-
 def describe_images(encoder: NetworkEncoder, images: Sequence[Image.Image]) -> Tensor:
     """Descriptors float32 (N, F) on the CPU of at least one RGB image; `descriptor_blocks` says what they consist of.
 
@@ -53,8 +47,7 @@ def describe_images(encoder: NetworkEncoder, images: Sequence[Image.Image]) -> T
     views = [view for image in images for view in views_of(image)]
     features = encoder.encode_image(views, normalize=False)
     per_view = features.view(len(images), -1, features.shape[1])
-    powers = per_view.sign() * per_view.abs().sqrt()
-    blocks = [F.normalize(powers.mean(dim=1), dim=1)]
+    blocks = [F.normalize(signed_root(per_view).mean(dim=1), dim=1)]
     if isinstance(encoder, ImagenetEncoder):
         scores = encoder.scores_of(features).view(len(images), -1, len(_groups()[0])).mean(dim=1)
         probabilities = scores.softmax(dim=1)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from opsin.classification.train import ClassificationTask
 from opsin.config import to_dict
 from opsin.data.datasets import FileDataset, ImageDataset, batches_of, image_dataset
 from opsin.data.repeats import warn_of_repeats
-from opsin.domain import MOST_IMAGES, SIDE, Watch
+from opsin.domain import SIDE, Watch
 from opsin.encoders import load
 from opsin.encoders.base import DenseNetworkEncoder, NetworkEncoder
 from opsin.encoders.loading import absolute_reference, network_outline
@@ -94,7 +93,7 @@ def train_finetuned(
         classifier = _classifier(config, encoder, head, class_names, splits.digest)
         metrics, baselines = _measure(classifier, head, described, config)
         classifier.add_metrics(metrics)
-        classifier.watch = Watch(domain_of(FileDataset(_some(train.source), SIDE)))
+        classifier.watch = Watch(domain_of(FileDataset(train.source, SIDE)))
         classifier.save_pretrained(run.model)
         needs = None if config.self_contained else classifier.content.backbone
         choice = f"regularization {head.strength:.1g}, by the cross-entropy of cross-validation"
@@ -152,7 +151,14 @@ class FinetuneTask(ClassificationTask):
                 vectors.append(network.pooled(images).float().cpu())
                 labels.append(batch["label"].cpu())
         choices = (((self.classifier_content.width, 1.0),),)
-        head = fit_head(torch.cat(vectors), torch.cat(labels), len(self.class_names), choices, seed=self.config.seed)
+        head = fit_head(
+            torch.cat(vectors),
+            torch.cat(labels),
+            len(self.class_names),
+            choices,
+            balanced=self.class_weights is not None,
+            seed=self.config.seed,
+        )
         network.head.load_state_dict({"weight": head.probe.weight, "bias": head.probe.bias})
 
     def learning_rate_scale(self, name: str) -> float:
@@ -223,9 +229,3 @@ def _measure(
             metrics |= final.metrics
             baselines = final.baselines
     return metrics, baselines
-
-
-def _some(source: ImageSource) -> ImageSource:
-    """At most `MOST_IMAGES` of the images, evenly spread."""
-    count = min(len(source), MOST_IMAGES)
-    return source.select(np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64)))

@@ -31,7 +31,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "train": Verb("opsin.cli.train", "train a model:  opsin train vit --data SRC --out DIR"),
+    "train": Verb("opsin.cli.train", "train a model:  opsin train classifier --data SRC --out DIR"),
     "evaluate": Verb("opsin.cli.evaluate", "score a trained model on a data source"),
     "report": Verb("opsin.cli.report", "curves, samples, confusions and settings of a run in one HTML page"),
     "classify": Verb("opsin.cli.classify", "label images with a trained classifier, or with labels of your own"),

@@ -35,5 +35,5 @@ def main(argv: list[str]) -> int:
         print_json({"report": str(report.resolve())})
     else:
         print(report.resolve())
-        note("next: open it in a browser; then opsin train vit --data SRC --out DIR", quiet=options.quiet)
+        note("next: open it in a browser; then opsin train classifier --data SRC --out DIR", quiet=options.quiet)
     return 0

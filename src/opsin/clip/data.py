@@ -13,7 +13,8 @@ from opsin.clip.config import ClipConfig
 from opsin.data.datasets import ImageDataset, Splits, numbered_dataset
 from opsin.domain import SIDE
 from opsin.encoders.base import NetworkEncoder
-from opsin.encoders.features import cached_features
+from opsin.encoders.features import cached_features, views_of
+from opsin.progress import Progress
 from opsin.sources.image_source import ImageSource
 
 
@@ -57,35 +58,31 @@ class EncodedImages:
         return {**batch, "vectors": self.vectors[batch["label"]]}
 
 
-def open_splits(config: ClipConfig, encoder: NetworkEncoder | None = None) -> Splits[CaptionedImages]:
+def open_splits(
+    config: ClipConfig, encoder: NetworkEncoder | None = None, progress: Progress | None = None
+) -> Splits[CaptionedImages]:
     """Open the data of a run; images are vectors of the `encoder` where there is one. Raises DataError when it has no
     captions or nothing to train on."""
     run = config.split()
     if encoder is not None:
-        datasets = {name: encoded_images(images, encoder) for name, images in run.splits.items()}
+        datasets = {name: encoded_images(images, encoder, progress) for name, images in run.splits.items()}
         return Splits(datasets=datasets, source=run, needs=config.image_encoder)
     datasets = {name: captioned_images(images, config.image_size) for name, images in run.splits.items()}
     return Splits(datasets=datasets, source=run)
 
 
-def encoded_images(source: ImageSource, encoder: NetworkEncoder) -> CaptionedImages:
+def encoded_images(source: ImageSource, encoder: NetworkEncoder, progress: Progress | None = None) -> CaptionedImages:
     """Batches of the images of a source that all have captions, as vectors of views from the cache, the image itself
     first."""
 
     def encode(images: list[Image.Image]) -> Tensor:
-        views = [view for image in images for view in views_of(image)]
+        # Mirrored as well: captions seldom tell left from right.
+        views = [view for own in map(views_of, images) for view in (*own, *map(ImageOps.mirror, own))]
         return encoder.encode_image(views, normalize=False).view(len(images), len(views) // len(images), -1).half()
 
-    usable, vectors = cached_features(source, encoder, "caption views", encode, progress=None)
+    usable, vectors = cached_features(source, encoder, "caption views", encode, progress=progress)
     own = torch.from_numpy(np.array(vectors, dtype=np.float32))
     return CaptionedImages(usable, EncodedImages(numbered_dataset(usable, SIDE), own))
-
-
-def views_of(image: Image.Image) -> list[Image.Image]:
-    """An image and all of it as a square, both also mirrored: captions seldom tell left from right."""
-    side = min(image.size)
-    views = [image, image.resize((side, side), Image.Resampling.BICUBIC)]
-    return [*views, *map(ImageOps.mirror, views)]
 
 
 def captioned_images(source: ImageSource, image_size: int) -> CaptionedImages:

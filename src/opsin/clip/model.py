@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from opsin.encoders.features import signed_root
 from opsin.nn.attention import Dropout
 from opsin.nn.transformer import TransformerEncoder, TransformerEncoderLayer, initialize_transformer_weights
 from opsin.nn.vision_transformer import VisionTransformer
@@ -114,11 +115,6 @@ class LockedTower(nn.Module):
         powers = signed_root(vectors.float())
         self.mean.copy_(powers.mean(dim=0))
         self.deviation.copy_(powers.std(dim=0, correction=0).clamp_min(1e-3))
-
-
-def signed_root(values: Tensor) -> Tensor:
-    """Each value's square root with its sign: power normalization (Perronnin, Sanchez and Mensink 2010)."""
-    return values.sign() * values.abs().sqrt()
 
 
 class DualEncoder(nn.Module):

@@ -155,7 +155,7 @@ def train_clip(
     encoder = None
     if config.lock_image:
         encoder = load(config.image_encoder, config.training.device, config.training.precision)
-    splits = open_splits(config, encoder)
+    splits = open_splits(config, encoder, progress)
     task = ClipTask(config, splits, encoder)
     return run_training(config, directory, task, splits, measure_run, resume=resume, progress=progress)
 

@@ -47,6 +47,18 @@ CACHE_VERSION = 4
 logger = logging.getLogger(__name__)
 
 
+def views_of(image: Image.Image) -> list[Image.Image]:
+    """The image, of which many encoders see the center only, and all of it as a square."""
+    side = min(image.size)
+    return [image, image if image.width == image.height else image.resize((side, side), Image.Resampling.BICUBIC)]
+
+
+def signed_root(values: Tensor) -> Tensor:
+    """Each value's square root with its sign: power normalization, from "Improving the Fisher Kernel for Large-Scale
+    Image Classification" (Perronnin, Sanchez and Mensink 2010)."""
+    return values.sign() * values.abs().sqrt()
+
+
 def image_features(encoder: NetworkEncoder, images: Iterable[ImageLike]) -> tuple[Tensor, tuple[int, int] | None]:
     """Features float32 of at least one image on the CPU: (N, P, D) with the grid of the patches where the encoder has
     patches, else one vector an image, (N, D), and None."""
